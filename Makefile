@@ -1,0 +1,55 @@
+# Needs Python 3.10 or newer, git and make. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+DEMO := demo.png
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test clean distclean
+.NOTPARALLEL:
+
+help:
+	@echo "make demo       draw a picture with the checkpoint that comes with the package ($(DEMO))"
+	@echo "make test       ruff, mypy and pytest, in an environment of their own (PYTEST_ARGS='-k name')"
+	@echo "make clean      remove what demo, tests and builds left; distclean removes $(VENV) too"
+	@echo "PYTHON=...      the Python that $(VENV) is made with (now: $(PYTHON))"
+
+demo: $(VENV)/.installed
+	@$(BIN)/nvg generate --class heart --seed 7 --filmstrip --out $(DEMO)
+	@test -s $(DEMO) || { echo "nvg generate ended well but wrote no $(DEMO)." >&2; exit 1; }
+	@echo "Your picture is here: $(CURDIR)/$(DEMO)"
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+$(BIN)/python:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "$(PYTHON) was not found: NVG needs Python 3.10 or newer; name one with PYTHON=/path/to/python3." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "$$("$(PYTHON)" --version) is too old: NVG needs Python 3.10 or newer; name one with PYTHON=/path/to/python3." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "$(PYTHON) comes without venv: install it first (on Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+
+# Set-up happens once, and again when the requirements change.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV), a few minutes the first time ..."
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV), a few minutes the first time ..."
+	$(PIP) -e '.[train,test]'
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf build dist *.egg-info demo*.png .pytest_cache .mypy_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,239 @@
+"""Reading and writing checkpoints: our single safetensors file, the hub, and the released Lightning files.
+
+Ours holds every weight, and in its metadata the format version, configuration, class names, sampling defaults,
+licence and provenance. Reading makes the model on the meta device and assigns the tensors, so that memory is needed
+once; nothing but tensors is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nvg_model.config import NVGConfig
+from nvg_model.errors import CheckpointError, NVGError
+from nvg_model.model import NVG
+from nvg_model.sampling import SamplingSettings
+
+FORMAT, VERSION = "nvg", "1"
+HUB_FILE = "model.safetensors"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+
+def embedded() -> tuple[str, ...]:
+    """Names of the checkpoints that come with the package."""
+    folder = resources.files("nvg_model") / "weights"
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".safetensors")))
+
+
+def load(
+    name: str | os.PathLike[str], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> NVG:
+    """Loads a checkpoint in our format.
+
+    Args:
+        name: an embedded name ("emoji64"), a .safetensors file, a folder with model.safetensors, or a hub id
+            ("owner/name" or "owner/name@revision").
+        device, dtype: where and at which precision the weights live (float32, bfloat16 or float16).
+    Raises:
+        CheckpointError: nothing there, truncated, another kind of file, missing or unexpected weights, NaN.
+    """
+    path = _find(str(name))
+    weights, metadata = _read(path, torch.device(device), _float_type(dtype))
+    config, classes, settings, provenance = _describe(metadata, path)
+    model = build(config, weights, classes, settings, str(path))
+    model.provenance = {**provenance, "file": str(path)}
+    return model
+
+
+def info(name: str | os.PathLike[str]) -> dict[str, Any]:
+    """Everything that a checkpoint's metadata says, without reading the weights. Raises CheckpointError."""
+    path = _find(str(name))
+    with _open(path) as file:
+        config, classes, settings, provenance = _describe(file.metadata() or {}, path)
+        shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118 (not a dict)
+    return {
+        "file": str(path),
+        "parameters": sum(int(torch.Size(shape).numel()) for shape in shapes),
+        "config": config.to_dict(),
+        "classes": list(classes),
+        "settings": dataclasses.asdict(settings),
+        "provenance": provenance,
+    }
+
+
+def save(
+    model: NVG, path: str | os.PathLike[str], provenance: dict[str, Any] | None = None, dtype: torch.dtype | None = None
+) -> Path:
+    """Writes a model in our format: to a temporary file, then renamed, so that it is whole or not there.
+
+    Args:
+        provenance: licence, training command and the like; the model's own by default.
+        dtype: precision of the stored weights; as they are by default.
+    Raises:
+        CheckpointError: the file cannot be written (a full disk, no permission); nothing is left behind.
+    """
+    path = Path(path)
+    weights = {
+        name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+        for name, value in model.state_dict().items()
+    }
+    kept = {key: value for key, value in (provenance or model.provenance).items() if key != "file"}
+    metadata = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "config": json.dumps(model.config.to_dict()),
+        "classes": json.dumps(model.classes),
+        "settings": json.dumps(dataclasses.asdict(model.settings)),
+        "provenance": json.dumps(kept),
+    }
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(weights, partial, metadata)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(f"{path} could not be written ({error}); free some room or choose another place") from error
+    return path
+
+
+def build(
+    config: NVGConfig, weights: dict[str, Tensor], classes: tuple[str, ...], settings: SamplingSettings, source: str
+) -> NVG:
+    """A model in evaluation mode whose parameters are the given tensors themselves. Raises CheckpointError."""
+    try:
+        with torch.device("meta"):
+            model = NVG(config, classes, settings)
+    except NVGError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    expected = model.state_dict()
+    _complain_about_keys(expected.keys() - weights.keys(), weights.keys() - expected.keys(), source)
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            raise CheckpointError(
+                f"{source}: {name} has shape {list(value.shape)}, but the configuration needs "
+                f"{list(expected[name].shape)}"
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{source}: {name} holds NaN or infinity; the training failed or the file is damaged")
+    model.load_state_dict(weights, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def _complain_about_keys(missing: set[str], unexpected: set[str], source: str) -> None:
+    if not missing and not unexpected:
+        return
+    parts = []
+    for kind, keys in (("misses", missing), ("has the unexpected", unexpected)):
+        if keys:
+            named = ", ".join(sorted(keys)[:4])
+            parts.append(f"{kind} {len(keys)} weight{'s' * (len(keys) > 1)} ({named}{', ...' * (len(keys) > 4)})")
+    raise CheckpointError(f"{source} {' and '.join(parts)}; it was written for another model or is incomplete")
+
+
+def _float_type(dtype: torch.dtype) -> torch.dtype:
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise CheckpointError(f"dtype {dtype} is not supported; use float32, bfloat16 or float16")
+    return dtype
+
+
+def _find(name: str) -> Path:
+    """The file that a name stands for; a hub id is downloaded (resumably) into the hub's cache."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        path = path / HUB_FILE
+    if path.is_file():
+        return path
+    if name in embedded():
+        return Path(str(resources.files("nvg_model") / "weights" / f"{name}.safetensors"))
+    if _HUB_ID.fullmatch(name) and not name.endswith((".safetensors", ".ckpt", ".pt")):
+        return _download(name)
+    raise CheckpointError(
+        f"there is no checkpoint {name!r}: not a file, not a hub id (owner/name), and not embedded "
+        f"({', '.join(embedded()) or 'none is'})"
+    )
+
+
+def _download(name: str) -> Path:
+    """The file of a hub repository; its snapshot folder names the exact revision."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(hf_hub_download(repository, HUB_FILE, revision=revision or None))
+    except LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"{repository} is not in the local cache and the hub cannot be reached; download {HUB_FILE} by hand "
+            "and pass its path"
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{name!r} is neither a local file nor a readable hub checkpoint ({reason})") from error
+
+
+def _open(path: Path) -> Any:
+    if path.suffix in (".ckpt", ".pt", ".pth"):
+        raise CheckpointError(f"{path} is not a safetensors file; for released checkpoints use load_released or nvg convert")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged, truncated or not a safetensors file ({error})") from error
+
+
+def _read(path: Path, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with _open(path) as file:
+        metadata = file.metadata() or {}
+        _check_format(metadata, path, list(file.keys()))
+        try:
+            weights = {key: _cast(file.get_tensor(key), device, dtype) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, RuntimeError) as error:
+            raise CheckpointError(f"{path} could not be read ({error})") from error
+    return weights, metadata
+
+
+def _cast(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return value.to(device, dtype if value.is_floating_point() else None)
+
+
+def _check_format(metadata: dict[str, str], path: Path, keys: list[str]) -> None:
+    if metadata.get("format") != FORMAT or "config" not in metadata:
+        known = "released NVG weights: use load_released" if any("nvgformer" in key for key in keys) else (
+            f"its first weight is {keys[0]!r}" if keys else "it is empty"
+        )
+        raise CheckpointError(f"{path} is not an NVG checkpoint ({known})")
+    if metadata.get("format_version") != VERSION:
+        raise CheckpointError(
+            f"{path} has format version {metadata.get('format_version')}; this nvg reads version {VERSION}: update nvg"
+        )
+
+
+def _describe(
+    metadata: dict[str, str], path: Path
+) -> tuple[NVGConfig, tuple[str, ...], SamplingSettings, dict[str, Any]]:
+    """Configuration, class names, sampling defaults and provenance of the metadata."""
+    _check_format(metadata, path, [])
+    try:
+        config = NVGConfig.from_dict(json.loads(metadata["config"]))
+        settings = SamplingSettings(**json.loads(metadata.get("settings", "{}")))
+        classes = tuple(json.loads(metadata.get("classes", "[]")))
+        provenance = json.loads(metadata.get("provenance", "{}"))
+    except (ValueError, TypeError, KeyError) as error:  # NVGError and JSONDecodeError are ValueErrors
+        raise CheckpointError(f"{path}: {error}") from error
+    revision = re.search(r"snapshots/([0-9a-f]{40})/", str(path))
+    return config, classes, settings, provenance | ({"revision": revision[1]} if revision else {})

@@ -1,0 +1,187 @@
+"""Sizes of the three networks, as frozen dataclasses, and the presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from nvg_model.errors import NVGError
+
+HEAD_DIM = 64  # every attention head of every NVG network is 64 wide
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The convolutional autoencoder (paper section 2.1; released values as defaults)."""
+
+    base_channels: int = 128
+    """Channels of the finest level."""
+    channel_multipliers: tuple[int, ...] = (1, 2, 4, 4, 4)
+    """Channels of each level, finest first, as multiples of `base_channels`; one level per factor of two, plus one."""
+    residual_blocks: int = 2
+    """Residual blocks of a level in the encoder; the decoder has one more."""
+    latent_channels: int = 32
+    """C, the channels of the latent and of every codebook vector."""
+    norm_groups: int = 32
+    """Groups of every GroupNorm; must divide the channels of every level."""
+    codebook_size: int = 4096
+    """N, the number of codebook vectors, shared by all stages."""
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent position along each side."""
+        return 2 ** (len(self.channel_multipliers) - 1)
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """The content and the structure generator (paper section 2.2)."""
+
+    num_classes: int = 1000
+    """Classes; the index `num_classes` is the null class of classifier-free guidance."""
+    content_depth: int = 16
+    """Blocks of the content generator."""
+    content_width: int = 1024
+    """Token width of the content generator, a multiple of 64 (the head size)."""
+    structure_depth: int = 16
+    """Blocks of the structure generator."""
+    structure_width: int = 512
+    """Token width of the structure generator, a multiple of 64 (the head size)."""
+    time_factor: float = 1000.0
+    """What the flow time in [0, 1] is multiplied by before its sinusoidal embedding; 1000 in the released models."""
+    drop_path: float = 0.0
+    """Drop-path rate of the last block in training; rates rise linearly from 0 over the depth."""
+
+
+@dataclass(frozen=True)
+class NVGConfig:
+    """Everything that determines the shapes of one NVG model."""
+
+    image_size: tuple[int, int] = (256, 256)
+    """Height and width of the images, in pixels."""
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    generator: GeneratorConfig | None = field(default_factory=GeneratorConfig)
+    """None for a tokenizer that has no generator yet."""
+
+    def __post_init__(self) -> None:
+        factor = self.autoencoder.downsampling
+        if any(side % factor for side in self.image_size):
+            raise NVGError(f"image size {self.image_size} is not a multiple of the downsampling factor {factor}")
+        if self.positions != 2**self.splits:
+            raise NVGError(
+                f"image size {self.image_size} gives {self.positions} latent positions; the stages need a power of two"
+            )
+        if self.generator is not None:
+            for name in ("content_width", "structure_width"):
+                width = getattr(self.generator, name)
+                if width < HEAD_DIM or width % HEAD_DIM:
+                    raise NVGError(f"{name} is {width}; it must be a multiple of the head size {HEAD_DIM}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w), rows and columns of the latent."""
+        factor = self.autoencoder.downsampling
+        return self.image_size[0] // factor, self.image_size[1] // factor
+
+    @property
+    def positions(self) -> int:
+        """L = h * w, positions of the latent, in row-major order."""
+        return math.prod(self.grid)
+
+    @property
+    def splits(self) -> int:
+        """K = log2(L), how often the canvas is split in two."""
+        return self.positions.bit_length() - 1
+
+    @property
+    def num_stages(self) -> int:
+        """S = K + 1 stages; stage i has 2^i clusters."""
+        return self.splits + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> NVGConfig:
+        """The inverse of `to_dict`. Raises NVGError where a field is unknown (a newer version wrote it)."""
+        try:
+            autoencoder = dict(values["autoencoder"])
+            autoencoder["channel_multipliers"] = tuple(autoencoder["channel_multipliers"])
+            generator = values["generator"]
+            return cls(
+                image_size=tuple(values["image_size"]),
+                autoencoder=AutoencoderConfig(**autoencoder),
+                generator=None if generator is None else GeneratorConfig(**generator),
+            )
+        except (KeyError, TypeError) as error:
+            raise NVGError(
+                f"the model configuration does not fit this version of nvg ({error}); update nvg or convert again"
+            ) from error
+
+
+def _paper(depth: int, num_classes: int = 1000) -> NVGConfig:
+    """The paper's family: content width 64 d, structure width 32 d, both d deep (section 3.1)."""
+    return NVGConfig(
+        generator=GeneratorConfig(
+            num_classes=num_classes,
+            content_depth=depth,
+            content_width=64 * depth,
+            structure_depth=depth,
+            structure_width=32 * depth,
+            drop_path=0.1 * depth / 24,
+        )
+    )
+
+
+PRESETS: dict[str, NVGConfig] = {
+    "d12": _paper(12),
+    "d16": _paper(16),
+    "d20": _paper(20),
+    "d24": _paper(24),
+    # The embedded 64x64 model: L = 64, K = 6.
+    "emoji64": NVGConfig(
+        image_size=(64, 64),
+        autoencoder=AutoencoderConfig(
+            base_channels=16,
+            channel_multipliers=(1, 2, 4, 8),
+            residual_blocks=1,
+            latent_channels=16,
+            norm_groups=8,
+            codebook_size=512,
+        ),
+        generator=GeneratorConfig(
+            num_classes=24,
+            content_depth=4,
+            content_width=256,
+            structure_depth=4,
+            structure_width=128,
+            time_factor=1000.0,
+        ),
+    ),
+    # The smallest model with every part in it, for tests: 16x16 pixels, L = 16, K = 4.
+    "tiny": NVGConfig(
+        image_size=(16, 16),
+        autoencoder=AutoencoderConfig(
+            base_channels=8,
+            channel_multipliers=(1, 2, 2),
+            residual_blocks=1,
+            latent_channels=8,
+            norm_groups=4,
+            codebook_size=32,
+        ),
+        generator=GeneratorConfig(
+            num_classes=3, content_depth=2, content_width=128, structure_depth=2, structure_width=64
+        ),
+    ),
+}
+"""Named configurations: the paper's four, the embedded one, and one for tests."""
+
+
+def preset(name: str) -> NVGConfig:
+    """The configuration of that name. Raises NVGError for an unknown one."""
+    if name not in PRESETS:
+        raise NVGError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

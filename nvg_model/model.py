@@ -1,0 +1,218 @@
+"""NVG: the bundle of the three networks, what users hold.
+
+Shapes: images [B,3,H,W] in [-1,1]; B batch, S = K+1 stages, L positions, C latent channels.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nvg_model import structure as hierarchy
+from nvg_model.config import NVGConfig
+from nvg_model.content import ContentGenerator
+from nvg_model.errors import NVGError
+from nvg_model.sampling import Request, SamplingSettings, run_stages
+from nvg_model.sequence import VisualGranularitySequence
+from nvg_model.structure_flow import StructureGenerator
+from nvg_model.tokenizer import Tokenizer
+
+Classes = str | int | Sequence[str | int] | Tensor | None
+"""One class or several, by name or index; None: the null class (unconditional)."""
+
+
+class NVG(nn.Module):
+    """Tokenizer, content generator and structure generator, with class names and sampling defaults."""
+
+    def __init__(
+        self, config: NVGConfig, classes: Sequence[str] = (), settings: SamplingSettings | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.classes = tuple(classes) or tuple(
+            str(index) for index in range(config.generator.num_classes if config.generator else 0)
+        )
+        self.settings = settings or SamplingSettings()
+        self.provenance: dict[str, Any] = {}
+        """Where the weights come from: licence, training, file, hub revision."""
+        self.tokenizer = Tokenizer(config)
+        if config.generator is not None:
+            if len(self.classes) != config.generator.num_classes:
+                raise NVGError(f"{len(self.classes)} class names for {config.generator.num_classes} classes")
+            self.content = ContentGenerator(config)
+            self.structure = StructureGenerator(config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and where results come out."""
+        return self.tokenizer.quantizer.codebook.device
+
+    @torch.no_grad()
+    def tokenize(self, images: Tensor) -> VisualGranularitySequence:
+        """The whole sequence of images [B,3,H,W] in [-1,1]. Raises NVGError for another size or NaN."""
+        return self.tokenizer.tokenize(images.to(self.device))
+
+    @torch.no_grad()
+    def decode(self, sequence: VisualGranularitySequence, stage: int | None = None) -> Tensor:
+        """Images float32 [B,3,H,W] in [-1,1] of the canvas after `stage` (the last one present by default)."""
+        last = sequence.num_stages - 1
+        stage = last if stage is None else stage
+        if not 0 <= stage <= last:
+            raise NVGError(f"stage {stage} is not in the sequence; it has stages 0 to {last}")
+        return self.tokenizer.decode(sequence.canvases[:, stage].to(self.device))
+
+    def generate(
+        self, classes: Classes, *args: Any, on_stage: Callable[[VisualGranularitySequence], None] | None = None, **kwargs: Any
+    ) -> VisualGranularitySequence:
+        """Generates one image per class; the arguments are those of `stages`.
+
+        Args:
+            on_stage: called with the sequence so far after every stage.
+        Returns:
+            The whole sequence; `decode` makes images of it.
+        """
+        sequence = None
+        for sequence in self.stages(classes, *args, **kwargs):
+            if on_stage is not None:
+                on_stage(sequence)
+        assert sequence is not None
+        return sequence
+
+    def stages(
+        self,
+        classes: Classes,
+        seed: int = 0,
+        settings: SamplingSettings | None = None,
+        structure: Tensor | None = None,
+        sequence: VisualGranularitySequence | None = None,
+        keep_structure: int = 0,
+        keep_content: int = 0,
+        structure_noise: Tensor | None = None,
+        first_item: int = 0,
+        on_evaluation: Callable[[], None] | None = None,
+    ) -> Iterator[VisualGranularitySequence]:
+        """Generates as an iterator that yields the immutable sequence so far after every stage (paper section 2.3).
+
+        To stop and go on later, pass a state back as `sequence` with `keep_structure` and `keep_content` at its number
+        of stages (or fewer), with the same seed: the result equals that of one run.
+
+        Args:
+            classes: names or indices, one per image; None for one unconditional image.
+            seed: item b of the batch draws its noise from (seed, first_item + b) alone.
+            settings: None: the defaults of the checkpoint.
+            structure: long [B,S',L] (or [1,S',L] for all), labels of the first S' stages, followed exactly.
+            sequence: what to keep stages of; one item serves the whole batch.
+            keep_structure: keep the structure of so many stages of `sequence`.
+            keep_content: keep the content of so many stages of `sequence`: cluster j of a stage keeps its token,
+                whatever structure it now has (the paper's stage-wise variation).
+            structure_noise: float [B,L,K], instead of the noise from the seed.
+            first_item: number of the first item, to repeat one item of a larger batch alone.
+            on_evaluation: called before every network evaluation; what it raises ends the run.
+        Raises:
+            NVGError: an unknown class, a structure that is not a hierarchy, shapes of another model, NaN.
+        """
+        if self.config.generator is None:
+            raise NVGError("this checkpoint has a tokenizer but no generator; it can tokenize and decode only")
+        indices = self.class_indices(classes).to(self.device)
+        given = self._given_structure(structure, sequence, keep_structure, len(indices))
+        request = Request(
+            classes=indices,
+            seed=_non_negative(seed, "seed"),
+            first_item=_non_negative(first_item, "first_item"),
+            settings=settings or self.settings,
+            structure=given,
+            tokens=self._kept_tokens(sequence, keep_content, len(indices)),
+            structure_noise=self._given_noise(structure_noise, len(indices)),
+            on_evaluation=on_evaluation or (lambda: None),
+        )
+        return run_stages(self, request)
+
+    def class_indices(self, classes: Classes) -> Tensor:
+        """Indices long [B] of classes given by name or index; None is the null class. Raises NVGError."""
+        if isinstance(classes, Tensor):
+            classes = classes.reshape(-1).tolist()
+        elif isinstance(classes, str | int) or classes is None:
+            classes = [classes]  # type: ignore[list-item]
+        if not len(classes):  # type: ignore[arg-type]
+            raise NVGError("no class was given; name at least one")
+        return torch.tensor([self._class_index(one) for one in classes])  # type: ignore[union-attr]
+
+    def _class_index(self, one: str | int | None) -> int:
+        if one is None:
+            return len(self.classes)
+        if isinstance(one, str):
+            folded = {name.casefold(): index for index, name in enumerate(self.classes)}
+            if one.casefold() in folded:
+                return folded[one.casefold()]
+            near = difflib.get_close_matches(one.casefold(), folded, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(self.classes[folded[name]] for name in near)}?" if near else (
+                f"there are {', '.join(self.classes[:30])}{', ...' if len(self.classes) > 30 else ''}"
+            )
+            raise NVGError(f"there is no class {one!r}; {hint}")
+        if not 0 <= int(one) <= len(self.classes):
+            raise NVGError(
+                f"class {one} is out of range; this model has classes 0 to {len(self.classes) - 1} "
+                f"({len(self.classes)} is the null class)"
+            )
+        return int(one)
+
+    def _given_structure(
+        self, structure: Tensor | None, sequence: VisualGranularitySequence | None, keep: int, batch: int
+    ) -> Tensor:
+        """The structure to follow, long [B,S',L], S' >= 1; checked."""
+        positions = self.config.positions
+        if structure is None:
+            structure = torch.zeros(1, 1, positions, dtype=torch.long)
+            if keep:
+                structure = _kept(sequence, keep, "keep_structure").structure[:, :keep]
+        elif keep:
+            raise NVGError("give either a structure or keep_structure, not both: one stage cannot follow two")
+        hierarchy.check(structure, positions)
+        return _for_batch(structure.long().to(self.device), batch, "structure")
+
+    def _kept_tokens(self, sequence: VisualGranularitySequence | None, keep: int, batch: int) -> tuple[Tensor, ...]:
+        """Codes [B,2^i] of the first `keep` stages."""
+        if not keep:
+            return ()
+        kept = _kept(sequence, keep, "keep_content")
+        size = self.config.autoencoder.codebook_size
+        if kept.structure.shape[-1] != self.config.positions or int(kept.tokens.max()) >= size:
+            raise NVGError(
+                f"the sequence has {kept.structure.shape[-1]} positions and tokens up to {int(kept.tokens.max())}; "
+                f"this model has {self.config.positions} positions and {size} codes: tokenize with this model"
+            )
+        codes = [kept.cluster_tokens(stage) for stage in range(keep)]
+        return tuple(_for_batch(code.to(self.device), batch, "sequence") for code in codes)
+
+    def _given_noise(self, noise: Tensor | None, batch: int) -> Tensor | None:
+        if noise is None:
+            return None
+        wanted = [batch, self.config.positions, self.config.splits]
+        if list(noise.shape) != wanted or not bool(torch.isfinite(noise).all()):
+            raise NVGError(f"structure_noise has shape {list(noise.shape)}; it must be {wanted} and finite")
+        return noise.float().to(self.device)
+
+
+def _kept(sequence: VisualGranularitySequence | None, keep: int, name: str) -> VisualGranularitySequence:
+    if sequence is None:
+        raise NVGError(f"{name} is {keep}, but there is no sequence to keep from; pass one")
+    if not 0 <= keep <= sequence.num_stages:
+        raise NVGError(f"{name} is {keep}; the sequence has {sequence.num_stages} stages")
+    return sequence
+
+
+def _for_batch(x: Tensor, batch: int, name: str) -> Tensor:
+    """One item for all, or one each."""
+    if len(x) not in (1, batch):
+        raise NVGError(f"the {name} has {len(x)} items for {batch} classes; give one, or one per class")
+    return x.expand(batch, *x.shape[1:])
+
+
+def _non_negative(value: int, name: str) -> int:
+    if value < 0:
+        raise NVGError(f"{name} is {value}; it must not be negative")
+    return int(value)

@@ -1,0 +1,108 @@
+"""Multi-granularity residual quantiser (paper section 2.1, content construction).
+
+Shapes: B batch, S stages, L positions, N clusters of a stage, C latent channels, V codebook vectors.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nvg_model import structure as hierarchy
+
+
+class Quantized(NamedTuple):
+    """Result of `Quantizer.forward`."""
+
+    tokens: Tensor
+    """long [B,S,L]."""
+    canvases: Tensor
+    """float32 [B,S,L,C], with gradient to codebook and refiners."""
+
+
+class Quantizer(nn.Module):
+    """Codebook and one refining convolution per stage.
+
+    Computes in float32 whatever the type of its weights: which code is nearest must not depend on the precision
+    that the networks run at.
+    """
+
+    REFINE = 0.5  # share of the convolution in the refinement h + 0.5 * conv(h)
+
+    def __init__(self, codebook_size: int, channels: int, num_stages: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid = grid
+        self.codebook = nn.Parameter(torch.empty(codebook_size, channels))
+        self.refiners = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(num_stages))
+        nn.init.uniform_(self.codebook, -1 / codebook_size, 1 / codebook_size)
+
+    def forward(self, latent: Tensor, structure: Tensor, soft_assignment: bool = False) -> Quantized:
+        """Quantises a latent coarse to fine.
+
+        Args:
+            latent: float [B,L,C]; treated as a constant (gradients reach it through `straight_through` and the loss).
+            structure: long [B,S,L].
+            soft_assignment: IBQ's straight-through softmax over the whole codebook, by which every code receives
+                gradient; used in the first epoch of training (paper section 3.1).
+        """
+        target = latent.detach().float()
+        canvas = torch.zeros_like(target)
+        tokens, canvases = [], []
+        for stage in range(structure.shape[1]):
+            labels = structure[:, stage]
+            means = hierarchy.cluster_means(target - canvas.detach(), labels, 2**stage)
+            codes = self.nearest(means)
+            vectors = self._soft_vectors(means, codes) if soft_assignment else self.lookup(codes)
+            canvas = canvas + self.refine(hierarchy.place(vectors, labels), stage)
+            tokens.append(hierarchy.place(codes, labels))
+            canvases.append(canvas)
+        return Quantized(torch.stack(tokens, 1), torch.stack(canvases, 1))
+
+    def nearest(self, vectors: Tensor) -> Tensor:
+        """Index of the nearest codebook vector (squared L2) of each of `vectors` [...,C]: long [...]."""
+        return self._distances(vectors).argmin(-1)
+
+    def _distances(self, vectors: Tensor) -> Tensor:
+        """Squared L2 distance to every code less the squared norm of the vector itself: [...,V]."""
+        codebook = self.codebook.float()
+        return codebook.square().sum(-1) - 2 * (vectors @ codebook.T)
+
+    def _soft_vectors(self, vectors: Tensor, codes: Tensor) -> Tensor:
+        distances = self._distances(vectors)
+        soft = torch.softmax(distances.amax(-1, keepdim=True) - distances, dim=-1)
+        hard = F.one_hot(codes, len(self.codebook)).float()
+        return (hard - soft.detach() + soft) @ self.codebook.float()
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Codebook vectors of `codes` [...]: float32 [...,C]."""
+        return F.embedding(codes, self.codebook).float()
+
+    def refine(self, placed: Tensor, stage: int) -> Tensor:
+        """h + 0.5 * conv(h) with the convolution of the stage, on the grid; [B,L,C] to [B,L,C]."""
+        conv = self.refiners[stage]
+        image = placed.mT.unflatten(2, self.grid)
+        refined = F.conv2d(image, conv.weight.float(), conv.bias.float(), padding=1)
+        return placed + self.REFINE * refined.flatten(2).mT
+
+    def add_stage(self, canvas: Tensor, codes: Tensor, labels: Tensor, stage: int) -> Tensor:
+        """The canvas [B,L,C] after stage `stage`, given the one before it and each cluster's code [B,N]."""
+        return canvas + self.refine(hierarchy.place(self.lookup(codes), labels), stage)
+
+
+def quantizer_loss(latent: Tensor, canvases: Tensor) -> Tensor:
+    """Mean over stages of 0.25 * mse(sg(canvas_i), Z) + mse(canvas_i, sg(Z)) (paper section 2.1).
+
+    Args:
+        latent: Z, float [B,L,C].
+        canvases: float [B,S,L,C].
+    """
+    target = latent.float()[:, None].expand_as(canvases)
+    return 0.25 * F.mse_loss(canvases.detach(), target) + F.mse_loss(canvases, target.detach())
+
+
+def straight_through(latent: Tensor, canvas: Tensor) -> Tensor:
+    """The value of `canvas` [B,L,C] with the gradient of `latent` [B,L,C]."""
+    return latent + (canvas - latent).detach()

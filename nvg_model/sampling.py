@@ -1,0 +1,266 @@
+"""Sampling: settings, schedules, guidance, token choice, and the stage loop (paper section 2.3).
+
+Shapes: B batch, S = K+1 stages, L positions, N = 2^i clusters of stage i, V codes, C latent channels.
+Everything here is a pure function of its arguments; noise comes from CPU streams keyed by (seed, item, use), so a seed
+means the same on every device, and an item is the same alone or in a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nvg_model import structure as hierarchy
+from nvg_model.errors import NVGError
+from nvg_model.sequence import VisualGranularitySequence
+from nvg_model.structure_flow import SOLVERS, known_channels, time_grid
+
+if TYPE_CHECKING:
+    from nvg_model.model import NVG
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How to sample. The defaults are the paper's for its K = 8 models (section 3.1)."""
+
+    content_guidance: tuple[float, float] = (1.0, 3.5)
+    """Classifier-free guidance scale of the tokens at the first and the last stage, linear in between."""
+    structure_guidance: tuple[float, float] = (1.0, 2.5)
+    """Classifier-free guidance scale of the structure flow, over the same stages."""
+    top_p: tuple[float, float] = (1.0, 0.5)
+    """Nucleus of the token choice at the first and the last stage (see `top_p_schedule`)."""
+    top_k: int = 0
+    """Keep only the k best tokens; 0 keeps all, 1 is plain argmax."""
+    temperature: float = 1.0
+    """Divides the logits of the tokens."""
+    structure_steps: int = 25
+    """Time steps of the structure flow per stage."""
+    solver: str = "euler"
+    """Of the structure flow: euler, heun or multistep."""
+    gumbel: bool = False
+    """Choose the halves by Gumbel-top-k instead of top-k, for diversity."""
+
+    def __post_init__(self) -> None:
+        for name in ("content_guidance", "structure_guidance", "top_p"):
+            pair = tuple(getattr(self, name))
+            if len(pair) != 2 or not all(math.isfinite(value) for value in pair):
+                raise NVGError(f"{name} is {pair}; give two numbers, for the first and the last stage")
+            object.__setattr__(self, name, pair)
+        if not all(0 < value <= 1 for value in self.top_p):
+            raise NVGError(f"top_p is {self.top_p}; both values must lie in (0, 1]")
+        if self.top_k < 0:
+            raise NVGError(f"top_k is {self.top_k}; give 0 for no limit, or a positive number")
+        if not self.temperature > 0:
+            raise NVGError(f"temperature is {self.temperature}; it must be positive (top_k=1 is plain argmax)")
+        if self.structure_steps < 1:
+            raise NVGError(f"structure_steps is {self.structure_steps}; it must be at least 1")
+        if self.solver not in SOLVERS:
+            raise NVGError(f"there is no solver {self.solver!r}; there are {', '.join(SOLVERS)}")
+
+
+def guidance_schedule(ends: tuple[float, float], splits: int) -> list[float]:
+    """Scale of every stage 0..K, linear between the two ends."""
+    first, last = ends
+    return [first + (last - first) * stage / max(1, splits) for stage in range(splits + 1)]
+
+
+def top_p_schedule(ends: tuple[float, float], splits: int) -> list[float]:
+    """Nucleus of every stage: last + (first - last) * (1 - (K^(i/K) - 1) / (K - 1)), falling slowly at first."""
+    first, last = ends
+    base = max(2, splits)
+    return [
+        last + (first - last) * (1 - (base ** (stage / max(1, splits)) - 1) / (base - 1))
+        for stage in range(splits + 1)
+    ]
+
+
+def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """Sets the logits [...,V] of tokens that may not be drawn to -inf.
+
+    Args:
+        top_k: keep the k largest; 0 keeps all.
+        top_p: in descending order, keep a token if the probability before it is <= top_p.
+    """
+    if 0 < top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], -torch.inf)
+    if top_p < 1:
+        ordered, index = logits.sort(dim=-1, descending=True, stable=True)
+        probability = ordered.softmax(-1)
+        before = probability.cumsum(-1) - probability
+        # The first is always kept: its sum before is 0 but for rounding.
+        before[..., 0] = 0
+        logits = logits.masked_fill((before > top_p).gather(-1, index.argsort(-1)), -torch.inf)
+    return logits
+
+
+def choose_tokens(logits: Tensor, settings: SamplingSettings, top_p: float, gumbel: Tensor | None) -> Tensor:
+    """One token per row of logits [B,N,V]: long [B,N].
+
+    Drawing is the argmax of logits plus standard Gumbel noise [B,N,V], which needs no normalisation; with top_k = 1
+    no noise is needed.
+    """
+    if not bool(torch.isfinite(logits).all()):
+        raise NVGError("the content generator returned NaN or infinity; check the weights and the precision")
+    if settings.top_k == 1 or gumbel is None:
+        return logits.argmax(-1)
+    return (filter_logits(logits / settings.temperature, settings.top_k, top_p) + gumbel).argmax(-1)
+
+
+class _Use(IntEnum):
+    """What a noise stream is for."""
+
+    STRUCTURE = 0
+    SPLIT = 1
+    TOKEN = 2
+
+
+def _stream(seed: int, item: int, use: _Use, stage: int) -> torch.Generator:
+    """A CPU generator of its own for every (seed, item, use, stage)."""
+    low, high = np.random.SeedSequence((seed, item, int(use), stage)).generate_state(2, np.uint32).tolist()
+    return torch.Generator().manual_seed(high << 32 | low)
+
+
+def _gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return -torch.empty(shape).exponential_(generator=generator).log()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked request to `run_stages`; `NVG.stages` makes it."""
+
+    classes: Tensor
+    """long [B]."""
+    seed: int
+    first_item: int
+    settings: SamplingSettings
+    structure: Tensor
+    """long [B,S',L]: the structure of the first S' >= 1 stages, followed exactly."""
+    tokens: tuple[Tensor, ...]
+    """Kept content: the codes [B,2^i] of the first stages, in the order of the labels."""
+    structure_noise: Tensor | None
+    """float [B,L,K], or None to draw it from the seed."""
+    on_evaluation: Callable[[], None] = field(default=lambda: None)
+
+    def noise(self, shape: tuple[int, ...], use: _Use, stage: int, device: torch.device) -> Tensor:
+        """Noise [B,*shape] for a use and stage: normal for the structure, Gumbel otherwise."""
+        items = []
+        for item in range(self.first_item, self.first_item + len(self.classes)):
+            generator = _stream(self.seed, item, use, stage)
+            normal = use is _Use.STRUCTURE
+            items.append(torch.randn(shape, generator=generator) if normal else _gumbel(shape, generator))
+        return torch.stack(items).to(device)
+
+
+@torch.no_grad()
+def run_stages(model: NVG, request: Request) -> Iterator[VisualGranularitySequence]:
+    """The stage loop: yields the sequence so far after every stage (paper section 2.3, algorithm of generation).
+
+    Each state is immutable and complete in itself: keep its stages in a new request to go on from it.
+    """
+    settings, splits = request.settings, model.config.splits
+    positions, channels = model.config.positions, model.config.autoencoder.latent_channels
+    device = model.device
+    noise = request.structure_noise
+    if noise is None:
+        noise = request.noise((positions, splits), _Use.STRUCTURE, 0, device)
+    canvas = torch.zeros(len(request.classes), positions, channels, device=device)
+    labels = torch.zeros(len(request.classes), positions, dtype=torch.long, device=device)
+    structure, tokens, canvases = [], [], []
+    for stage in range(splits + 1):
+        if stage < request.structure.shape[1]:
+            labels = request.structure[:, stage]
+        elif stage > 0:
+            labels = next_structure(model, request, canvas, labels, noise, stage - 1)
+        codes = request.tokens[stage] if stage < len(request.tokens) else next_codes(
+            model, request, canvas, labels, stage, settings
+        )
+        canvas = model.tokenizer.quantizer.add_stage(canvas, codes, labels, stage)
+        structure.append(labels)
+        tokens.append(hierarchy.place(codes, labels))
+        canvases.append(canvas)
+        yield VisualGranularitySequence(
+            torch.stack(structure, 1), torch.stack(tokens, 1), torch.stack(canvases, 1), model.config.grid
+        )
+
+
+def next_codes(
+    model: NVG, request: Request, canvas: Tensor, labels: Tensor, stage: int, settings: SamplingSettings
+) -> Tensor:
+    """Draws the code of every cluster of a stage: long [B,2^i]."""
+    splits, clusters = model.config.splits, 2**stage
+    scale = guidance_schedule(settings.content_guidance, splits)[stage]
+    request.on_evaluation()
+    if scale == 1:
+        _, logits = model.content.predict(canvas, labels, request.classes, stage)
+    else:
+        null = torch.full_like(request.classes, model.content.num_classes)
+        both = torch.cat([request.classes, null])
+        _, logits = model.content.predict(canvas.repeat(2, 1, 1), labels.repeat(2, 1), both, stage)
+        logits = _guide(logits, scale)
+    gumbel = None
+    if settings.top_k != 1:
+        gumbel = request.noise((clusters, logits.shape[-1]), _Use.TOKEN, stage, logits.device)
+    return choose_tokens(logits, settings, top_p_schedule(settings.top_p, splits)[stage], gumbel)
+
+
+def next_structure(
+    model: NVG, request: Request, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int
+) -> Tensor:
+    """Labels [B,L] of stage `stage + 1`, from the canvas after `stage` and the stage's labels.
+
+    The last split orders two positions within each pair: the noise itself serves as the score.
+    """
+    scores = noise[..., stage]
+    if stage < model.config.splits - 1:
+        scores = integrate(model, request, canvas, labels, noise, stage)[..., stage]
+    gumbel = None
+    if request.settings.gumbel:
+        gumbel = request.noise((labels.shape[1],), _Use.SPLIT, stage, labels.device)
+    return hierarchy.split(labels, scores, gumbel)
+
+
+def integrate(model: NVG, request: Request, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int) -> Tensor:
+    """End point float32 [B,L,K] of the structure flow of a stage, from `noise` [B,L,K] at t = 1 to t = 0."""
+    settings, flow = request.settings, model.structure
+    scale = guidance_schedule(settings.structure_guidance, model.config.splits)[stage]
+    classes = request.classes
+    if scale != 1:  # the class and the null class side by side in one batch
+        classes = torch.cat([classes, torch.full_like(classes, flow.num_classes)])
+    copies = len(classes) // len(labels)
+    context = flow.context(
+        canvas.repeat(copies, 1, 1), labels.repeat(copies, 1), classes, torch.full_like(classes, stage)
+    )
+    grid = time_grid(settings.structure_steps, labels.shape[1])
+    modulations = flow.modulations(context, grid.to(canvas.device)[:, None])  # of all time steps at once
+
+    def velocity(z: Tensor, index: int) -> Tensor:
+        request.on_evaluation()
+        result = flow.step(z.repeat(copies, 1, 1), context, [modulation[index] for modulation in modulations])
+        return result if scale == 1 else _guide(result, scale)
+
+    known = known_channels(labels, stage, model.config.splits)[..., :stage]
+
+    def project(z: Tensor) -> Tensor:
+        return torch.cat([known, z[..., stage:]], dim=-1)
+
+    return SOLVERS[settings.solver](velocity, project(noise.float()), grid.tolist(), project)
+
+
+def _guide(both: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance of a batch whose second half has the null class: null + scale * (class - null)."""
+    conditional, null = both.chunk(2)
+    return null + scale * (conditional - null)
+
+
+def count_evaluations(settings: SamplingSettings, splits: int, structure_stages: int = 1, content_stages: int = 0) -> int:
+    """Network evaluations (each one `on_evaluation`) of a run in which so many stages are given."""
+    a_stage = settings.structure_steps * (2 if settings.solver == "heun" else 1) - (settings.solver == "heun")
+    flows = max(0, splits - max(1, structure_stages))
+    return splits + 1 - content_stages + flows * a_stage

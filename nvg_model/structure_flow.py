@@ -1,0 +1,181 @@
+"""Structure generator: a rectified flow over the structure embedding, and its solvers (paper section 2.2).
+
+Shapes: B batch, L positions, K splits, C latent channels, D width, n time steps.
+The flow runs from noise at t = 1 to the embedding, shifted to [-1,1], at t = 0; its velocity is noise - data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nvg_model import structure as hierarchy
+from nvg_model.config import NVGConfig
+from nvg_model.errors import NVGError
+from nvg_model.transformer import CANVAS, CONTENT, Transformer, class_token_ids, initialize, position_ids, rope_table
+
+TIME_CHANNELS = 64
+
+
+@dataclass(frozen=True)
+class FlowContext:
+    """What stays the same over all time steps of a stage."""
+
+    tokens: Tensor
+    """[B,1+L,D]: class token and canvas tokens."""
+    rope: Tensor
+    """Rotations of all 1+2L tokens."""
+    condition: Tensor
+    """[B,D]: class and stage embedding, the part of the condition vector that does not depend on time."""
+
+
+class StructureGenerator(nn.Module):
+    """Velocity of the flow whose channel i, at stage i < K-1, decides how the clusters split."""
+
+    def __init__(self, config: NVGConfig) -> None:
+        super().__init__()
+        assert config.generator is not None
+        width = config.generator.structure_width
+        self.grid, self.splits, self.num_classes = config.grid, config.splits, config.generator.num_classes
+        self.time_factor = config.generator.time_factor
+        self.structure_in = nn.Linear(config.splits, width)
+        self.canvas_in = nn.Linear(config.autoencoder.latent_channels, width)
+        self.class_embedding = nn.Embedding(self.num_classes + 1, width)
+        self.stage_embedding = nn.Embedding(max(1, config.splits - 1), width)
+        self.time_mlp = nn.Sequential(nn.Linear(TIME_CHANNELS, width), nn.SiLU(), nn.Linear(width, width))
+        self.transformer = Transformer(
+            config.generator.structure_depth, width, config.splits, drop_path=config.generator.drop_path
+        )
+
+    def initialize(self) -> None:
+        """Random weights for training from scratch."""
+        initialize(self)
+
+    def context(self, canvas: Tensor, labels: Tensor, classes: Tensor, stage: Tensor) -> FlowContext:
+        """Embeds what the time steps of a stage share.
+
+        Args:
+            canvas: [B,L,C] after the stage, unscaled; labels: long [B,L] of the stage; classes, stage: long [B].
+        """
+        class_token = self.class_embedding(classes)
+        canvas_tokens = self.canvas_in(canvas.to(class_token.dtype))
+        ids = position_ids(labels, stage, self.splits, self.grid, CONTENT)
+        canvas_ids = ids.clone()
+        canvas_ids[..., 0] = CANVAS
+        return FlowContext(
+            torch.cat([class_token[:, None], canvas_tokens], dim=1),
+            rope_table(torch.cat([class_token_ids(ids), canvas_ids, ids], dim=1)),
+            class_token + self.stage_embedding(stage),
+        )
+
+    def modulations(self, context: FlowContext, times: Tensor) -> list[Tensor]:
+        """Of every layer, [...,B,D'], for times [...,B] (or anything that broadcasts against [B])."""
+        sinusoid = time_sinusoid(times * self.time_factor).to(context.condition.dtype)
+        return self.transformer.modulate(context.condition + self.time_mlp(sinusoid))
+
+    def step(self, z: Tensor, context: FlowContext, modulations: list[Tensor]) -> Tensor:
+        """Velocity float32 [B,L,K] at state z [B,L,K]."""
+        noisy = self.structure_in(z.to(context.tokens.dtype))
+        tokens = torch.cat([context.tokens, noisy], dim=1)
+        return self.transformer(tokens, modulations, context.rope, last=z.shape[1]).float()
+
+    def forward(
+        self, z: Tensor, t: Tensor, canvas: Tensor, labels: Tensor, classes: Tensor, stage: Tensor
+    ) -> Tensor:
+        """Velocity float32 [B,L,K]; t, classes and stage are [B], the rest as in `velocity`."""
+        context = self.context(canvas, labels, classes, stage)
+        return self.step(z, context, self.modulations(context, t))
+
+    def velocity(
+        self, z: Tensor, t: Tensor | float, canvas: Tensor, structure: Tensor, classes: Tensor | None, stage: int
+    ) -> Tensor:
+        """Velocity noise - data of the flow; no guidance.
+
+        Args:
+            z: [B,L,K], state at time t with the known channels (< stage) already clean.
+            t: in [0,1]; a number, [1] or [B].
+            canvas: [B,L,C] after the stage.
+            structure: long [B,L], labels of the stage, or [B,S',L] with those of all stages up to it.
+            classes: long [B], or None for the null class.
+            stage: i in 0..K-2: the split of stage i into stage i+1.
+        Returns:
+            float32 [B,L,K].
+        Raises:
+            NVGError: the stage has no split that the network makes.
+        """
+        if not 0 <= stage < self.splits - 1:
+            raise NVGError(f"stage {stage} has no structure flow; the network splits stages 0 to {self.splits - 2}")
+        labels = structure if structure.dim() == 2 else structure[:, stage]
+        if classes is None:
+            classes = torch.full_like(labels[:, 0], self.num_classes)
+        times = torch.as_tensor(t, dtype=torch.float32, device=z.device).expand(len(z))
+        return self(z, times, canvas, labels, classes, torch.full_like(classes, stage))
+
+
+def time_sinusoid(t: Tensor) -> Tensor:
+    """Cosines, then sines, of t * 10000^(-m/32), m = 0..31: [...,64], float32."""
+    half = TIME_CHANNELS // 2
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    angle = t.float()[..., None] * frequencies
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def time_grid(steps: int, positions: int) -> Tensor:
+    """Times from 1 to 0 [n+1], float32: t' = e^mu / (e^mu + 1/t - 1), mu linear in L from 0.5 at 256 to 1.15 at 4096."""
+    mu = 0.5 + (1.15 - 0.5) * (positions - 256) / (4096 - 256)
+    t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    shifted = math.exp(mu) / (math.exp(mu) + 1 / t.clamp(min=1e-12) - 1)
+    shifted[-1] = 0
+    return shifted.float()
+
+
+def known_channels(labels: Tensor, stage: int, splits: int) -> Tensor:
+    """The flow's clean channels: the structure embedding minus 1, float32 [B,L,K]; only channels < stage mean anything."""
+    return hierarchy.embed(labels, stage, splits).float() - 1
+
+
+Velocity = Callable[[Tensor, int], Tensor]
+"""(state [B,L,K], index into the time grid) -> velocity [B,L,K]."""
+
+
+def euler(velocity: Velocity, z: Tensor, times: list[float], project: Callable[[Tensor], Tensor]) -> Tensor:
+    """First order, one evaluation a step. `project` resets the known channels after every step."""
+    for index, (now, then) in enumerate(zip(times, times[1:], strict=False)):
+        z = project(z + (then - now) * velocity(z, index))
+    return z
+
+
+def heun(velocity: Velocity, z: Tensor, times: list[float], project: Callable[[Tensor], Tensor]) -> Tensor:
+    """Second order, two evaluations a step, one in the last."""
+    for index, (now, then) in enumerate(zip(times, times[1:], strict=False)):
+        first = velocity(z, index)
+        guess = project(z + (then - now) * first)
+        if then > 0:
+            guess = project(z + (then - now) * 0.5 * (first + velocity(guess, index + 1)))
+        z = guess
+    return z
+
+
+def multistep(velocity: Velocity, z: Tensor, times: list[float], project: Callable[[Tensor], Tensor]) -> Tensor:
+    """Second order (Adams-Bashforth with the previous step's velocity), one evaluation a step."""
+    previous, span = None, 0.0
+    for index, (now, then) in enumerate(zip(times, times[1:], strict=False)):
+        current = velocity(z, index)
+        step = then - now
+        slope = current if previous is None else current + step / (2 * span) * (current - previous)
+        z = project(z + step * slope)
+        previous, span = current, step
+    return z
+
+
+SOLVERS: dict[str, Callable[[Velocity, Tensor, list[float], Callable[[Tensor], Tensor]], Tensor]] = {
+    "euler": euler,
+    "heun": heun,
+    "multistep": multistep,
+}
+"""Solvers by name; pure functions of (velocity, start, times, projection)."""

@@ -1,0 +1,172 @@
+"""The transformer that both generators share: block, structure-aware RoPE, final layer (paper section 2.2).
+
+Shapes: B batch, T tokens, D width, H heads of 64 channels, K splits, A = K + 3 rotation axes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nvg_model import structure as hierarchy
+from nvg_model.config import HEAD_DIM
+
+KIND_DIM, BIT_DIM = 8, 2  # channels of a head that rotate by the kind of token, and by each structure channel
+CONTENT, CANVAS = 0, 2  # kinds of token; the class token has 1 on every axis
+
+
+def rope_axes(splits: int) -> list[int]:
+    """Channels of each rotation axis: the kind of token, K structure channels, row, column; 64 in all."""
+    rest = HEAD_DIM - KIND_DIM - BIT_DIM * splits
+    row = rest // 4 * 2
+    return [KIND_DIM] + [BIT_DIM] * splits + [row, rest - row]
+
+
+def position_ids(labels: Tensor, stage: int | Tensor, splits: int, grid: tuple[int, int], kind: int) -> Tensor:
+    """Rotation coordinates [B,L,A] of the positions: kind, structure embedding at the stage, row, column.
+
+    Args:
+        labels: long [B,L], labels of stage `stage` (an int, or long [B]).
+    """
+    rows, columns = torch.meshgrid(*(torch.arange(side, device=labels.device) for side in grid), indexing="ij")
+    place = torch.stack([rows, columns], dim=-1).view(1, -1, 2).expand(len(labels), -1, -1)
+    kinds = torch.full_like(place[..., :1], kind)
+    return torch.cat([kinds, hierarchy.embed(labels, stage, splits), place], dim=-1)
+
+
+def class_token_ids(like: Tensor) -> Tensor:
+    """Coordinates [B,1,A] of the class token: 1 on every axis."""
+    return torch.ones_like(like[:, :1])
+
+
+def rope_table(ids: Tensor, theta: float = 10_000.0) -> Tensor:
+    """Rotation of every token as unit complex numbers, complex64 [B,T,1,1,32] (heads and q/k broadcast).
+
+    An axis of d channels has the frequencies theta^(-2m/d), m = 0..d/2-1.
+    """
+    angles = []
+    for axis, width in enumerate(rope_axes(ids.shape[-1] - 3)):
+        exponent = torch.arange(0, width, 2, device=ids.device, dtype=torch.float32) / width
+        angles.append(ids[..., axis, None] * theta**-exponent)
+    angle = torch.cat(angles, dim=-1)
+    return torch.polar(torch.ones_like(angle), angle)[:, :, None, None]
+
+
+class Block(nn.Module):
+    """Parallel attention and MLP, as in ViT-22B and the single stream of FLUX.
+
+    The modulation comes in ready-made (`modulate`), so that a sampler can compute those of all its steps at once.
+    """
+
+    def __init__(self, width: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.width, self.drop_path = width, drop_path
+        self.modulation = nn.Linear(width, 3 * width)
+        self.linear_in = nn.Linear(width, 7 * width)  # q, k, v and the MLP's input of 4 widths
+        self.linear_out = nn.Linear(5 * width, width)  # of attention and MLP
+        self.qk_scale = nn.Parameter(torch.ones(2, HEAD_DIM))  # of query and key
+
+    def modulate(self, condition: Tensor) -> Tensor:
+        """Shift, scale and gate [...,3D] of silu(condition vector) [...,D]."""
+        return self.modulation(condition)
+
+    def forward(self, x: Tensor, modulation: Tensor, rope: Tensor, last: int | None = None) -> Tensor:
+        """One block.
+
+        Args:
+            x: [B,T,D].
+            modulation: [B,3D], from `modulate`.
+            rope: from `rope_table`.
+            last: compute only the last so many tokens of the result, all others still serving as keys and values.
+        Returns:
+            [B,T,D], or [B,last,D].
+        """
+        shift, scale, gate = modulation[:, None].chunk(3, dim=-1)
+        y = torch.addcmul(shift, F.layer_norm(x, (self.width,), eps=1e-6), 1 + scale)
+        if last is None:
+            qkv, mlp = self.linear_in(y).split([3 * self.width, 4 * self.width], dim=-1)
+        else:
+            qkv, mlp = self._project_last(y, last)
+            x = x[:, -last:]
+        attended = self._attend(qkv, rope, x.shape[1])
+        out = self._project_out(attended, F.gelu(mlp, approximate="tanh"))
+        if self.training and self.drop_path > 0:
+            keep = torch.rand(len(x), 1, 1, device=x.device) >= self.drop_path
+            gate = gate * keep / (1 - self.drop_path)
+        return torch.addcmul(x, gate, out)
+
+    def _project_last(self, y: Tensor, last: int) -> tuple[Tensor, Tensor]:
+        """q, k, v of all tokens but the MLP's input of the last ones only, where the rest is not needed."""
+        weight, bias, attention = self.linear_in.weight, self.linear_in.bias, 3 * self.width
+        return F.linear(y, weight[:attention], bias[:attention]), F.linear(
+            y[:, -last:], weight[attention:], bias[attention:]
+        )
+
+    def _attend(self, qkv: Tensor, rope: Tensor, queries: int) -> Tensor:
+        """Attention of the last `queries` tokens over all: [B,T,3D] to [B,queries,D]."""
+        qkv = qkv.unflatten(-1, (3, -1, HEAD_DIM))
+        value = qkv[:, :, 2].transpose(1, 2)
+        pair = F.rms_norm(qkv[:, :, :2].float(), (HEAD_DIM,), eps=1e-6) * self.qk_scale[:, None].float()
+        turned = torch.view_as_complex(pair.unflatten(-1, (-1, 2))) * rope
+        query, key = torch.view_as_real(turned).flatten(-2).to(value.dtype).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query[:, :, -queries:], key, value)
+        return attended.transpose(1, 2).flatten(2)
+
+    def _project_out(self, attended: Tensor, mlp: Tensor) -> Tensor:
+        """linear_out of the two side by side, without the copy that joining them would take."""
+        weight = self.linear_out.weight
+        out = F.linear(mlp, weight[:, self.width :], self.linear_out.bias)
+        return out + F.linear(attended, weight[:, : self.width])
+
+
+class FinalLayer(nn.Module):
+    """LayerNorm with shift and scale from the condition, then a linear layer."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.width = width
+        self.modulation = nn.Linear(width, 2 * width)
+        self.linear = nn.Linear(width, channels)
+
+    def modulate(self, condition: Tensor) -> Tensor:
+        """Shift and scale [...,2D] of silu(condition vector) [...,D]."""
+        return self.modulation(condition)
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """[B,T,D] to [B,T,channels], with the modulation [B,2D]."""
+        shift, scale = modulation[:, None].chunk(2, dim=-1)
+        return self.linear(torch.addcmul(shift, F.layer_norm(x, (self.width,), eps=1e-6), 1 + scale))
+
+
+class Transformer(nn.Module):
+    """Blocks and final layer."""
+
+    def __init__(self, depth: int, width: int, channels: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        rates = [drop_path * index / max(1, depth - 1) for index in range(depth)]
+        self.blocks = nn.ModuleList(Block(width, rate) for rate in rates)
+        self.final = FinalLayer(width, channels)
+
+    def modulate(self, condition: Tensor) -> list[Tensor]:
+        """Modulations of every layer for condition vectors [...,D], so that many time steps cost one product each."""
+        activated = F.silu(condition)
+        return [layer.modulate(activated) for layer in (*self.blocks, self.final)]
+
+    def forward(self, x: Tensor, modulations: list[Tensor], rope: Tensor, last: int) -> Tensor:
+        """The final layer's values of the last `last` tokens: [B,T,D] to [B,last,channels]."""
+        for block, modulation in zip(self.blocks[:-1], modulations[:-2], strict=True):
+            x = block(x, modulation, rope)
+        x = self.blocks[-1](x, modulations[-2], rope, last)
+        return self.final(x, modulations[-1])
+
+
+def initialize(module: nn.Module, std: float = 0.02) -> None:
+    """Normal weights and zero biases. The gates start near zero, so every block starts near the identity."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=std)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=std)

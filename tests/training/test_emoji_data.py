@@ -1,0 +1,284 @@
+"""The emoji64 dataset: classes, held-out split, archives and the folder that comes out. No network."""
+
+import hashlib
+import io
+import json
+import subprocess
+import tarfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.data import DataError, emoji
+
+VENDORS = [package.vendor for package in emoji.PACKAGES]
+
+
+def record(name, subcategory, code):
+    return {
+        "short_name": name,
+        "subcategory": subcategory,
+        "unified": code.upper(),
+        "sort_order": int(code, 16),
+    }
+
+
+def catalogue():
+    """Two new emoji of every subcategory that a class names, and every emoji that one names."""
+    subcategories = {}
+    for look in emoji.CLASSES.values():
+        for group in look.groups:
+            subcategories.update({f"new-{group}-{i}": group for i in range(2)})
+        subcategories.update({name.split("/")[-1]: look.groups[0] for name in look.without.split()})
+    for look in emoji.CLASSES.values():
+        for name in look.also.split():
+            subcategories.setdefault(name.split("/")[-1], "elsewhere")
+    return [record(name, group, f"{0x1F000 + i:x}") for i, (name, group) in enumerate(subcategories.items())]
+
+
+def encoded(image, format):
+    buffer = io.BytesIO()
+    image.save(buffer, format, lossless=True)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """Small archives of all three packages in `downloads`, with their true hashes."""
+    downloads = tmp_path / "downloads"
+    downloads.mkdir()
+    records = catalogue()
+    fakes = []
+    for package, colour in zip(emoji.PACKAGES, ("red", "green", "blue"), strict=True):
+        is_fluent = package.vendor == "fluent"
+        picture = encoded(
+            Image.new("RGBA", (128, 128) if is_fluent else (64, 64), colour), "webp" if is_fluent else "png"
+        )
+        files = {package.picture.format(code=emoji.code_of(r)): picture for r in records}
+        files[emoji.CATALOGUE] = json.dumps(records).encode()
+        with tarfile.open(downloads / package.archive, "w:gz", compresslevel=1) as archive:
+            for path, content in files.items():
+                info = tarfile.TarInfo(path)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        fakes.append(replace(package, integrity=emoji.integrity(downloads / package.archive)))
+    monkeypatch.setattr(emoji, "PACKAGES", tuple(fakes))
+    return downloads
+
+
+def files_in(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def one_sentence(error):
+    message = str(error.value)
+    return "\n" not in message and message.endswith(".")
+
+
+def test_every_class_gets_emoji_and_no_emoji_gets_two():
+    classes_of = {
+        r["short_name"]: {emoji.class_of(r, vendor) for vendor in VENDORS} - {None} for r in catalogue()
+    }
+    assert max(map(len, classes_of.values())) == 1
+    assert set().union(*classes_of.values()) == set(emoji.CLASSES)
+    assert len(emoji.CLASSES) == 24
+
+
+def test_every_subcategory_belongs_to_one_class():
+    groups = [group for look in emoji.CLASSES.values() for group in look.groups]
+    assert len(groups) == len(set(groups))
+
+
+@pytest.mark.parametrize(
+    ("name", "subcategory", "vendor", "expected"),
+    [
+        ("grinning", "face-smiling", "google", "smiley"),
+        ("skull", "face-negative", "google", None),
+        ("moon_cake", "food-asian", "fluent", "dessert"),
+        ("curry", "food-asian", "fluent", "meal"),
+        ("fuelpump", "transport-ground", "twitter", None),
+        ("gorilla", "animal-mammal", "twitter", "mammal"),
+        ("gorilla", "animal-mammal", "google", None),
+        ("female_superhero", "person-fantasy", "google", None),
+        ("female_superhero", "person-fantasy", "fluent", "person"),
+    ],
+)
+def test_class_of_an_emoji(name, subcategory, vendor, expected):
+    assert emoji.class_of(record(name, subcategory, "1f000"), vendor) == expected
+
+
+def test_an_emoji_wanted_twice_is_an_error(monkeypatch):
+    monkeypatch.setitem(emoji.CLASSES, "bird", emoji.Look(also="crab"))
+    monkeypatch.setitem(emoji.CLASSES, "bug", emoji.Look(also="google/crab"))
+    with pytest.raises(DataError, match="crab") as error:
+        emoji.class_of(record("crab", "elsewhere", "1f980"), "google")
+    assert one_sentence(error)
+
+
+def test_misspelt_names_are_found(monkeypatch):
+    records = catalogue()
+    assert emoji.unknown_names(records) == []
+    monkeypatch.setitem(emoji.CLASSES, "bird", emoji.Look(groups=("animal-brid",), without="google/howl"))
+    assert emoji.unknown_names(records) == ["animal-brid", "google/howl"]
+
+
+def test_held_out_is_a_stable_share_of_every_class():
+    codes = {"small": ["a1", "a2"], "large": [f"{i:x}" for i in range(0x1F600, 0x1F600 + 200)]}
+    chosen = emoji.held_out(codes)
+    assert len(chosen & set(codes["small"])) == 1
+    assert len(chosen & set(codes["large"])) == 10
+    assert chosen == emoji.held_out({name: reversed(list(c) + list(c)) for name, c in codes.items()})
+
+
+def test_a_family_is_held_out_together():
+    professions = [f"{0x1F300 + i:x}" for i in range(40)]
+    codes = [f"{who}-200d-{what}" for what in professions for who in ("1f468", "1f469", "1f9d1")]
+    chosen = emoji.held_out({"person": codes})
+    assert len(chosen) == 6
+    assert len({emoji.family_of(code) for code in chosen}) == 2
+    assert emoji.family_of("1f46e-200d-2640-fe0f") == emoji.family_of("1f46e")
+    assert emoji.family_of("1f468") != emoji.family_of("1f469")
+
+
+def test_hidden_colours_do_not_bleed_when_resizing():
+    pixels = np.zeros((128, 128, 4), np.uint8)
+    pixels[:, :63] = (255, 0, 0, 255)
+    pixels[:, 63:] = (0, 255, 0, 0)
+    small = np.asarray(emoji.resized(Image.fromarray(pixels)))
+    assert small.shape == (64, 64, 4)
+    assert small[..., 1].max() == 0
+    assert (small[small[..., 3] == 0] == 0).all()
+
+
+def test_the_dataset_is_complete_and_the_same_every_time(packages, tmp_path):
+    emoji.make(tmp_path / "a", packages)
+    emoji.make(tmp_path / "b", packages)
+    files = files_in(tmp_path / "a")
+    assert files == files_in(tmp_path / "b")
+    assert {path.name for path in tmp_path.iterdir()} == {"downloads", "a", "b"}
+    assert files["ATTRIBUTION.md"] == emoji.ATTRIBUTION.read_bytes()
+
+    facts = json.loads(files["dataset.json"])
+    assert facts["classes"] == list(emoji.CLASSES)
+    for split, counts in facts["counts"].items():
+        for name, count in counts.items():
+            assert count == len(list((tmp_path / "a" / split / name).glob("*.png"))) > 0
+    codes = {
+        split: {path.stem.rsplit("-", 1)[0] for path in (tmp_path / "a" / split).glob("*/*.png")}
+        for split in emoji.SPLITS
+    }
+    assert codes["held-out"] == set(facts["held_out"])
+    assert not codes["held-out"] & codes["train"]
+    assert not list((tmp_path / "a").glob("*/flag/*-fluent.png"))
+    for path in (tmp_path / "a" / "train" / "bird").glob("*.png"):
+        with Image.open(path) as image:
+            assert (image.size, image.mode) == ((64, 64), "RGBA")
+
+
+def test_the_attribution_names_every_licence():
+    text = emoji.ATTRIBUTION.read_text(encoding="utf-8")
+    for package in emoji.PACKAGES:
+        assert f"{package.name} {package.version}" in text
+    for needed in ("Apache License", "CC-BY 4.0", "MIT", "Google", "Twitter", "Microsoft", "Cal Henderson"):
+        assert needed in text
+
+
+def test_a_changed_archive_is_refused_and_nothing_is_left(packages, tmp_path):
+    archive = packages / emoji.PACKAGES[1].archive
+    archive.write_bytes(archive.read_bytes()[:-1])
+    with pytest.raises(DataError, match="delete it") as error:
+        emoji.make(tmp_path / "out", packages)
+    assert one_sentence(error) and str(archive) in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["downloads"]
+
+
+def test_an_archive_with_the_right_hash_that_cannot_be_read(packages, tmp_path, monkeypatch):
+    archive = packages / emoji.PACKAGES[2].archive
+    archive.write_bytes(archive.read_bytes()[:500])
+    broken = replace(emoji.PACKAGES[2], integrity=emoji.integrity(archive))
+    monkeypatch.setattr(emoji, "PACKAGES", (*emoji.PACKAGES[:2], broken))
+    with pytest.raises(DataError, match="cannot be read") as error:
+        emoji.make(tmp_path / "out", packages)
+    assert one_sentence(error)
+    assert [path.name for path in tmp_path.iterdir()] == ["downloads"]
+
+
+def test_an_existing_folder_is_replaced_only_by_force_and_only_if_it_is_a_dataset(packages, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "diary.txt").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(DataError, match="choose another folder") as error:
+            emoji.make(out, packages, force=force)
+        assert one_sentence(error)
+        assert files_in(out) == {"diary.txt": b"mine"}
+    (out / "dataset.json").write_text("{}")
+    with pytest.raises(DataError, match="--force"):
+        emoji.make(out, packages)
+    emoji.make(out, packages, force=True)
+    assert "diary.txt" not in files_in(out)
+    assert {path.name for path in tmp_path.iterdir()} == {"downloads", "out"}
+
+
+def test_a_failure_while_writing_leaves_the_earlier_dataset(packages, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    emoji.make(out, packages)
+    before = files_in(out)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(emoji.shutil, "copyfile", full)
+    with pytest.raises(DataError, match="could not be written") as error:
+        emoji.make(out, packages, force=True)
+    assert one_sentence(error)
+    assert files_in(out) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"downloads", "out"}
+
+
+def test_npm_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(emoji.shutil, "which", lambda name: None)
+    with pytest.raises(DataError, match=r"install Node\.js") as error:
+        emoji.make(tmp_path / "out", tmp_path / "downloads")
+    assert one_sentence(error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_npm_has_no_network(tmp_path, monkeypatch):
+    def fails(command, **options):
+        return subprocess.CompletedProcess(
+            command, 1, "", "npm warn old\nnpm error code ENOTFOUND\nnpm error x\n"
+        )
+
+    monkeypatch.setattr(emoji.shutil, "which", lambda name: "npm")
+    monkeypatch.setattr(emoji.subprocess, "run", fails)
+    with pytest.raises(DataError, match=r"ENOTFOUND.*check the network") as error:
+        emoji.make(tmp_path / "out", tmp_path / "downloads")
+    assert one_sentence(error)
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "downloads").iterdir())
+
+
+def test_npm_packs_into_downloads(packages, monkeypatch, tmp_path):
+    package = emoji.PACKAGES[0]
+    content = (packages / package.archive).read_bytes()
+
+    def packs(command, **options):
+        assert command[:3] == ["npm", "pack", f"{package.name}@{package.version}"]
+        (tmp_path / command[-1] / package.archive).write_bytes(content)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(emoji.shutil, "which", lambda name: "npm")
+    monkeypatch.setattr(emoji.subprocess, "run", packs)
+    fetched = emoji.obtain(package, tmp_path / "fresh")
+    assert fetched.read_bytes() == content
+    assert list((tmp_path / "fresh").iterdir()) == [fetched]
+
+
+def test_integrity_is_written_as_npm_writes_it(tmp_path):
+    file = tmp_path / "x"
+    file.write_bytes(b"emoji")
+    assert emoji.integrity(file).startswith("sha512-") and len(emoji.integrity(file)) == 7 + 88
+    assert emoji.integrity(file) != "sha512-" + hashlib.sha512(b"emoji").hexdigest()

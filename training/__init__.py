@@ -1,0 +1,1 @@
+"""Everything that makes weights: datasets, training loops, evaluation."""

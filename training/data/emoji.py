@@ -1,0 +1,474 @@
+"""The dataset of the embedded checkpoint emoji64: the emoji of three vendors as 64x64 RGBA pictures.
+
+The pictures come from three npm packages with pinned contents. The classes are made from the subcategories
+of Unicode's emoji list, without what does not look like the rest of its class: a small model learns what the
+pictures of a class have in common, so every class has one look.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from training.data import DataError
+
+SIZE = 64
+HELD_OUT = 0.05
+SPLITS = ("train", "held-out")
+DESCRIPTION = "dataset.json"
+ATTRIBUTION = Path(__file__).parents[2] / "docs" / "emoji64-attribution.md"
+GENDERED = {"1f468", "1f469", "1f9d1", "2640", "2642", "200d", "fe0f"}  # man, woman, adult, signs, joiners
+Record = Mapping[str, Any]  # one emoji of the catalogue: unified, short_name, subcategory, sort_order, ...
+
+
+@dataclass(frozen=True)
+class Package:
+    """One npm package that holds the pictures of one vendor."""
+
+    vendor: str
+    name: str
+    version: str
+    integrity: str
+    """The sha512 of the archive, written as npm writes it."""
+    licence: str
+    picture: str
+    """Path of an emoji's picture in the archive, with {code} for its code points."""
+    skipped: tuple[str, ...] = ()
+    """Classes that are not taken from this vendor."""
+
+    @property
+    def archive(self) -> str:
+        """The file name that `npm pack` gives the archive."""
+        return f"{self.name.lstrip('@').replace('/', '-')}-{self.version}.tgz"
+
+
+PACKAGES = (
+    Package(
+        "google",
+        "emoji-datasource-google",
+        "16.0.0",
+        "sha512-ZRexfzs7MVoLnmzZmNsO4TKhnAJp5D++Vm6PpUpH/jEQQlemp3l88CjZ+DoZ2faM9R4QxZkOPJCoT8DlPhfQ3A==",
+        "Apache-2.0 (Noto Emoji); MIT (emoji-data)",
+        "package/img/google/64/{code}.png",
+    ),
+    Package(
+        "twitter",
+        "emoji-datasource-twitter",
+        "16.0.0",
+        "sha512-7F+uCuHH+7Qnrc15P5tnbvKkg9E6tlzi4MnT2uW1RlN4pLYTza6cP/dstIfSDMtpjFLWuZewWg8jBbuL2eyELQ==",
+        "CC-BY-4.0 (Twemoji); MIT (emoji-data)",
+        "package/img/twitter/64/{code}.png",
+    ),
+    Package(
+        "fluent",
+        "@lobehub/fluent-emoji-3d",
+        "1.1.0",
+        "sha512-Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g==",
+        "MIT (Fluent Emoji)",
+        "package/assets/{code}.webp",
+        # Microsoft draws no countries' flags: those in the package are Noto's waving ones once more.
+        skipped=("flag",),
+    ),
+)
+CATALOGUE = "package/emoji.json"  # in the first package; the second has the same
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One vendor's picture of one emoji."""
+
+    vendor: str
+    code: str
+    class_name: str
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class Look:
+    """What belongs to a class: whole subcategories, without some of their emoji, and emoji of others.
+
+    Emoji are short names, parted by spaces; `vendor/name` means only that vendor's picture.
+    """
+
+    groups: tuple[str, ...] = ()
+    without: str = ""
+    also: str = ""
+
+    def takes(self, record: Record, vendor: str) -> bool:
+        """Whether the vendor's picture of this emoji belongs to the class."""
+        names = {record["short_name"], f"{vendor}/{record['short_name']}"}
+        if record["subcategory"] in self.groups:
+            return not names & set(self.without.split())
+        return bool(names & set(self.also.split()))
+
+
+CLASSES: dict[str, Look] = {
+    # Round and yellow. Left out: other colours, movement, what covers or melts the circle.
+    "smiley": Look(
+        groups=(
+            "face-smiling",
+            "face-affection",
+            "face-tongue",
+            "face-hand",
+            "face-neutral-skeptical",
+            "face-sleepy",
+            "face-concerned",
+            "face-unwell",
+            "face-hat",
+            "face-glasses",
+            "face-negative",
+        ),
+        without="melting_face face_with_peeking_eye face_in_clouds dotted_line_face shaking_face "
+        "head_shaking_horizontally head_shaking_vertically nauseated_face face_vomiting exploding_head "
+        "hot_face cold_face partying_face imp smiling_imp skull skull_and_crossbones rage "
+        "face_with_symbols_on_mouth",
+    ),
+    # Fluent draws its plain cat exactly like its smiling cat.
+    "cat face": Look(groups=("cat-face",), also="google/cat twitter/cat"),
+    # One heart. Left out: several hearts, hearts on a letter, a sign, over a dot or in flames.
+    "heart": Look(
+        groups=("heart",),
+        without="love_letter two_hearts revolving_hearts heart_decoration heart_on_fire "
+        "heavy_heart_exclamation_mark_ornament",
+    ),
+    # Faces seen from the front; whole animals have thin legs and as many postures as there are animals.
+    "mammal": Look(
+        also="monkey_face dog wolf fox_face raccoon lion_face tiger cow pig mouse hamster rabbit bear "
+        "polar_bear koala panda_face twitter/gorilla twitter/deer twitter/moose twitter/boar",
+    ),
+    # Whole birds, standing. Left out: parts, heads, birds in an egg, in flames or with a fanned tail.
+    "bird": Look(
+        groups=("animal-bird",), without="feather wing hatching_chick chicken eagle peacock phoenix"
+    ),
+    "sea life": Look(groups=("animal-marine",), without="shell coral oyster"),
+    # Bodies with legs or wings, not the ones that creep.
+    "bug": Look(groups=("animal-bug",), without="snail bug worm spider_web microbe"),
+    # An open blossom or a single stem. white_flower is a stamp for good homework.
+    "flower": Look(groups=("plant-flower",), without="white_flower bouquet wilted_flower"),
+    # Green and growing: no dead leaves, bare branches, nests, toadstools or ripe ears.
+    "plant": Look(
+        groups=("plant-other",),
+        without="ear_of_rice maple_leaf fallen_leaf leaves leafless_tree mushroom empty_nest nest_with_eggs",
+        also="christmas_tree",
+    ),
+    "fruit": Look(groups=("food-fruit",), without="olive"),
+    "vegetable": Look(groups=("food-vegetable",), without="chestnut peanuts beans", also="sweet_potato"),
+    # Ready to eat and in sight: no tins and boxes, no ingredients, no sweets.
+    "meal": Look(
+        groups=("food-prepared", "food-asian"),
+        without="bacon cheese_wedge pretzel egg bowl_with_spoon canned_food salt butter rice_cracker oden "
+        "sweet_potato dango fish_cake takeout_box fortune_cookie moon_cake",
+    ),
+    "dessert": Look(groups=("food-sweet",), without="honey_pot", also="moon_cake"),
+    # One cup or glass, upright.
+    "drink": Look(
+        groups=("drink",),
+        without="baby_bottle teapot sake champagne beers clinking_glasses pouring_liquid ice_cube",
+    ),
+    # With walls and a roof, and without hearts in the sky.
+    "building": Look(
+        groups=("place-building", "place-religious"),
+        without="building_construction stadium wedding tokyo_tower statue_of_liberty bricks rock wood kaaba "
+        "shinto_shrine",
+    ),
+    # Motor vehicles and trains in full. Left out: trains cut off by the frame, signs, tracks, parts, cycles.
+    "ground vehicle": Look(
+        groups=("transport-ground",),
+        without="bullettrain_side bullettrain_front light_rail monorail metro mountain_railway station "
+        "railway_track motorway busstop traffic_light vertical_traffic_light construction rotating_light "
+        "octagonal_sign fuelpump oil_drum wheel bike scooter skateboard roller_skate manual_wheelchair "
+        "motorized_wheelchair",
+    ),
+    "aircraft": Look(
+        groups=("transport-air",),
+        without="seat suspension_railway mountain_cableway aerial_tramway satellite flying_saucer parachute",
+    ),
+    "boat": Look(groups=("transport-water",), without="ring_buoy anchor"),
+    # Sun, moon, star and clouds. Left out: square views of the night or fog, storms, fire, water, umbrellas.
+    "sky": Look(
+        groups=("sky & weather",),
+        without="cyclone tornado fog wind_blowing_face rainbow closed_umbrella umbrella umbrella_on_ground "
+        "umbrella_with_rain_drops zap snowflake snowman snowman_without_snow comet fire droplet ocean "
+        "milky_way stars thermometer ringed_planet",
+    ),
+    # A round face with hands.
+    "clock": Look(
+        groups=("time",), without="mantelpiece_clock watch hourglass hourglass_flowing_sand timer_clock"
+    ),
+    # One ball; bats, boots and boxing gloves have nothing in common with it or with each other.
+    "sport": Look(
+        also="soccer baseball softball basketball volleyball football rugby_football 8ball twitter/tennis",
+    ),
+    # One flag for each design: those left out are twins of others. Nepal's is no rectangle.
+    "flag": Look(
+        groups=("country-flag", "subdivision-flag"),
+        without="flag-cp flag-mf flag-ea flag-dg flag-bv flag-sj flag-hm flag-um flag-sark flag-mc flag-td "
+        "flag-np",
+        also="rainbow-flag transgender_flag pirate_flag",
+    ),
+    # Garments, shoes and hats; no bags, glasses, jewels, nor what lies about in pairs.
+    "clothing": Look(
+        groups=("clothing",),
+        without="eyeglasses dark_sunglasses goggles scarf gloves socks purse handbag pouch shopping_bags "
+        "school_satchel thong_sandal ballet_shoes folding_hand_fan crown prayer_beads lipstick ring gem "
+        "hair_pick",
+        also="martial_arts_uniform running_shirt_with_sash",
+    ),
+    # Head and shoulders from the front. Left out: whole figures, profiles, boards and screens, monsters.
+    "person": Look(
+        groups=("person", "person-role", "person-gesture", "person-fantasy"),
+        without="teacher male-teacher female-teacher technologist male-technologist female-technologist "
+        "twitter/astronaut twitter/male-astronaut twitter/female-astronaut "
+        "twitter/office_worker twitter/male-office-worker twitter/female-office-worker "
+        "pregnant_woman pregnant_man pregnant_person "
+        "breast-feeding woman_feeding_baby man_feeding_baby person_feeding_baby "
+        "deaf_person deaf_man deaf_woman bow man-bowing woman-bowing "
+        "google/superhero google/male_superhero google/female_superhero "
+        "google/supervillain google/male_supervillain google/female_supervillain "
+        "fairy male_fairy female_fairy merperson merman mermaid genie male_genie female_genie "
+        "zombie male_zombie female_zombie troll",
+    ),
+}
+
+
+def class_of(record: Record, vendor: str) -> str | None:
+    """The class of a vendor's picture of an emoji, or None if no class wants it; DataError if two do."""
+    wanted_by = [name for name, look in CLASSES.items() if look.takes(record, vendor)]
+    if len(wanted_by) > 1:
+        raise DataError(
+            f"The emoji {record['short_name']} is in two classes, {wanted_by}: take it out of one."
+        )
+    return wanted_by[0] if wanted_by else None
+
+
+def unknown_names(records: Iterable[Record]) -> list[str]:
+    """Subcategories and emoji that `CLASSES` names and the catalogue lacks: they would have no effect."""
+    known = {record[key] for record in records for key in ("short_name", "subcategory")}
+    known |= {f"{package.vendor}/{name}" for package in PACKAGES for name in known}
+    named = {n for look in CLASSES.values() for n in (*look.groups, *f"{look.without} {look.also}".split())}
+    return sorted(named - known)
+
+
+def code_of(record: Record) -> str:
+    """The code points of an emoji as file names have them: lower case hex, joined by dashes."""
+    return record["unified"].lower()
+
+
+def family_of(code: str) -> str:
+    """The code points without man, woman, adult and joiners: the same for all of one profession or hair."""
+    return "-".join(point for point in code.split("-") if point not in GENDERED) or code
+
+
+def held_out(codes_by_class: Mapping[str, Iterable[str]]) -> set[str]:
+    """The emoji that training never sees: of every class, the 5% (at least one) with the smallest hashes.
+
+    Chosen by code point, so that all vendors' pictures of an emoji are on the same side, and by family,
+    because the man, the woman and the adult of a profession are almost the same picture.
+    """
+    chosen: set[str] = set()
+    for codes in codes_by_class.values():
+        families: dict[str, list[str]] = {}
+        for code in codes:
+            families.setdefault(family_of(code), []).append(code)
+        by_hash = sorted(families, key=lambda family: hashlib.sha256(family.encode()).digest())
+        for family in by_hash[: max(1, round(HELD_OUT * len(by_hash)))]:
+            chosen.update(families[family])
+    return chosen
+
+
+def resized(picture: Image.Image) -> Image.Image:
+    """The picture as 64x64 RGBA, with black under what is fully transparent.
+
+    Larger pictures are resized with premultiplied alpha, so that the hidden colour of transparent pixels does
+    not bleed into the edges.
+    """
+    rgba = picture.convert("RGBA")
+    if rgba.size != (SIZE, SIZE):
+        rgba = rgba.convert("RGBa").resize((SIZE, SIZE), Image.Resampling.LANCZOS).convert("RGBA")
+    pixels = np.array(rgba)
+    pixels[pixels[..., 3] == 0] = 0
+    return Image.fromarray(pixels)
+
+
+def integrity(archive: Path) -> str:
+    """The sha512 of a file, as npm writes it."""
+    return "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+
+
+def obtain(package: Package, downloads: Path) -> Path:
+    """The archive of a package, fetched with npm unless it is in `downloads`; DataError if it is another."""
+    archive = downloads / package.archive
+    try:
+        if not archive.exists():
+            _fetch(package, downloads)
+        found = integrity(archive)
+    except OSError as error:
+        raise DataError(
+            f"{archive} cannot be written or read ({error}): use another downloads folder."
+        ) from error
+    if found != package.integrity:
+        raise DataError(f"{archive} has the hash {found}, not {package.integrity}: delete it and try again.")
+    return archive
+
+
+def _fetch(package: Package, downloads: Path) -> None:
+    by_hand = f"or put {package.archive} into {downloads} yourself"
+    wanted = f"{package.name}@{package.version}"
+    npm = shutil.which("npm")
+    if npm is None:
+        raise DataError(f"npm, which fetches {wanted}, was not found: install Node.js, {by_hand}.")
+    downloads.mkdir(parents=True, exist_ok=True)
+    # npm writes into a folder of its own, so that a broken download is never taken for an archive.
+    with tempfile.TemporaryDirectory(dir=downloads, prefix=".npm-") as folder:
+        command = [npm, "pack", wanted, "--pack-destination", folder]
+        result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        packed = Path(folder) / package.archive
+        if result.returncode != 0 or not packed.exists():
+            errors = [
+                line.strip() for line in result.stderr.splitlines() if line.lower().startswith("npm err")
+            ]
+            reason = errors[0] if errors else f"exit code {result.returncode}"
+            raise DataError(f"npm could not fetch {wanted} ({reason}): check the network, {by_hand}.")
+        packed.replace(downloads / package.archive)
+
+
+def read_members(archive: Path, wanted: set[str]) -> dict[str, bytes]:
+    """Those of the wanted files that the archive holds, read in one pass and never unpacked to disk."""
+    contents = {}
+    try:
+        with tarfile.open(archive, "r:gz") as files:
+            for member in files:
+                if member.name in wanted and (file := files.extractfile(member)):
+                    contents[member.name] = file.read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{archive} cannot be read ({error}): delete it and try again.") from error
+    return contents
+
+
+def read_catalogue(archive: Path) -> list[Record]:
+    """The emoji list in an archive of emoji-data, in Unicode's order."""
+    try:
+        records = json.loads(read_members(archive, {CATALOGUE})[CATALOGUE])
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{archive} has no readable {CATALOGUE}: delete it and try again.") from error
+    return sorted(records, key=lambda record: record["sort_order"])
+
+
+def read_pictures(package: Package, archive: Path, records: Iterable[Record]) -> list[Picture]:
+    """The vendor's pictures of those emoji that a class wants and the vendor has."""
+    wanted = {}
+    for record in records:
+        name = class_of(record, package.vendor)
+        if name and name not in package.skipped:
+            wanted[package.picture.format(code=code_of(record))] = (code_of(record), name)
+    contents = read_members(archive, set(wanted))
+    pictures = []
+    for path, (code, name) in wanted.items():
+        if path in contents:
+            try:
+                image = resized(Image.open(io.BytesIO(contents[path])))
+            except OSError as error:
+                raise DataError(
+                    f"{path} in {archive} is no picture: delete the archive and try again."
+                ) from error
+            pictures.append(Picture(package.vendor, code, name, image))
+    return pictures
+
+
+def write(folder: Path, pictures: Sequence[Picture]) -> None:
+    """Writes all files of the dataset into an existing empty folder; DataError if a class has no pictures."""
+    codes: dict[str, list[str]] = {name: [] for name in CLASSES}
+    for picture in pictures:
+        codes[picture.class_name].append(picture.code)
+    if empty := [name for name in CLASSES if not codes[name]]:
+        raise DataError(
+            f"There are no pictures of {', '.join(empty)}: the packages are not the expected ones."
+        )
+    kept_back = held_out(codes)
+    counts = {split: dict.fromkeys(CLASSES, 0) for split in SPLITS}
+    for picture in pictures:
+        split = SPLITS[picture.code in kept_back]
+        file = folder / split / picture.class_name / f"{picture.code}-{picture.vendor}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture.image.save(file)
+        counts[split][picture.class_name] += 1
+    facts = ("vendor", "name", "version", "integrity", "licence")
+    description = {
+        "name": "emoji64",
+        "size": SIZE,
+        "classes": list(CLASSES),
+        "counts": counts,
+        "packages": [{fact: getattr(package, fact) for fact in facts} for package in PACKAGES],
+        "held_out": sorted(kept_back),
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    shutil.copyfile(ATTRIBUTION, folder / "ATTRIBUTION.md")
+
+
+def _check_target(out: Path, force: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not force:
+        raise DataError(f"{out} exists and is not empty: choose another folder, or replace it with --force.")
+    if not (out / DESCRIPTION).is_file():
+        raise DataError(
+            f"{out} holds no {DESCRIPTION}, so --force does not replace it: choose another folder."
+        )
+
+
+def _put_in_place(new: Path, out: Path, old: Path) -> None:
+    if out.exists():
+        out.rename(old)
+    try:
+        new.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+
+
+def make(out: Path, downloads: Path, force: bool = False) -> None:
+    """Makes the dataset in the folder `out`, from archives in `downloads` or fetched into it.
+
+    `out` appears complete or not at all. DataError if it is not empty (with `force`, an earlier dataset there
+    is replaced), if an archive cannot be had or is not the pinned one, or if `out` cannot be written.
+    """
+    out, downloads = out.expanduser().resolve(), downloads.expanduser().resolve()
+    _check_target(out, force)
+    if not ATTRIBUTION.is_file():
+        raise DataError(f"{ATTRIBUTION} is missing: run the command from a checkout of the repository.")
+    archives = [obtain(package, downloads) for package in PACKAGES]
+    records = read_catalogue(archives[0])
+    if unknown := unknown_names(records):
+        raise DataError(f"The catalogue does not know {', '.join(unknown)}: correct the names in CLASSES.")
+    pictures = [
+        picture
+        for package, archive in zip(PACKAGES, archives, strict=True)
+        for picture in read_pictures(package, archive, records)
+    ]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # In the folder of `out`, so that putting it in place is a rename.
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as staging:
+            new = Path(staging) / "new"
+            new.mkdir()
+            write(new, pictures)
+            _put_in_place(new, out, Path(staging) / "old")
+    except OSError as error:
+        raise DataError(
+            f"{out} could not be written ({error}): make room there or choose another folder."
+        ) from error

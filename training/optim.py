@@ -1,0 +1,59 @@
+"""Learning-rate schedules, averaged weights and the optimisers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def cosine(step: int, steps: int, warmup: int) -> float:
+    """Factor on the learning rate: linear warm-up, then a cosine to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+def warmup_stable_decay(step: int, steps: int, warmup: int, decay: float = 0.2, final: float = 0.1) -> float:
+    """Factor on the learning rate: linear warm-up, constant, then linear to `final` over the last share `decay`
+    of the steps (WSD; paper section 3.1)."""
+    if step < warmup:
+        return (step + 1) / warmup
+    start = steps * (1 - decay)
+    if step < start:
+        return 1.0
+    return 1.0 - (1.0 - final) * min(1.0, (step - start) / (steps - start))
+
+
+class AveragedWeights:
+    """Exponential moving average of a module's parameters, in float32."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.parameters = list(module.parameters())
+        self.average = [parameter.detach().clone().float() for parameter in self.parameters]
+        self.names = [name for name, _ in module.named_parameters()]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes in the current weights; the decay rises with the step so that the start is forgotten quickly."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.average, [p.detach().float() for p in self.parameters], 1 - decay)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averages by parameter name."""
+        return dict(zip(self.names, self.average, strict=True))
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restores what `state_dict` gave."""
+        for name, value in zip(self.names, self.average, strict=True):
+            value.copy_(state[name])
+
+
+def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    """Sets every group's rate to `factor` times its initial one."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group.setdefault("initial_lr", group["lr"])

@@ -1,0 +1,63 @@
+"""What a recipe says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nvg_model.config import NVGConfig
+from training.data.views import ViewSettings
+
+
+@dataclass(frozen=True)
+class TokenizerRecipe:
+    """Settings of the tokenizer's training (paper section 3.1; sizes for small machines)."""
+
+    steps: int
+    batch: int = 32
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    soft_assignment_steps: int = 1000
+    """Steps at the start with IBQ's soft assignment, by which every code receives gradient."""
+    gradient_weight: float = 1.0
+    """Weight of the multi-scale gradient loss beside L1."""
+    quantizer_weight: float = 1.0
+    ema: float = 0.999
+    bfloat16: bool = False
+    """Convolutions in bfloat16 (faster where the processor multiplies it natively); the quantiser stays in float32."""
+
+
+@dataclass(frozen=True)
+class GeneratorRecipe:
+    """Settings of the generators' training (paper section 3.1; sizes for small machines)."""
+
+    steps: int
+    batch: int = 64
+    views_per_picture: int = 16
+    """Random views of every picture whose tokens are cached."""
+    content_stages: int = 3
+    """Stages of the content generator trained per image and step."""
+    structure_stages: int = 2
+    """Stages of the structure generator trained per image and step."""
+    learning_rate: float = 1e-3
+    """Of AdamW, for embeddings, biases and scales."""
+    matrix_learning_rate: float = 1e-2
+    """Of Muon, for the matrices of the blocks."""
+    weight_decay: float = 0.05
+    warmup: int = 200
+    label_dropout: float = 0.1
+    ema: float = 0.9995
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training: data, tokenizer, generator."""
+
+    name: str
+    config: NVGConfig
+    tokenizer: TokenizerRecipe
+    generator: GeneratorRecipe
+    views: ViewSettings = field(default_factory=ViewSettings)
+    seed: int = 0
+    licence: str = ""
+    """Licence of the weights, written into the exported checkpoint."""
+    attribution: str = ""
