@@ -38,9 +38,7 @@ def embedded() -> tuple[str, ...]:
     return tuple(sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".safetensors")))
 
 
-def load(
-    name: str | os.PathLike[str], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> NVG:
+def load(name: str | os.PathLike[str], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> NVG:
     """Loads a checkpoint in our format.
 
     Args:
@@ -108,7 +106,9 @@ def save(
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        raise CheckpointError(f"{path} could not be written ({error}); free some room or choose another place") from error
+        raise CheckpointError(
+            f"{path} could not be written ({error}); free some room or choose another place"
+        ) from error
     return path
 
 
@@ -189,7 +189,9 @@ def _download(name: str) -> Path:
 
 def _open(path: Path) -> Any:
     if path.suffix in (".ckpt", ".pt", ".pth"):
-        raise CheckpointError(f"{path} is not a safetensors file; for released checkpoints use load_released or nvg convert")
+        raise CheckpointError(
+            f"{path} is not a safetensors file; for released checkpoints use load_released or nvg convert"
+        )
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
@@ -213,8 +215,10 @@ def _cast(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 def _check_format(metadata: dict[str, str], path: Path, keys: list[str]) -> None:
     if metadata.get("format") != FORMAT or "config" not in metadata:
-        known = "released NVG weights: use load_released" if any("nvgformer" in key for key in keys) else (
-            f"its first weight is {keys[0]!r}" if keys else "it is empty"
+        known = (
+            "released NVG weights: use load_released"
+            if any("nvgformer" in key for key in keys)
+            else (f"its first weight is {keys[0]!r}" if keys else "it is empty")
         )
         raise CheckpointError(f"{path} is not an NVG checkpoint ({known})")
     if metadata.get("format_version") != VERSION:

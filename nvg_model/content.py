@@ -16,6 +16,8 @@ from nvg_model.transformer import CONTENT, Transformer, class_token_ids, initial
 class ContentGenerator(nn.Module):
     """One pass gives all tokens of a stage at once."""
 
+    canvas_scales: Tensor
+
     def __init__(self, config: NVGConfig) -> None:
         super().__init__()
         assert config.generator is not None

@@ -28,6 +28,9 @@ Classes = str | int | Sequence[str | int] | Tensor | None
 class NVG(nn.Module):
     """Tokenizer, content generator and structure generator, with class names and sampling defaults."""
 
+    content: ContentGenerator
+    structure: StructureGenerator
+
     def __init__(
         self, config: NVGConfig, classes: Sequence[str] = (), settings: SamplingSettings | None = None
     ) -> None:
@@ -66,7 +69,11 @@ class NVG(nn.Module):
         return self.tokenizer.decode(sequence.canvases[:, stage].to(self.device))
 
     def generate(
-        self, classes: Classes, *args: Any, on_stage: Callable[[VisualGranularitySequence], None] | None = None, **kwargs: Any
+        self,
+        classes: Classes,
+        *args: Any,
+        on_stage: Callable[[VisualGranularitySequence], None] | None = None,
+        **kwargs: Any,
     ) -> VisualGranularitySequence:
         """Generates one image per class; the arguments are those of `stages`.
 
@@ -137,9 +144,9 @@ class NVG(nn.Module):
             classes = classes.reshape(-1).tolist()
         elif isinstance(classes, str | int) or classes is None:
             classes = [classes]  # type: ignore[list-item]
-        if not len(classes):  # type: ignore[arg-type]
+        if not len(classes):
             raise NVGError("no class was given; name at least one")
-        return torch.tensor([self._class_index(one) for one in classes])  # type: ignore[union-attr]
+        return torch.tensor([self._class_index(one) for one in classes])
 
     def _class_index(self, one: str | int | None) -> int:
         if one is None:
@@ -149,8 +156,10 @@ class NVG(nn.Module):
             if one.casefold() in folded:
                 return folded[one.casefold()]
             near = difflib.get_close_matches(one.casefold(), folded, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(self.classes[folded[name]] for name in near)}?" if near else (
-                f"there are {', '.join(self.classes[:30])}{', ...' if len(self.classes) > 30 else ''}"
+            hint = (
+                f"did you mean {' or '.join(self.classes[folded[name]] for name in near)}?"
+                if near
+                else (f"there are {', '.join(self.classes[:30])}{', ...' if len(self.classes) > 30 else ''}")
             )
             raise NVGError(f"there is no class {one!r}; {hint}")
         if not 0 <= int(one) <= len(self.classes):

@@ -83,6 +83,7 @@ class Quantizer(nn.Module):
     def refine(self, placed: Tensor, stage: int) -> Tensor:
         """h + 0.5 * conv(h) with the convolution of the stage, on the grid; [B,L,C] to [B,L,C]."""
         conv = self.refiners[stage]
+        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
         image = placed.mT.unflatten(2, self.grid)
         refined = F.conv2d(image, conv.weight.float(), conv.bias.float(), padding=1)
         return placed + self.REFINE * refined.flatten(2).mT

@@ -98,7 +98,8 @@ def _select(weights: Weights, marker: str, plain: str, ema: bool, file: str | os
         if prefix + marker in weights:
             return {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
     raise CheckpointError(
-        f"{file} is not the expected released checkpoint: it has no {marker!r}, its first weight is {next(iter(weights))!r}"
+        f"{file} is not the expected released checkpoint: it has no {marker!r}, "
+        f"its first weight is {next(iter(weights))!r}"
     )
 
 

@@ -76,8 +76,7 @@ def top_p_schedule(ends: tuple[float, float], splits: int) -> list[float]:
     first, last = ends
     base = max(2, splits)
     return [
-        last + (first - last) * (1 - (base ** (stage / max(1, splits)) - 1) / (base - 1))
-        for stage in range(splits + 1)
+        last + (first - last) * (1 - (base ** (stage / max(1, splits)) - 1) / (base - 1)) for stage in range(splits + 1)
     ]
 
 
@@ -178,8 +177,10 @@ def run_stages(model: NVG, request: Request) -> Iterator[VisualGranularitySequen
             labels = request.structure[:, stage]
         elif stage > 0:
             labels = next_structure(model, request, canvas, labels, noise, stage - 1)
-        codes = request.tokens[stage] if stage < len(request.tokens) else next_codes(
-            model, request, canvas, labels, stage, settings
+        codes = (
+            request.tokens[stage]
+            if stage < len(request.tokens)
+            else next_codes(model, request, canvas, labels, stage, settings)
         )
         canvas = model.tokenizer.quantizer.add_stage(canvas, codes, labels, stage)
         structure.append(labels)
@@ -210,9 +211,7 @@ def next_codes(
     return choose_tokens(logits, settings, top_p_schedule(settings.top_p, splits)[stage], gumbel)
 
 
-def next_structure(
-    model: NVG, request: Request, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int
-) -> Tensor:
+def next_structure(model: NVG, request: Request, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int) -> Tensor:
     """Labels [B,L] of stage `stage + 1`, from the canvas after `stage` and the stage's labels.
 
     The last split orders two positions within each pair: the noise itself serves as the score.
@@ -259,7 +258,9 @@ def _guide(both: Tensor, scale: float) -> Tensor:
     return null + scale * (conditional - null)
 
 
-def count_evaluations(settings: SamplingSettings, splits: int, structure_stages: int = 1, content_stages: int = 0) -> int:
+def count_evaluations(
+    settings: SamplingSettings, splits: int, structure_stages: int = 1, content_stages: int = 0
+) -> int:
     """Network evaluations (each one `on_evaluation`) of a run in which so many stages are given."""
     a_stage = settings.structure_steps * (2 if settings.solver == "heun" else 1) - (settings.solver == "heun")
     flows = max(0, splits - max(1, structure_stages))

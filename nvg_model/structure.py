@@ -165,7 +165,11 @@ def split(labels: Tensor, scores: Tensor, gumbel: Tensor | None = None) -> Tenso
 
 def check(structure: Tensor, positions: int) -> None:
     """Raises NVGError unless `structure` [B,S,L] is a hierarchy: every stage splits every parent exactly in half."""
-    if structure.dim() != 3 or structure.shape[-1] != positions or not 1 <= structure.shape[1] <= num_splits(positions) + 1:
+    if (
+        structure.dim() != 3
+        or structure.shape[-1] != positions
+        or not 1 <= structure.shape[1] <= num_splits(positions) + 1
+    ):
         raise NVGError(
             f"the structure has shape {list(structure.shape)}; this model needs [batch, stages, {positions}] "
             f"with 1 to {num_splits(positions) + 1} stages"

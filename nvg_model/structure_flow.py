@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nvg_model import structure as hierarchy
@@ -84,9 +84,7 @@ class StructureGenerator(nn.Module):
         tokens = torch.cat([context.tokens, noisy], dim=1)
         return self.transformer(tokens, modulations, context.rope, last=z.shape[1]).float()
 
-    def forward(
-        self, z: Tensor, t: Tensor, canvas: Tensor, labels: Tensor, classes: Tensor, stage: Tensor
-    ) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor, canvas: Tensor, labels: Tensor, classes: Tensor, stage: Tensor) -> Tensor:
         """Velocity float32 [B,L,K]; t, classes and stage are [B], the rest as in `velocity`."""
         context = self.context(canvas, labels, classes, stage)
         return self.step(z, context, self.modulations(context, t))
@@ -126,7 +124,10 @@ def time_sinusoid(t: Tensor) -> Tensor:
 
 
 def time_grid(steps: int, positions: int) -> Tensor:
-    """Times from 1 to 0 [n+1], float32: t' = e^mu / (e^mu + 1/t - 1), mu linear in L from 0.5 at 256 to 1.15 at 4096."""
+    """Times from 1 to 0, float32 [n+1]: t' = e^mu / (e^mu + 1/t - 1).
+
+    mu is linear in L, from 0.5 at 256 positions to 1.15 at 4096.
+    """
     mu = 0.5 + (1.15 - 0.5) * (positions - 256) / (4096 - 256)
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     shifted = math.exp(mu) / (math.exp(mu) + 1 / t.clamp(min=1e-12) - 1)
@@ -135,7 +136,7 @@ def time_grid(steps: int, positions: int) -> Tensor:
 
 
 def known_channels(labels: Tensor, stage: int, splits: int) -> Tensor:
-    """The flow's clean channels: the structure embedding minus 1, float32 [B,L,K]; only channels < stage mean anything."""
+    """The flow's clean channels, the structure embedding minus 1: float32 [B,L,K]; those from `stage` on are 0."""
     return hierarchy.embed(labels, stage, splits).float() - 1
 
 
@@ -145,14 +146,14 @@ Velocity = Callable[[Tensor, int], Tensor]
 
 def euler(velocity: Velocity, z: Tensor, times: list[float], project: Callable[[Tensor], Tensor]) -> Tensor:
     """First order, one evaluation a step. `project` resets the known channels after every step."""
-    for index, (now, then) in enumerate(zip(times, times[1:], strict=False)):
+    for index, (now, then) in enumerate(pairwise(times)):
         z = project(z + (then - now) * velocity(z, index))
     return z
 
 
 def heun(velocity: Velocity, z: Tensor, times: list[float], project: Callable[[Tensor], Tensor]) -> Tensor:
     """Second order, two evaluations a step, one in the last."""
-    for index, (now, then) in enumerate(zip(times, times[1:], strict=False)):
+    for index, (now, then) in enumerate(pairwise(times)):
         first = velocity(z, index)
         guess = project(z + (then - now) * first)
         if then > 0:
@@ -164,7 +165,7 @@ def heun(velocity: Velocity, z: Tensor, times: list[float], project: Callable[[T
 def multistep(velocity: Velocity, z: Tensor, times: list[float], project: Callable[[Tensor], Tensor]) -> Tensor:
     """Second order (Adams-Bashforth with the previous step's velocity), one evaluation a step."""
     previous, span = None, 0.0
-    for index, (now, then) in enumerate(zip(times, times[1:], strict=False)):
+    for index, (now, then) in enumerate(pairwise(times)):
         current = velocity(z, index)
         step = then - now
         slope = current if previous is None else current + step / (2 * span) * (current - previous)

@@ -94,9 +94,7 @@ def _state(module: nn.Module, optimizers: list[torch.optim.Optimizer], average: 
     }
 
 
-def _restore(
-    folder: Path, module: nn.Module, optimizers: list[torch.optim.Optimizer], average: AveragedWeights
-) -> int:
+def _restore(folder: Path, module: nn.Module, optimizers: list[torch.optim.Optimizer], average: AveragedWeights) -> int:
     """Loads the newest save, if any; returns the number of steps done."""
     state = checkpointing.latest(folder)
     if state is None:
@@ -120,7 +118,8 @@ class _Log:
     """Means of the logged values since the last line, one JSON object a line."""
 
     def __init__(self, path: Path, step: int) -> None:
-        self.path, self.sums, self.count = path, {}, 0
+        self.path, self.count = path, 0
+        self.sums: dict[str, float] = {}
         self.step, self.time = step, time.perf_counter()
         path.parent.mkdir(parents=True, exist_ok=True)
 

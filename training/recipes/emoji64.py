@@ -3,11 +3,18 @@
 from nvg_model.config import PRESETS
 from training.recipes.base import GeneratorRecipe, Recipe, TokenizerRecipe
 
+CLASSES = (
+    "smiley", "cat face", "heart", "mammal", "bird", "sea life", "bug", "flower", "plant", "fruit", "vegetable", "meal",
+    "dessert", "drink", "building", "ground vehicle", "aircraft", "boat", "sky", "clock", "sport", "flag", "clothing",
+    "person",
+)  # fmt: skip
+
 EMOJI64 = Recipe(
     name="emoji64",
     config=PRESETS["emoji64"],
     tokenizer=TokenizerRecipe(steps=2600, batch=32, learning_rate=2e-3, bfloat16=True),
-    generator=GeneratorRecipe(steps=4000, batch=64),
+    generator=GeneratorRecipe(steps=2000, batch=64, bfloat16=True),
+    classes=CLASSES,
     licence="Apache-2.0 (weights); trained on Noto Emoji (Apache-2.0), Twemoji (CC-BY 4.0), Fluent Emoji (MIT)",
     attribution="docs/emoji64-attribution.md",
 )
