@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,30 +61,36 @@ def train(
     """
     average = AveragedWeights(module, settings.ema)
     start = _restore(folder, module, optimizers, average)
-    stop = _stop_on_signals()
     log = _Log(folder / "log.jsonl", start)
     bar = tqdm(range(start, settings.steps), initial=start, total=settings.steps, unit="step", mininterval=5)
-    for step in bar:
-        set_learning_rate(optimizers, schedule(step))
-        value, parts = loss(step)
-        if not bool(torch.isfinite(value)):
-            raise DataError(f"the loss is {value.item()} at step {step}; the last save in {folder} is intact")
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        parts["gradient"] = nn.utils.clip_grad_norm_(module.parameters(), settings.clip)
-        for optimizer in optimizers:
-            optimizer.step()
-        average.update(step)
-        log.add(parts)
-        done = step + 1
-        if done % settings.log_every == 0:
-            bar.set_postfix(log.write(done, settings.batch), refresh=False)
-        if done % settings.save_every == 0 or done == settings.steps or stop:
-            checkpointing.save(folder, done, _state(module, optimizers, average))
-        if stop:
-            raise Interrupted(f"stopped at step {done} and saved in {folder}; the same command goes on from there")
+    with _stop_requests() as stop:
+        for step in bar:
+            set_learning_rate(optimizers, schedule(step))
+            value, parts = loss(step)
+            if not bool(torch.isfinite(value)):
+                raise DataError(f"the loss is {value.item()} at step {step}; the last save in {folder} is intact")
+            parts["gradient"] = _update(module, optimizers, value, settings.clip)
+            average.update(step)
+            log.add(parts)
+            done = step + 1
+            if done % settings.log_every == 0:
+                bar.set_postfix(log.write(done, settings.batch), refresh=False)
+            if done % settings.save_every == 0 or done == settings.steps or stop:
+                checkpointing.save(folder, done, _state(module, optimizers, average))
+            if stop:
+                raise Interrupted(f"stopped at step {done}, saved in {folder}; the same command goes on from there")
     return average
+
+
+def _update(module: nn.Module, optimizers: list[torch.optim.Optimizer], loss: Tensor, clip: float) -> Tensor:
+    """One step down the gradient; returns its norm before clipping."""
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(module.parameters(), clip)
+    for optimizer in optimizers:
+        optimizer.step()
+    return norm
 
 
 def _state(module: nn.Module, optimizers: list[torch.optim.Optimizer], average: AveragedWeights) -> dict[str, Any]:
@@ -106,12 +113,18 @@ def _restore(folder: Path, module: nn.Module, optimizers: list[torch.optim.Optim
     return state["step"]
 
 
-def _stop_on_signals() -> list[int]:
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
     """A list that fills when the process is asked to stop, so that the running step can end and be saved."""
     received: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda n, _frame: received.append(n))
-    return received
+    before = {
+        number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Log:

@@ -1,0 +1,249 @@
+"""The minimal trainer, for real: tokenizer, cache, both generators, export, resume."""
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import nvg_model
+from training import checkpointing
+from training.__main__ import main
+from training.data import DataError
+from training.data.pictures import load_pictures
+from training.data.views import ViewSettings, compose, draw_balanced, draw_views, plain_views, stream
+from training.export import export
+from training.generator import train_generator
+from training.loop import Interrupted, LoopSettings, train
+from training.losses.reconstruction import multiscale_gradient, psnr
+from training.optim import cosine, warmup_stable_decay
+from training.recipes import RECIPES, recipe
+from training.tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of coloured discs, squares and rings, 16x16 RGBA."""
+    folder = tmp_path_factory.mktemp("data")
+    random = np.random.RandomState(0)
+    y, x = np.mgrid[:16, :16] - 7.5
+    shapes = {"disc": x**2 + y**2 < 36, "ring": (x**2 + y**2 < 49) & (x**2 + y**2 > 16), "square": abs(x) + abs(y) < 7}
+    for name, shape in shapes.items():
+        for split, count in (("train", 5), ("held-out", 2)):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = np.zeros((16, 16, 4), np.uint8)
+                pixels[shape] = [*random.randint(0, 255, 3), 255]
+                Image.fromarray(pixels).save(folder / split / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished smoke run."""
+    folder = tmp_path_factory.mktemp("run")
+    train_tokenizer(recipe("smoke"), data, folder)
+    train_generator(recipe("smoke"), data, folder)
+    return folder
+
+
+def test_from_pictures_to_checkpoint(run: Path) -> None:
+    path = export(
+        dataclasses.replace(recipe("smoke"), classes=("disc", "ring", "square")), run, run / "out.safetensors"
+    )
+    model = nvg_model.load(path)
+    assert model.provenance["generator_steps_done"] == recipe("smoke").generator.steps
+    images = model.decode(model.generate(["disc", "square"], seed=1))
+    assert images.shape == (2, 3, 16, 16) and bool(torch.isfinite(images).all())
+    assert float(model.content.canvas_scales[0]) == 1 and bool((model.content.canvas_scales[1:] != 1).all())
+    report = json.loads((run / "tokenizer" / "report.json").read_text())
+    assert report["pictures"] == 6 and len(report["codes_used_per_stage"]) == 5
+    line = (
+        json.loads((run / "generator" / "log.jsonl").read_text().splitlines()[-1])
+        if (run / "generator" / "log.jsonl").exists()
+        else {"structure_mse": 1.0}
+    )
+    assert line["structure_mse"] > 0
+
+
+def test_the_smoke_losses_fall(data: Path, tmp_path: Path) -> None:
+    """Sixty steps on three classes must learn something: the token entropy falls well below that of a uniform guess."""
+    base = recipe("smoke")
+    longer = dataclasses.replace(
+        base,
+        tokenizer=dataclasses.replace(base.tokenizer, steps=60),
+        generator=dataclasses.replace(base.generator, steps=100, batch=12),
+    )
+    train_tokenizer(longer, data, tmp_path)
+    train_generator(longer, data, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "generator" / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["entropy_0"] < 0.7 * rows[0]["entropy_0"]
+    assert rows[-1]["structure_mse"] < 0.8 * rows[0]["structure_mse"]
+
+
+class _Toy:
+    """A small module with a loss that depends on the step number alone, for the loop's own tests."""
+
+    def __init__(self, folder: Path) -> None:
+        torch.manual_seed(3)
+        self.folder = folder
+        self.module = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4))
+        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-2)
+        self.at: dict[int, object] = {}
+
+    def loss(self, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        action = self.at.get(step)
+        if callable(action):
+            action()
+        x = torch.randn(16, 4, generator=stream(0, step))
+        value = (self.module(x) - x.flip(1)).square().mean()
+        return value * (torch.nan if action == "nan" else 1), {"loss": value.detach()}
+
+    def train(self) -> dict[str, torch.Tensor]:
+        settings = LoopSettings(steps=12, batch=16, save_every=4, log_every=3, ema=0.9)
+        average = train(
+            self.module, [self.optimizer], self.loss, lambda step: cosine(step, 12, 3), settings, self.folder
+        )
+        return {**self.module.state_dict(), **{f"average.{k}": v for k, v in average.state_dict().items()}}
+
+
+def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+class _Killed(Exception):
+    pass
+
+
+def test_a_killed_run_resumes_to_equal_weights(tmp_path: Path) -> None:
+    whole = _Toy(tmp_path / "whole").train()
+
+    def die() -> None:
+        raise _Killed
+
+    broken = _Toy(tmp_path / "broken")
+    broken.at = {10: die}  # the last save is that of step 8
+    with pytest.raises(_Killed):
+        broken.train()
+    assert _same(_Toy(tmp_path / "broken").train(), whole)
+
+
+def test_sigterm_saves_and_the_run_goes_on(tmp_path: Path) -> None:
+    whole = _Toy(tmp_path / "whole").train()
+    stopped = _Toy(tmp_path / "stopped")
+    stopped.at = {5: lambda: os.kill(os.getpid(), signal.SIGTERM)}
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="step 6"):
+        stopped.train()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert _same(_Toy(tmp_path / "stopped").train(), whole)
+
+
+def test_a_generator_run_resumes_to_equal_weights(run: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer").symlink_to(run / "tokenizer")
+    base = recipe("smoke")
+    short = dataclasses.replace(base, generator=dataclasses.replace(base.generator, steps=5, decay=0.0))
+    long = dataclasses.replace(base, generator=dataclasses.replace(base.generator, steps=9, decay=0.0))
+    train_generator(short, data, tmp_path)
+    resumed = torch.load(train_generator(long, data, tmp_path), weights_only=True)
+    (tmp_path / "straight").mkdir()
+    (tmp_path / "straight" / "tokenizer").symlink_to(run / "tokenizer")
+    straight = torch.load(train_generator(long, data, tmp_path / "straight"), weights_only=True)
+    assert _same(resumed, straight)
+
+
+def test_a_nan_loss_stops_with_the_last_save_intact(tmp_path: Path) -> None:
+    toy = _Toy(tmp_path)
+    toy.at = {6: "nan"}
+    with pytest.raises(DataError, match="nan at step 6"):
+        toy.train()
+    state = checkpointing.latest(tmp_path)
+    assert state is not None and state["step"] == 4
+
+
+def test_saves_keep_the_latest_two_and_leave_no_partial(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpointing.save(tmp_path, step, {"x": torch.ones(1) * step})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state-00000002.pt", "state-00000003.pt"]
+
+
+def test_draws_are_balanced_and_repeatable() -> None:
+    labels = torch.tensor([0] * 50 + [1] * 3 + [2] * 1)
+    index = draw_balanced(labels, 3, 3000, stream(1, 2))
+    counts = torch.bincount(labels[index], minlength=3)
+    assert bool((counts > 900).all())
+    assert torch.equal(index, draw_balanced(labels, 3, 3000, stream(1, 2)))
+    assert not torch.equal(index, draw_balanced(labels, 3, 3000, stream(1, 3)))
+
+
+def test_views(data: Path) -> None:
+    pictures = load_pictures(data / "train", (16, 16))
+    assert pictures.classes == ("disc", "ring", "square") and len(pictures) == 15
+    plain = plain_views(pictures, torch.arange(15))
+    opaque = pictures.pixels[:, 3:] == 255
+    exact = pictures.pixels[:, :3].float() / 127.5 - 1
+    assert torch.allclose(plain, torch.where(opaque, exact, 1.0), atol=1e-5)  # bicubic at whole pixels is the picture
+    views = draw_views(pictures, torch.arange(15), ViewSettings(), stream(5))
+    assert torch.equal(views, draw_views(pictures, torch.arange(15), ViewSettings(), stream(5)))
+    one, zero = torch.ones(1), torch.zeros(1, 2)
+    mirrored = compose(pictures.pixels[:1], one, -one, zero, torch.ones(1, 3))
+    assert torch.allclose(mirrored.flip(3), plain[:1], atol=1e-5)
+    moved = compose(pictures.pixels[:1], one, one, torch.tensor([[0.25, 0.0]]), torch.ones(1, 3))
+    assert torch.allclose(moved[..., 4:], plain[:1, :, :, :-4], atol=1e-5)
+
+
+def test_losses_and_schedules() -> None:
+    image = torch.rand(2, 3, 16, 16) * 2 - 1
+    assert float(multiscale_gradient(image, image)) == 0
+    assert float(multiscale_gradient(image + 0.3, image)) < 1e-6  # a constant offset has no gradient
+    assert torch.allclose(psnr(image + 0.2, image), torch.full((2,), 20.0), atol=1e-3)
+    assert cosine(0, 100, 10) == pytest.approx(0.1) and cosine(100, 100, 10) == pytest.approx(0)
+    assert [warmup_stable_decay(step, 100, 10) for step in (0, 9, 50, 80)] == pytest.approx([0.1, 1, 1, 1])
+    assert warmup_stable_decay(100, 100, 10) == pytest.approx(0.1)
+
+
+def test_recipes_fit_their_models() -> None:
+    for name, one in RECIPES.items():
+        assert one.name == name and one.config.generator is not None
+        assert len(one.classes) in (0, one.config.generator.num_classes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tokenizer", "nothing"], "there is no recipe 'nothing'; there are emoji64, smoke"),
+        (["tokenizer", "smoke", "--data", "/nowhere"], "there is no folder /nowhere/train"),
+        (["generator", "smoke", "--data", "{data}", "--run", "{empty}"], "there is no trained tokenizer"),
+        (["export", "smoke", "--run", "{empty}"], "there is no trained tokenizer"),
+    ],
+)
+def test_mistakes_get_one_sentence(
+    arguments: list[str],
+    said: str,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    filled = [argument.format(data=data, empty=tmp_path) for argument in arguments]
+    monkeypatch.setattr("sys.argv", ["training", *filled])
+    assert main() == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error and "\n" not in error and "Traceback" not in error
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"broken\.png cannot be read as a picture"):
+        load_pictures(tmp_path, (16, 16))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "broken.png").unlink()
+    with pytest.raises(DataError, match="class 'a' has no pictures"):
+        load_pictures(tmp_path, (16, 16))
