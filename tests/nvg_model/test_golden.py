@@ -177,7 +177,7 @@ def test_splits_with_ties(tensors):
     ours, theirs = split(labels, scores), tensors["unit.tie_result"].long()
     clear = ~tensors["unit.tie_group_ambiguous"].gather(1, labels)
     assert clear.any() and torch.equal(ours[clear], theirs[clear])
-    assert (ours.bincount() if ours.dim() == 1 else ours[0].bincount()).tolist() == [1] * 256
+    assert ours[0].bincount().tolist() == [1] * 256
 
     labels, scores = tensors["unit.tie2_structure_stage1"].long(), tensors["unit.tie2_logits"]
     ours = split(labels, scores)
@@ -287,5 +287,8 @@ def test_conversion_keeps_the_generation(released_files, tensors, tmp_path):
 def test_half_precision(released_files, tensors):
     model = nvg_model.load_released(*released_files, dtype=torch.bfloat16)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
-    error = (model.decode(model.tokenize(tensors["image"])) - tensors["ae.reconstruction"]).abs().mean()
-    assert error < 0.1
+    image = model.tokenizer.decode(tensors["ae.f_hat_final"])
+    assert image.dtype == torch.float32
+    assert (image - tensors["ae.reconstruction"]).abs().mean() < 0.03
+    latent = model.tokenizer.encode(tensors["image"])
+    assert (latent - tensors["ae.latent"].flatten(2).mT).abs().mean() < 0.03 * tensors["ae.latent"].std()

@@ -64,16 +64,10 @@ def test_from_pictures_to_checkpoint(run: Path) -> None:
     assert float(model.content.canvas_scales[0]) == 1 and bool((model.content.canvas_scales[1:] != 1).all())
     report = json.loads((run / "tokenizer" / "report.json").read_text())
     assert report["pictures"] == 6 and len(report["codes_used_per_stage"]) == 5
-    line = (
-        json.loads((run / "generator" / "log.jsonl").read_text().splitlines()[-1])
-        if (run / "generator" / "log.jsonl").exists()
-        else {"structure_mse": 1.0}
-    )
-    assert line["structure_mse"] > 0
 
 
 def test_the_smoke_losses_fall(data: Path, tmp_path: Path) -> None:
-    """Sixty steps on three classes must learn something: the token entropy falls well below that of a uniform guess."""
+    """A hundred steps on three classes must learn something."""
     base = recipe("smoke")
     longer = dataclasses.replace(
         base,
@@ -83,8 +77,8 @@ def test_the_smoke_losses_fall(data: Path, tmp_path: Path) -> None:
     train_tokenizer(longer, data, tmp_path)
     train_generator(longer, data, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "generator" / "log.jsonl").read_text().splitlines()]
-    assert rows[-1]["entropy_0"] < 0.7 * rows[0]["entropy_0"]
-    assert rows[-1]["structure_mse"] < 0.8 * rows[0]["structure_mse"]
+    assert all(rows[-1][f"entropy_{stage}"] < 0.8 * rows[0][f"entropy_{stage}"] for stage in range(5))
+    assert rows[-1]["structure_mse"] < 0.9 * rows[0]["structure_mse"]
 
 
 class _Toy:
