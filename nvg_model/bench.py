@@ -56,15 +56,15 @@ class Report:
         ]
         for row in self.rows:
             speed = row.flops / row.seconds
-            lines.append(
-                f"{row.part:<12}{row.seconds:>10.3f}{row.flops / 1e9:>11.1f}{speed / 1e9:>10.1f}{speed / self.peak:>9.0%}"
-            )
+            numbers = f"{row.seconds:>10.3f}{row.flops / 1e9:>11.1f}{speed / 1e9:>10.1f}{speed / self.peak:>9.0%}"
+            lines.append(f"{row.part:<12}{numbers}")
         return "\n".join([*lines, f"peak memory {self.memory / 2**20:.0f} MiB"])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `nvg bench`."""
     parser.add_argument("--preset", choices=list(PRESETS), default="emoji64", help="sizes of the networks")
+    parser.add_argument("--image-size", type=int, help="side of the images in pixels, instead of the preset's")
     parser.add_argument("--batch", type=int, default=1, help="images at once")
     parser.add_argument("--steps", type=int, default=25, help="time steps of the structure flow")
     parser.add_argument("--solver", default="euler", help="solver of the structure flow")
@@ -75,7 +75,11 @@ def run(args: argparse.Namespace) -> int:
     """Runs `nvg bench`."""
     settings = SamplingSettings(structure_steps=args.steps, solver=args.solver)
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
-    report = bench(random_model(preset(args.preset), device, dtype), args.preset, args.batch, settings)
+    config = preset(args.preset)
+    if args.image_size is not None:
+        config = dataclasses.replace(config, image_size=(args.image_size, args.image_size))
+    name = f"{args.preset}, {config.image_size[0]}x{config.image_size[1]} pixels"
+    report = bench(random_model(config, device, dtype), name, args.batch, settings)
     print(json.dumps(dataclasses.asdict(report), indent=1) if args.json else report.table())
     return 0
 

@@ -71,23 +71,29 @@ class NVG(nn.Module):
     def generate(
         self,
         classes: Classes,
-        *args: Any,
+        seed: int = 0,
+        settings: SamplingSettings | None = None,
+        structure: Tensor | None = None,
+        sequence: VisualGranularitySequence | None = None,
+        keep_structure: int = 0,
+        keep_content: int = 0,
+        structure_noise: Tensor | None = None,
         on_stage: Callable[[VisualGranularitySequence], None] | None = None,
-        **kwargs: Any,
+        first_item: int = 0,
+        on_evaluation: Callable[[], None] | None = None,
     ) -> VisualGranularitySequence:
-        """Generates one image per class; the arguments are those of `stages`.
+        """Generates one image per class: `stages` run to the end, where the arguments are explained.
 
         Args:
             on_stage: called with the sequence so far after every stage.
         Returns:
             The whole sequence; `decode` makes images of it.
         """
-        sequence = None
-        for sequence in self.stages(classes, *args, **kwargs):
+        given = (structure, sequence, keep_structure, keep_content, structure_noise, first_item, on_evaluation)
+        for state in self.stages(classes, seed, settings, *given):
             if on_stage is not None:
-                on_stage(sequence)
-        assert sequence is not None
-        return sequence
+                on_stage(state)
+        return state
 
     def stages(
         self,

@@ -87,7 +87,7 @@ def palette(clusters: int) -> np.ndarray:
     for label in range(clusters):
         hue = 0.85 * (label + 0.5) / clusters  # not the whole circle: the first and the last are not related
         bits = [label >> (depth - 1 - split) & 1 for split in range(depth)]
-        value = 0.8 + sum((bit - 0.5) * 0.2 / 2**fine for fine, bit in enumerate(bits[3:]))
+        value = 0.8 + sum((bit - 0.5) * 0.15 / 2**fine for fine, bit in enumerate(bits[3:]))
         colours.append(colorsys.hsv_to_rgb(hue, 0.7, value))
     return (np.array(colours) * 255).round().astype(np.uint8)
 
