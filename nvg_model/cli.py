@@ -45,8 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
-    except (NVGError, OSError) as error:
+    except NVGError as error:
         return _complain(str(error), 2)
+    except OSError as error:
+        return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -413,7 +415,7 @@ def _machine_options() -> argparse.ArgumentParser:
     group = options.add_argument_group("machine")
     group.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, cuda:1, mps ... (cpu)")
     _add_dtype(group)
-    group.add_argument("--threads", type=_positive, help="CPU threads (all cores)")
+    group.add_argument("--threads", type=_whole(1), help="CPU threads (all cores)")
     return options
 
 
@@ -441,11 +443,11 @@ def _drawing_options() -> argparse.ArgumentParser:
     options = _Parser(add_help=False)
     add = options.add_argument
     add("--class", dest="classes", action="append", required=True, metavar="NAME", help="what to draw; may be repeated")
-    add("--count", type=_positive, default=1, metavar="N", help="pictures per class (1)")
-    add("--seed", type=_natural, default=0, help="the same seed, the same pictures (0)")
-    add("--first-item", type=_natural, default=0, metavar="N", help="draw a larger sheet's picture number N again (0)")
+    add("--count", type=_whole(1, 1000), default=1, metavar="N", help="pictures per class (1)")
+    add("--seed", type=_whole(0), default=0, help="the same seed, the same pictures (0)")
+    add("--first-item", type=_whole(0), default=0, metavar="N", help="draw a larger sheet's picture number N again (0)")
     add("--out", type=_png, metavar="PNG", help="the picture to write")
-    add("--scale", type=_positive, default=1, metavar="N", help="enlarge the result N times, in plain squares (1)")
+    add("--scale", type=_whole(1, 64), default=1, metavar="N", help="enlarge the result N times, in plain squares (1)")
     add("--quiet", action="store_true", help="no progress bar")
     group = options.add_argument_group("sampling", "A checkpoint brings its own defaults: see `nvg info`.")
     for name in _PAIRS:
@@ -468,7 +470,7 @@ def _drawing_options() -> argparse.ArgumentParser:
 def _generate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--filmstrip", action="store_true", help="show every stage and its structure map")
     command.add_argument("--structure", metavar="IMAGE", help="take the structure from this picture")
-    command.add_argument("--keep-structure", type=_positive, metavar="N", help="only that of its first N stages")
+    command.add_argument("--keep-structure", type=_whole(1), metavar="N", help="only that of its first N stages")
 
 
 def _tokenize_options(command: argparse.ArgumentParser) -> None:
@@ -480,7 +482,7 @@ def _tokenize_options(command: argparse.ArgumentParser) -> None:
 def _transfer_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("structure", metavar="IMAGE")
     command.add_argument(
-        "--stages", dest="keep_structure", type=_positive, metavar="N", help="stages of structure to keep (about half)"
+        "--stages", dest="keep_structure", type=_whole(1), metavar="N", help="stages of structure to keep (about half)"
     )
     command.add_argument(
         "--compare", "--filmstrip", action="store_true", help="show the picture, its structure map and the result"
@@ -501,14 +503,16 @@ def _convert_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--autoencoder-ema", action="store_true", help="take the autoencoder's averaged weights")
 
 
-def _natural(text: str, least: int = 0) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-    return int(text)
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Reads a whole number within the bounds."""
 
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
+        return int(text)
 
-def _positive(text: str) -> int:
-    return _natural(text, 1)
+    return read
 
 
 def _named(text: str, suffix: str) -> str:

@@ -163,7 +163,7 @@ def run_stages(model: NVG, request: Request) -> Iterator[VisualGranularitySequen
 
     Each state is immutable and complete in itself: keep its stages in a new request to go on from it.
     """
-    settings, splits = request.settings, model.config.splits
+    splits = model.config.splits
     positions, channels = model.config.positions, model.config.autoencoder.latent_channels
     device = model.device
     noise = request.structure_noise
@@ -177,11 +177,10 @@ def run_stages(model: NVG, request: Request) -> Iterator[VisualGranularitySequen
             labels = request.structure[:, stage]
         elif stage > 0:
             labels = next_structure(model, request, canvas, labels, noise, stage - 1)
-        codes = (
-            request.tokens[stage]
-            if stage < len(request.tokens)
-            else next_codes(model, request, canvas, labels, stage, settings)
-        )
+        if stage < len(request.tokens):
+            codes = request.tokens[stage]
+        else:
+            codes = next_codes(model, request, canvas, labels, stage)
         canvas = model.tokenizer.quantizer.add_stage(canvas, codes, labels, stage)
         structure.append(labels)
         tokens.append(hierarchy.place(codes, labels))
@@ -191,11 +190,9 @@ def run_stages(model: NVG, request: Request) -> Iterator[VisualGranularitySequen
         )
 
 
-def next_codes(
-    model: NVG, request: Request, canvas: Tensor, labels: Tensor, stage: int, settings: SamplingSettings
-) -> Tensor:
+def next_codes(model: NVG, request: Request, canvas: Tensor, labels: Tensor, stage: int) -> Tensor:
     """Draws the code of every cluster of a stage: long [B,2^i]."""
-    splits, clusters = model.config.splits, 2**stage
+    settings, splits, clusters = request.settings, model.config.splits, 2**stage
     scale = guidance_schedule(settings.content_guidance, splits)[stage]
     request.on_evaluation()
     if scale == 1:

@@ -33,7 +33,7 @@ class GeneratorRecipe:
 
     steps: int
     batch: int = 64
-    views: int = 36_000
+    views: int = 24_000
     """Random views whose tokens are cached, every class equally often."""
     content_stages: int = 3
     """Stages of the content generator trained per image and step."""

@@ -12,7 +12,7 @@ CLASSES = (
 EMOJI64 = Recipe(
     name="emoji64",
     config=PRESETS["emoji64"],
-    tokenizer=TokenizerRecipe(steps=2600, batch=32, learning_rate=2e-3, bfloat16=True),
+    tokenizer=TokenizerRecipe(steps=2000, batch=32, learning_rate=2e-3, bfloat16=True),
     generator=GeneratorRecipe(steps=3000, batch=32, ema=0.998, bfloat16=True),
     classes=CLASSES,
     licence="Apache-2.0 (weights); trained on Noto Emoji (Apache-2.0), Twemoji (CC-BY 4.0), Fluent Emoji (MIT)",
