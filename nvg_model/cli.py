@@ -84,7 +84,7 @@ def generate(args: argparse.Namespace) -> int:
         strips = [render.filmstrip(model, drawing.sequence, item) for item in range(len(drawing.captions))]
         picture = render.grid(strips, 1, drawing.captions)
     else:
-        picture = _sheet(drawing, args)
+        picture = _sheet(model, drawing, args)
     return _save_picture(picture, out, drawing.recipe, args.scale)
 
 
@@ -102,12 +102,12 @@ def transfer(args: argparse.Namespace) -> int:
         left = [render.to_pil(source)[0], structure_map]
         captions = ["picture", f"{clusters} region{'s' * (clusters > 1)}"]
         picture = render.grid(
-            [tile for image in drawing.images for tile in (*left, image)],
+            [tile for image in render.to_pil(model.decode(drawing.sequence)) for tile in (*left, image)],
             3,
             [text for caption in drawing.captions for text in (*captions, caption)],
         )
     else:
-        picture = _sheet(drawing, args)
+        picture = _sheet(model, drawing, args)
     return _save_picture(picture, out, drawing.recipe, args.scale)
 
 
@@ -173,7 +173,6 @@ class _Drawing:
     """What was generated."""
 
     sequence: VisualGranularitySequence
-    images: list[Image]
     captions: list[str]
     """One per image: class and number."""
     recipe: dict[str, Any]
@@ -182,7 +181,6 @@ class _Drawing:
 
 def _draw(model: NVG, args: argparse.Namespace, structure: Tensor | None) -> _Drawing:
     """Generates what the options ask for, along a structure [1,S',L] if there is one."""
-    from nvg_model import render
     from nvg_model.sampling import count_evaluations
 
     # A number is an index, unless the model has a class of that name.
@@ -206,7 +204,7 @@ def _draw(model: NVG, args: argparse.Namespace, structure: Tensor | None) -> _Dr
         "structure": {"picture": args.structure, "stages": stages, "fit": args.fit} if stages else None,
     }
     captions = [f"{name} · {args.first_item + item}" for item, name in enumerate(names)]
-    return _Drawing(sequence, render.to_pil(model.decode(sequence)), captions, recipe)
+    return _Drawing(sequence, captions, recipe)
 
 
 def _settings(model: NVG, args: argparse.Namespace) -> SamplingSettings:
@@ -215,14 +213,15 @@ def _settings(model: NVG, args: argparse.Namespace) -> SamplingSettings:
     return dataclasses.replace(model.settings, **given)
 
 
-def _sheet(drawing: _Drawing, args: argparse.Namespace) -> Image:
+def _sheet(model: NVG, drawing: _Drawing, args: argparse.Namespace) -> Image:
     """The image itself, or a contact sheet of several: a row per class, or about square."""
     from nvg_model import render
 
-    if len(drawing.images) == 1:
-        return drawing.images[0]
-    columns = args.count if len(args.classes) > 1 < args.count else math.ceil(math.sqrt(len(drawing.images)))
-    return render.grid(drawing.images, columns, drawing.captions)
+    images = render.to_pil(model.decode(drawing.sequence))
+    if len(images) == 1:
+        return images[0]
+    columns = args.count if len(args.classes) > 1 < args.count else math.ceil(math.sqrt(len(images)))
+    return render.grid(images, columns, drawing.captions)
 
 
 def _picture_structure(model: NVG, args: argparse.Namespace, stages: int) -> tuple[Tensor, Tensor]:
