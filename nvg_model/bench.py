@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import json
 import platform
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nvg_model.config import PRESETS, NVGConfig, preset
+from nvg_model.errors import NVGError
 from nvg_model.model import NVG
 from nvg_model.sampling import SamplingSettings
 from nvg_model.structure import cluster, num_splits
@@ -79,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
     if args.image_size is not None:
         config = dataclasses.replace(config, image_size=(args.image_size, args.image_size))
     name = f"{args.preset}, {config.image_size[0]}x{config.image_size[1]} pixels"
+    if args.batch < 1:
+        raise NVGError(f"--batch is {args.batch}; it must be at least 1")
     report = bench(random_model(config, device, dtype), name, args.batch, settings)
     print(json.dumps(dataclasses.asdict(report), indent=1) if args.json else report.table())
     return 0
@@ -214,5 +216,9 @@ def _timed(parts: dict[str, nn.Module], device: torch.device) -> Iterator[dict[s
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -100,15 +100,19 @@ def save(
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(weights, partial, metadata)
+        partial.chmod(mode)  # safetensors makes files that only their owner can read
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise CheckpointError(
             f"{path} could not be written ({error}); free some room or choose another place"
         ) from error
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 
