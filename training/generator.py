@@ -91,9 +91,11 @@ def _tokenizer_weights(run: Path) -> dict[str, Tensor]:
 
 def optimizers(networks: nn.Module, settings: GeneratorRecipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for everything else; weight decay on matrices only."""
-    matrices, tables, vectors = [], [], []
+    matrices, tables, vectors, head = [], [], [], []
     for name, parameter in networks.named_parameters():
-        if parameter.dim() < 2 or name.endswith(("qk_scale", "start_canvas")):
+        if ".code_head." in name:
+            head.append(parameter)
+        elif parameter.dim() < 2 or name.endswith(("qk_scale", "start_canvas")):
             vectors.append(parameter)
         elif ".linear_" in name:
             matrices.append(parameter)
@@ -105,7 +107,11 @@ def optimizers(networks: nn.Module, settings: GeneratorRecipe) -> list[torch.opt
             matrices, lr=settings.matrix_learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
         ),
         torch.optim.AdamW(
-            [{"params": tables, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}],
+            [
+                {"params": tables, "weight_decay": decay},
+                {"params": vectors, "weight_decay": 0.0},
+                {"params": head, "weight_decay": 0.0, "lr": settings.head_learning_rate},
+            ],
             lr=settings.learning_rate,
             betas=(0.9, 0.95),
         ),
@@ -121,9 +127,10 @@ def prepare(nvg: NVG, cache: TokenCache, sample: int = 512) -> None:
     scales = 1 / batch.canvases.std(dim=(0, 2, 3))
     nvg.content.canvas_scales[0] = 1.0
     nvg.content.canvas_scales[1:] = scales
-    # Scores by squared distance, 2 z.e - |e|^2: the nearest code is the likeliest from the start.
+    # Scores by squared distance, 2 z.e - |e|^2: the nearest code is a little likelier from the start. Sharper scores
+    # would punish the first, wrong predictions (on emoji64 a tenth starts at 6.5 nats, the whole at 20).
     codebook = nvg.tokenizer.quantizer.codebook
-    sharpness = 1 / codebook.square().sum(-1).mean()
+    sharpness = 0.1 / codebook.square().sum(-1).mean()
     nvg.content.code_head.weight.copy_(2 * sharpness * codebook)
     nvg.content.code_head.bias.copy_(-sharpness * codebook.square().sum(-1))
 

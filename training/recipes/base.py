@@ -43,6 +43,8 @@ class GeneratorRecipe:
     """Of AdamW, for embeddings, biases and scales."""
     matrix_learning_rate: float = 2e-3
     """Of Muon, for the matrices of the blocks."""
+    head_learning_rate: float = 5e-3
+    """Of AdamW, for the code head: codes of late stages are small vectors, so its weights have far to grow."""
     weight_decay: float = 0.05
     warmup: int = 200
     decay: float = 0.2
