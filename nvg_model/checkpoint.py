@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import re
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nvg_model.config import NVGConfig
-from nvg_model.errors import CheckpointError, NVGError
+from nvg_model.errors import CheckpointError
 from nvg_model.model import NVG
 from nvg_model.sampling import SamplingSettings
 
@@ -85,8 +86,7 @@ def save(
     """
     path = Path(path)
     weights = {
-        name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
-        for name, value in model.state_dict().items()
+        name: cast(name, value.detach(), "cpu", dtype).contiguous() for name, value in model.state_dict().items()
     }
     kept = {key: value for key, value in (provenance or model.provenance).items() if key != "file"}
     metadata = {
@@ -112,7 +112,8 @@ def save(
             f"{path} could not be written ({error}); free some room or choose another place"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # there is nothing to remove where nothing could be written
+            partial.unlink(missing_ok=True)
     return path
 
 
@@ -123,7 +124,7 @@ def build(
     try:
         with torch.device("meta"):
             model = NVG(config, classes, settings)
-    except NVGError as error:
+    except (ValueError, TypeError) as error:  # NVGError is a ValueError; torch raises both for impossible sizes
         raise CheckpointError(f"{source}: {error}") from error
     expected = model.state_dict()
     _complain_about_keys(expected.keys() - weights.keys(), weights.keys() - expected.keys(), source)
@@ -159,10 +160,13 @@ def _float_type(dtype: torch.dtype) -> torch.dtype:
 def _find(name: str) -> Path:
     """The file that a name stands for; a hub id is downloaded (resumably) into the hub's cache."""
     path = Path(name).expanduser()
-    if path.is_dir():
-        path = path / HUB_FILE
-    if path.is_file():
-        return path
+    try:
+        if path.is_dir():
+            path = path / HUB_FILE
+        if path.is_file():
+            return path
+    except OSError as error:
+        raise CheckpointError(f"{name!r} cannot be looked up ({error.strerror}); check the name") from error
     if name in embedded():
         return Path(str(resources.files("nvg_model") / "weights" / f"{name}.safetensors"))
     if _HUB_ID.fullmatch(name) and not name.endswith((".safetensors", ".ckpt", ".pt")):
@@ -176,7 +180,7 @@ def _find(name: str) -> Path:
 def _download(name: str) -> Path:
     """The file of a hub repository; its snapshot folder names the exact revision."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     repository, _, revision = name.partition("@")
     try:
@@ -186,8 +190,8 @@ def _download(name: str) -> Path:
             f"{repository} is not in the local cache and the hub cannot be reached; download {HUB_FILE} by hand "
             "and pass its path"
         ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # of the hub's client and of whichever HTTP library it uses: they share no base class
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{name!r} is neither a local file nor a readable hub checkpoint ({reason})") from error
 
 
@@ -207,14 +211,16 @@ def _read(path: Path, device: torch.device, dtype: torch.dtype) -> tuple[dict[st
         metadata = file.metadata() or {}
         _check_format(metadata, path, list(file.keys()))
         try:
-            weights = {key: _cast(file.get_tensor(key), device, dtype) for key in file.keys()}  # noqa: SIM118
+            weights = {key: cast(key, file.get_tensor(key), device, dtype) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, RuntimeError) as error:
             raise CheckpointError(f"{path} could not be read ({error})") from error
     return weights, metadata
 
 
-def _cast(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return value.to(device, dtype if value.is_floating_point() else None)
+def cast(name: str, value: Tensor, device: torch.device | str, dtype: torch.dtype | None) -> Tensor:
+    """A weight where and as it is wanted; the canvas scales stay in float32, as everything hangs on them."""
+    wanted = torch.float32 if name.endswith("canvas_scales") else dtype
+    return value.to(device, wanted if value.is_floating_point() else None)
 
 
 def _check_format(metadata: dict[str, str], path: Path, keys: list[str]) -> None:
@@ -240,7 +246,7 @@ def _describe(
         config = NVGConfig.from_dict(json.loads(metadata["config"]))
         settings = SamplingSettings(**json.loads(metadata.get("settings", "{}")))
         classes = tuple(json.loads(metadata.get("classes", "[]")))
-        provenance = json.loads(metadata.get("provenance", "{}"))
+        provenance = dict(json.loads(metadata.get("provenance", "{}")))
     except (ValueError, TypeError, KeyError) as error:  # NVGError and JSONDecodeError are ValueErrors
         raise CheckpointError(f"{path}: {error}") from error
     revision = re.search(r"snapshots/([0-9a-f]{40})/", str(path))

@@ -66,6 +66,9 @@ class NVGConfig:
     """None for a tokenizer that has no generator yet."""
 
     def __post_init__(self) -> None:
+        widths = [self.autoencoder.base_channels * one for one in self.autoencoder.channel_multipliers]
+        if not widths or any(width < 1 or width % self.autoencoder.norm_groups for width in widths):
+            raise NVGError(f"levels of {widths} channels cannot be normalised in {self.autoencoder.norm_groups} groups")
         factor = self.autoencoder.downsampling
         if any(side % factor for side in self.image_size):
             raise NVGError(f"image size {self.image_size} is not a multiple of the downsampling factor {factor}")

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from nvg_model import structure as hierarchy
 from nvg_model.config import NVGConfig
-from nvg_model.transformer import CONTENT, Transformer, class_token_ids, initialize, position_ids, rope_table
+from nvg_model.errors import NVGError
+from nvg_model.transformer import CONTENT, Transformer, class_token_ids, embedding, initialize, position_ids, rope_table
 
 
 class ContentGenerator(nn.Module):
@@ -25,8 +26,8 @@ class ContentGenerator(nn.Module):
         self.grid, self.splits, self.num_classes = config.grid, config.splits, config.generator.num_classes
         self.canvas_in = nn.Linear(channels, width)
         self.start_canvas = nn.Parameter(torch.empty(1, config.positions, channels))
-        self.class_embedding = nn.Embedding(self.num_classes + 1, width)
-        self.stage_embedding = nn.Embedding(config.num_stages, width)
+        self.class_embedding = embedding(self.num_classes + 1, width)
+        self.stage_embedding = embedding(config.num_stages, width)
         self.transformer = Transformer(
             config.generator.content_depth, width, channels, drop_path=config.generator.drop_path
         )
@@ -74,7 +75,11 @@ class ContentGenerator(nn.Module):
             stage: i.
         Returns:
             ([B,L,C], [B,2^i,V]), float32.
+        Raises:
+            NVGError: there is no such stage.
         """
+        if not 0 <= stage <= self.splits:
+            raise NVGError(f"there is no stage {stage}; this model has stages 0 to {self.splits}")
         labels = structure if structure.dim() == 2 else structure[:, stage]
         if canvas is None:
             canvas = torch.zeros(*labels.shape, self.start_canvas.shape[-1], device=labels.device)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -168,7 +169,9 @@ class NVG(nn.Module):
                 else (f"there are {', '.join(self.classes[:30])}{', ...' if len(self.classes) > 30 else ''}")
             )
             raise NVGError(f"there is no class {one!r}; {hint}")
-        if not 0 <= int(one) <= len(self.classes):
+        if not isinstance(one, Integral):
+            raise NVGError(f"{one!r} is no class; give a name or an index")
+        if not 0 <= one <= len(self.classes):
             raise NVGError(
                 f"class {one} is out of range; this model has classes 0 to {len(self.classes) - 1} "
                 f"({len(self.classes)} is the null class)"
@@ -194,11 +197,12 @@ class NVG(nn.Module):
         if not keep:
             return ()
         kept = _kept(sequence, keep, "keep_content")
+        hierarchy.check(kept.structure[:, :keep], self.config.positions)
         size = self.config.autoencoder.codebook_size
-        if kept.structure.shape[-1] != self.config.positions or int(kept.tokens.max()) >= size:
+        if not 0 <= int(kept.tokens.min()) <= int(kept.tokens.max()) < size:
             raise NVGError(
-                f"the sequence has {kept.structure.shape[-1]} positions and tokens up to {int(kept.tokens.max())}; "
-                f"this model has {self.config.positions} positions and {size} codes: tokenize with this model"
+                f"the sequence has tokens from {int(kept.tokens.min())} to {int(kept.tokens.max())}; this model has "
+                f"codes 0 to {size - 1}: tokenize with this model"
             )
         codes = [kept.cluster_tokens(stage) for stage in range(keep)]
         return tuple(_for_batch(code.to(self.device), batch, "sequence") for code in codes)
@@ -228,6 +232,6 @@ def _for_batch(x: Tensor, batch: int, name: str) -> Tensor:
 
 
 def _non_negative(value: int, name: str) -> int:
-    if value < 0:
-        raise NVGError(f"{name} is {value}; it must not be negative")
+    if not isinstance(value, Integral) or value < 0:
+        raise NVGError(f"{name} is {value!r}; it must be a whole number and not negative")
     return int(value)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nvg_model.checkpoint import build
+from nvg_model.checkpoint import build, cast
 from nvg_model.config import AutoencoderConfig, GeneratorConfig, NVGConfig
 from nvg_model.errors import CheckpointError
 from nvg_model.model import NVG
@@ -55,7 +55,7 @@ def load_released(
     config = _infer_config(ours, theirs, source)
     theirs.pop("rope_ids", None)  # computed here
     weights = _rename(ours, _autoencoder_names(ours)) | _rename(_join_scales(theirs), _GENERATOR_NAMES)
-    weights = {name: value.to(device, dtype) for name, value in weights.items()}
+    weights = {name: cast(name, value, device, dtype) for name, value in weights.items()}
     model = build(config, weights, (), SamplingSettings(), source)
     model.provenance = {"licence": LICENCE, "source": source, "ema": ema, "autoencoder_ema": autoencoder_ema}
     return model
@@ -68,8 +68,9 @@ def _read(file: str | os.PathLike[str]) -> Weights:
         raise CheckpointError(f"there is no file {path}; download the released checkpoint and pass its path")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            content: object = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors ({_refused(error)}); it was not opened, as that could run code"
@@ -78,7 +79,9 @@ def _read(file: str | os.PathLike[str]) -> Weights:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path} is damaged, truncated or not a checkpoint ({reason})") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    tensors = (
+        {key: value for key, value in state.items() if isinstance(value, Tensor)} if isinstance(state, dict) else {}
+    )
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors; it is not a released NVG checkpoint")
     return tensors

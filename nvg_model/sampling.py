@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,18 +50,19 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         for name in ("content_guidance", "structure_guidance", "top_p"):
-            pair = tuple(getattr(self, name))
-            if len(pair) != 2 or not all(math.isfinite(value) for value in pair):
-                raise NVGError(f"{name} is {pair}; give two numbers, for the first and the last stage")
+            given = getattr(self, name)
+            pair = tuple(given) if isinstance(given, tuple | list) else ()
+            if len(pair) != 2 or not all(isinstance(value, Real) and math.isfinite(value) for value in pair):
+                raise NVGError(f"{name} is {given!r}; give two numbers, for the first and the last stage")
             object.__setattr__(self, name, pair)
         if not all(0 < value <= 1 for value in self.top_p):
             raise NVGError(f"top_p is {self.top_p}; both values must lie in (0, 1]")
-        if self.top_k < 0:
-            raise NVGError(f"top_k is {self.top_k}; give 0 for no limit, or a positive number")
-        if not self.temperature > 0:
-            raise NVGError(f"temperature is {self.temperature}; it must be positive (top_k=1 is plain argmax)")
-        if self.structure_steps < 1:
-            raise NVGError(f"structure_steps is {self.structure_steps}; it must be at least 1")
+        if not isinstance(self.top_k, int) or self.top_k < 0:
+            raise NVGError(f"top_k is {self.top_k!r}; give 0 for no limit, or a positive whole number")
+        if not isinstance(self.temperature, Real) or not 0 < self.temperature < math.inf:
+            raise NVGError(f"temperature is {self.temperature!r}; it must be positive (top_k=1 is plain argmax)")
+        if not isinstance(self.structure_steps, int) or self.structure_steps < 1:
+            raise NVGError(f"structure_steps is {self.structure_steps!r}; it must be a whole number of at least 1")
         if self.solver not in SOLVERS:
             raise NVGError(f"there is no solver {self.solver!r}; there are {', '.join(SOLVERS)}")
 
@@ -259,6 +261,6 @@ def count_evaluations(
     settings: SamplingSettings, splits: int, structure_stages: int = 1, content_stages: int = 0
 ) -> int:
     """Network evaluations (each one `on_evaluation`) of a run in which so many stages are given."""
-    a_stage = settings.structure_steps * (2 if settings.solver == "heun" else 1) - (settings.solver == "heun")
+    a_stage = settings.structure_steps * (2 if settings.solver == "heun" else 1)
     flows = max(0, splits - max(1, structure_stages))
     return splits + 1 - content_stages + flows * a_stage

@@ -100,7 +100,7 @@ def _in_greedy_order(distances: Tensor, partner: Tensor) -> Tensor:
     first = torch.arange(size, device=partner.device).expand(batch, size)
     rows = first[first < partner].view(batch, size // 2)  # in ascending order, so a stable sort settles ties
     columns = partner.gather(1, rows)
-    distance = distances.gather(1, rows[..., None].expand(-1, -1, size)).gather(2, columns[..., None]).squeeze(-1)
+    distance = distances.flatten(1).gather(1, rows * size + columns)
     order = torch.sort(distance, dim=1, stable=True).indices
     return torch.stack([rows.gather(1, order), columns.gather(1, order)], dim=-1)
 

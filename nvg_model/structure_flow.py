@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from nvg_model import structure as hierarchy
 from nvg_model.config import NVGConfig
 from nvg_model.errors import NVGError
-from nvg_model.transformer import CANVAS, CONTENT, Transformer, class_token_ids, initialize, position_ids, rope_table
+from nvg_model.transformer import (
+    CANVAS,
+    CONTENT,
+    Transformer,
+    class_token_ids,
+    embedding,
+    initialize,
+    position_ids,
+    rope_table,
+)
 
 TIME_CHANNELS = 64
 
@@ -45,8 +54,8 @@ class StructureGenerator(nn.Module):
         self.time_factor = config.generator.time_factor
         self.structure_in = nn.Linear(config.splits, width)
         self.canvas_in = nn.Linear(config.autoencoder.latent_channels, width)
-        self.class_embedding = nn.Embedding(self.num_classes + 1, width)
-        self.stage_embedding = nn.Embedding(max(1, config.splits - 1), width)
+        self.class_embedding = embedding(self.num_classes + 1, width)
+        self.stage_embedding = embedding(max(1, config.splits - 1), width)
         self.time_mlp = nn.Sequential(nn.Linear(TIME_CHANNELS, width), nn.SiLU(), nn.Linear(width, width))
         self.transformer = Transformer(
             config.generator.structure_depth, width, config.splits, drop_path=config.generator.drop_path
@@ -152,13 +161,11 @@ def euler(velocity: Velocity, z: Tensor, times: list[float], project: Callable[[
 
 
 def heun(velocity: Velocity, z: Tensor, times: list[float], project: Callable[[Tensor], Tensor]) -> Tensor:
-    """Second order, two evaluations a step, one in the last."""
+    """Second order (the trapezoid rule), two evaluations a step."""
     for index, (now, then) in enumerate(pairwise(times)):
         first = velocity(z, index)
         guess = project(z + (then - now) * first)
-        if then > 0:
-            guess = project(z + (then - now) * 0.5 * (first + velocity(guess, index + 1)))
-        z = guess
+        z = project(z + (then - now) * 0.5 * (first + velocity(guess, index + 1)))
     return z
 
 

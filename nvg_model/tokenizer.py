@@ -41,6 +41,8 @@ class Tokenizer(nn.Module):
                 f"the images have shape {list(images.shape)}; this model takes [batch, 3, {height}, {width}]: "
                 "crop, pad or resize them first"
             )
+        if not images.is_floating_point():
+            raise NVGError(f"the images have type {images.dtype}; give floating-point values in [-1, 1]")
         if not bool(torch.isfinite(images).all()):
             raise NVGError("the images hold NaN or infinity; values must lie in [-1, 1]")
         weight = self.encoder.stem.weight

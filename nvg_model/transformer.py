@@ -161,6 +161,11 @@ class Transformer(nn.Module):
         return self.final(x, modulations[-1])
 
 
+def embedding(count: int, width: int) -> nn.Embedding:
+    """A table of zeros; making it normal first would, on the meta device, import half of torch's compiler."""
+    return nn.Embedding.from_pretrained(torch.zeros(count, width), freeze=False)
+
+
 def initialize(module: nn.Module, std: float = 0.02) -> None:
     """Normal weights and zero biases. The gates start near zero, so every block starts near the identity."""
     for part in module.modules():

@@ -1,8 +1,8 @@
 """The plain eager loop that nvg_model is measured against: the formulas of nvg-method.md one after the other.
 
-Same weights, nothing cached, nothing shared: every block works out its own rotations and modulation, guidance always
-takes two passes, every stage is decoded. Slow on purpose, and short enough to be checked against the formulas by eye,
-so it is a second opinion for the tests as well.
+Same weights, nothing cached: every evaluation works out its own rotations, embeddings and modulation, guidance always
+takes the class and the null class, every stage is decoded. Short enough to be checked against the formulas by eye, so
+it is a second opinion for the tests as well.
 
 Shapes: B batch, T tokens, D width, L positions, K splits, N clusters, C latent channels.
 """
@@ -20,26 +20,30 @@ from nvg_model import NVG, SamplingSettings
 from nvg_model.transformer import Block, FinalLayer
 
 
-def rotate(x: Tensor, ids: Tensor) -> Tensor:
-    """Rotary embedding of x [B,H,T,64] by coordinates [B,T,A]: 8 channels by kind, 2 by each bit, the rest halved."""
+def rotation(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [B,1,T,32] for coordinates [B,T,A]: 8 channels by kind, 2 by each bit, the rest halved."""
     rest = 56 - 2 * (ids.shape[-1] - 3)
     widths = [8] + [2] * (ids.shape[-1] - 3) + [rest // 4 * 2, rest - rest // 4 * 2]
     angle = torch.cat(
         [ids[..., a, None] * 10_000.0 ** (-torch.arange(0, d, 2) / d) for a, d in enumerate(widths)], dim=-1
     )[:, None]
-    even, odd = x[..., 0::2], x[..., 1::2]
-    turned = torch.stack([even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], dim=-1)
-    return turned.flatten(-2)
+    return angle.cos(), angle.sin()
 
 
-def block(layer: Block, x: Tensor, vec: Tensor, ids: Tensor) -> Tensor:
+def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding of x [B,H,T,64]: adjacent channels turn together."""
+    (cos, sin), even, odd = turn, x[..., 0::2], x[..., 1::2]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+
+
+def block(layer: Block, x: Tensor, vec: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """x + gate * Linear(concat(attention, gelu(mlp))) of (1 + scale) * LN(x) + shift."""
     shift, scale, gate = layer.modulation(F.silu(vec))[:, None].chunk(3, dim=-1)
     y = (1 + scale) * F.layer_norm(x, x.shape[-1:], eps=1e-6) + shift
     q, k, v, mlp = layer.linear_in(y).split([x.shape[-1]] * 3 + [4 * x.shape[-1]], dim=-1)
     q, k, v = (part.unflatten(-1, (-1, 64)).transpose(1, 2) for part in (q, k, v))
     q, k = (
-        rotate(part * torch.rsqrt(part.square().mean(-1, keepdim=True) + 1e-6) * scale, ids)
+        rotate(part * torch.rsqrt(part.square().mean(-1, keepdim=True) + 1e-6) * scale, turn)
         for part, scale in ((q, layer.qk_scale[0]), (k, layer.qk_scale[1]))
     )
     attention = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
@@ -71,9 +75,10 @@ def content(model: NVG, canvas: Tensor, labels: Tensor, classes: Tensor, stage: 
     vec = token + net.stage_embedding.weight[stage]
     ids = coordinates(model, labels, stage, 0)
     ids = torch.cat([torch.ones_like(ids[:, :1]), ids], dim=1)
+    turn = rotation(ids)
     x = torch.cat([token[:, None], x], dim=1)
     for layer in net.transformer.blocks:
-        x = block(layer, x, vec, ids)
+        x = block(layer, x, vec, turn)
     predicted = final(net.transformer.final, x[:, 1:], vec) / net.canvas_scales[-1]
     member = F.one_hot(labels, 2**stage).to(x.dtype).mT
     return predicted, net.code_head(member @ (predicted - canvas) / member.sum(-1, keepdim=True))
@@ -88,8 +93,9 @@ def velocity(model: NVG, z: Tensor, t: float, canvas: Tensor, labels: Tensor, cl
     ids, canvas_ids = coordinates(model, labels, stage, 0), coordinates(model, labels, stage, 2)
     ids = torch.cat([torch.ones_like(ids[:, :1]), canvas_ids, ids], dim=1)
     x = torch.cat([token[:, None], net.canvas_in(canvas), net.structure_in(z)], dim=1)
+    turn = rotation(ids)
     for layer in net.transformer.blocks:
-        x = block(layer, x, vec, ids)
+        x = block(layer, x, vec, turn)
     return final(net.transformer.final, x, vec)[:, -labels.shape[1] :]
 
 

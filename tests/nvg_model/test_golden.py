@@ -142,9 +142,7 @@ def test_whole_generation(nvg, generated, tensors):
 
 def test_last_prediction_of_generation(nvg, generated, tensors):
     last = nvg.config.splits
-    final, _ = nvg.content.predict(
-        generated.canvases[:, last - 1], generated.structure, tensors["class_label"], last
-    )
+    final, _ = nvg.content.predict(generated.canvases[:, last - 1], generated.structure, tensors["class_label"], last)
     assert_within(final, tensors["gen.x0_hat_last"], relative=1e-3)
 
 
@@ -213,9 +211,9 @@ def released_files(golden, tmp_path_factory):
     theirs = {key.removeprefix(f"ema_model.{plain}"): value for key, value in generator.items()}
     buffers = ("rope_ids", "scale_factors")
     noise = {"loss.discriminator.0.weight": torch.randn(4, 3), "loss.lpips.lin0.weight": torch.randn(2)}
-    copies = {
-        f"ema_model.{key}": 2 * value for key, value in autoencoder.items() if key != "total_visited_codes"
-    } | {f"ema_model.{key}": value for key, value in noise.items()}
+    copies = {f"ema_model.{key}": 2 * value for key, value in autoencoder.items() if key != "total_visited_codes"} | {
+        f"ema_model.{key}": value for key, value in noise.items()
+    }
     torch.save(lightning({**autoencoder, **noise, **copies}), folder / "ae.ckpt")
     projector = {f"projector.{layer}.{part}": torch.randn(3) for layer in (0, 2, 4) for part in ("weight", "bias")}
     state = {plain + key: value if key in buffers else 2 * value for key, value in theirs.items()}

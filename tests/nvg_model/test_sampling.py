@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ def test_guidance_is_linear(splits):
     scales = guidance_schedule((1.0, 3.5), splits)
     assert len(scales) == splits + 1
     assert scales[0] == 1 and scales[-1] == pytest.approx(3.5)
-    steps = [after - before for before, after in zip(scales, scales[1:], strict=False)]
+    steps = [after - before for before, after in pairwise(scales)]
     assert steps == pytest.approx([2.5 / splits] * splits)
 
 
@@ -36,8 +37,8 @@ def test_top_p_follows_the_formula(splits):
     assert len(values) == splits + 1 and values[0] == 1 and values[-1] == pytest.approx(0.5)
     for stage, value in enumerate(values):
         assert value == pytest.approx(0.5 + 0.5 * (1 - (splits ** (stage / splits) - 1) / (splits - 1)))
-    falls = [before - after for before, after in zip(values, values[1:], strict=False)]
-    assert all(0 < early < late for early, late in zip(falls, falls[1:], strict=False))  # slowly at first
+    falls = [before - after for before, after in pairwise(values)]
+    assert all(0 < early < late for early, late in pairwise(falls))  # slowly at first
 
 
 def test_top_p_between_other_ends():
@@ -253,7 +254,7 @@ def test_nan_logits_are_refused(logits, value, top_k, refuses):
 
 def test_tokens_of_a_run_are_drawn_from_the_softmax(tiny_model):
     """The noise of the seeds is Gumbel, and independent over the items: stage 0 of many items at once."""
-    draws = 3000
+    draws = 1500
     state = next(tiny_model.stages([1] * draws, seed=11))
     labels = torch.zeros(1, tiny_model.config.positions, dtype=torch.long)
     _, logits = tiny_model.content.predict(None, labels, torch.tensor([1]), 0)
@@ -319,7 +320,7 @@ def test_few_steps_of_second_order_help(solver, steps):
     times = time_grid(steps, 256).tolist()
     first, second = (solve(s, FIELDS["exponential"][0], START, times)[0] for s in (euler, solver))
     exact = START * math.exp(-1)
-    assert (second - exact).abs().max() < 0.5 * (first - exact).abs().max()
+    assert (second - exact).abs().max() < 0.7 * (first - exact).abs().max()
 
 
 def test_solvers_by_hand():
@@ -330,17 +331,24 @@ def test_solvers_by_hand():
         return solve(solver, lambda z, t: z, one, times)[0].item()
 
     assert end(euler) == pytest.approx(0.25)
-    # Heun: 1 - 0.5 * (1 + 0.5) / 2 = 0.625, then an Euler step to 0.3125.
-    assert end(heun) == pytest.approx(0.3125)
+    # Heun: 1 - 0.5 * (1 + 0.5) / 2 = 0.625, then 0.625 - 0.5 * (0.625 + 0.3125) / 2 = 0.390625.
+    assert end(heun) == pytest.approx(0.390625)
     # Adams-Bashforth: an Euler step to 0.5, then 0.5 - 0.5 * (1.5 * 0.5 - 0.5 * 1) = 0.375.
     assert end(multistep) == pytest.approx(0.375)
 
 
-@pytest.mark.parametrize(("name", "evaluations"), [("euler", 6), ("heun", 11), ("multistep", 6)])
+def test_multistep_on_uneven_steps():
+    """A velocity that is linear in time is integrated exactly from the second step on, whatever the steps."""
+    times = [1.0, 0.7, 0.1, 0.0]
+    end, _ = solve(multistep, lambda z, t: torch.full_like(z, t), START, times)
+    assert torch.allclose(end, START - 0.3 * 1 - 0.7**2 / 2, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "evaluations"), [("euler", 6), ("heun", 12), ("multistep", 6)])
 def test_solvers_ask_within_the_grid(name, evaluations):
     _, asked = solve(SOLVERS[name], lambda z, t: z, START, time_grid(6, 256).tolist())
     assert len(asked) == evaluations
-    assert {index for index, _ in asked} == set(range(6))
+    assert {index for index, _ in asked} == set(range(7 if name == "heun" else 6))
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -302,7 +302,9 @@ def test_check_names_the_parent_that_is_not_split_in_half(hierarchy, refuses):
 def test_check_names_the_position_whose_parent_is_another(hierarchy, label, refuses):
     position = int((hierarchy[0, 2] == 2).nonzero()[0])
     hierarchy[0, 2, position] = label
-    message = rf"stage 2 position {position} of item 0 has label {label}, but its parent is 1, whose children are 2 and 3"
+    message = (
+        rf"stage 2 position {position} of item 0 has label {label}, but its parent is 1, whose children are 2 and 3"
+    )
     with refuses(message):
         check(hierarchy, 16)
 

@@ -1,0 +1,577 @@
+"""The three networks: shapes for every K, gradients, parameter counts, precision, and parts against the whole."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import nvg_model
+from nvg_model.quantizer import Quantizer, quantizer_loss, straight_through
+from nvg_model.structure import all_stages, embed, members
+from nvg_model.transformer import Block, class_token_ids, position_ids, rope_axes, rope_table
+
+TINY = nvg_model.preset("tiny")
+
+
+def sized(height, width, multipliers=(1, 2, 2)):
+    """The tiny configuration for another image size."""
+    autoencoder = dataclasses.replace(TINY.autoencoder, channel_multipliers=multipliers)
+    return nvg_model.NVGConfig((height, width), autoencoder, TINY.generator)
+
+
+# Name: configuration and its K. Odd K has a grid twice as high as wide, or as wide as high.
+SIZES = {
+    "K=1": (sized(8, 4), 1),
+    "K=2": (sized(8, 8), 2),
+    "K=4": (TINY, 4),
+    "K=5": (sized(32, 16), 5),
+    "K=6": (sized(32, 32), 6),
+    "K=7": (sized(32, 64), 7),
+    "K=8": (sized(64, 64), 8),
+    "K=10": (sized(64, 64, (1, 2)), 10),
+}
+
+
+def randomised(config, seed=0, scale=6.0):
+    """A model with weights so large that every part matters; the global generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = nvg_model.NVG(config)
+        for generator in (model.content, model.structure):
+            generator.initialize()
+            for part in generator.modules():
+                if isinstance(part, torch.nn.Linear | torch.nn.Embedding):
+                    part.weight.data *= scale
+                if isinstance(part, torch.nn.Linear):
+                    torch.nn.init.normal_(part.bias, std=0.1)
+        model.content.canvas_scales.copy_(torch.linspace(1, 2, config.num_stages + 1))
+        torch.nn.init.normal_(model.tokenizer.quantizer.codebook)
+    return model.eval()
+
+
+def generator_of(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_images(config, batch, seed=0):
+    return torch.rand(batch, 3, *config.image_size, generator=generator_of(seed)) * 2 - 1
+
+
+def random_structure(batch, positions, seed=0):
+    return all_stages(torch.stack([torch.randperm(positions, generator=generator_of(seed + i)) for i in range(batch)]))
+
+
+# Shapes.
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_shapes(name):
+    config, splits = SIZES[name]
+    model = randomised(config).requires_grad_(False)
+    positions, channels = 2**splits, config.autoencoder.latent_channels
+    assert config.splits == splits and config.positions == positions and math.prod(config.grid) == positions
+    images = random_images(config, 2)
+    sequence = model.tokenize(images)
+    assert sequence.structure.shape == sequence.tokens.shape == (2, splits + 1, positions)
+    assert sequence.canvases.shape == (2, splits + 1, positions, channels)
+    assert model.decode(sequence).shape == images.shape
+    classes = torch.tensor([0, 2])
+    for stage in {0, 1, splits // 2, splits}:
+        canvas = sequence.canvases[:, stage - 1] if stage else None
+        final, logits = model.content.predict(canvas, sequence.structure, classes, stage)
+        assert final.shape == (2, positions, channels) and final.dtype == torch.float32
+        assert logits.shape == (2, 2**stage, 32) and logits.dtype == torch.float32
+    z = torch.randn(2, positions, splits, generator=generator_of())
+    for stage in range(min(2, splits - 1)):
+        v = model.structure.velocity(z, 0.5, sequence.canvases[:, stage], sequence.structure, classes, stage)
+        assert v.shape == z.shape and v.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_generation_end_to_end(name):
+    config, splits = SIZES[name]
+    model = randomised(config).requires_grad_(False)
+    steps = 1 if splits > 8 else 2
+    classes = [0, None] if splits <= 8 else [0]
+    sequence = model.generate(classes, seed=1, settings=nvg_model.SamplingSettings(structure_steps=steps))
+    assert sequence.is_whole and sequence.grid == config.grid
+    for item in sequence.structure[:, -1]:
+        assert item.sort().values.tolist() == list(range(config.positions))
+    assert model.decode(sequence).shape == (len(classes), 3, *config.image_size)
+
+
+def test_rows_and_columns_are_not_confused():
+    """On a grid of 8 rows and 4 columns, position 5 lies in row 1, column 1."""
+    config, splits = SIZES["K=5"]
+    assert config.grid == (8, 4)
+    ids = position_ids(torch.zeros(1, 32, dtype=torch.long), 0, splits, config.grid, 0)
+    assert ids[0, 5, -2:].tolist() == [1, 1] and ids[0, 31, -2:].tolist() == [7, 3]
+    model = randomised(config)
+    canvas = torch.zeros(1, 32, 8)
+    canvas[0, 0] = 1
+    weight = model.tokenizer.decoder.stem.weight
+    with torch.no_grad():
+        image = model.tokenizer.decode(canvas)
+        latent = torch.zeros(1, 8, 8, 4)
+        latent[0, :, 0, 0] = 1
+        assert torch.equal(image, model.tokenizer.decoder(latent.to(weight)).clamp(-1, 1))
+
+
+@pytest.mark.parametrize("stage", [-1, 3, 4])
+def test_velocity_of_a_stage_without_flow(tiny_model, stage, refuses):
+    z = torch.zeros(1, 16, 4)
+    labels = torch.zeros(1, 16, dtype=torch.long)
+    with refuses(f"stage {stage} has no structure flow; the network splits stages 0 to 2"):
+        tiny_model.structure.velocity(z, 0.5, torch.zeros(1, 16, 8), labels, None, stage)
+
+
+# Rotation.
+
+
+@pytest.mark.parametrize(("splits", "place"), [(4, 24), (6, 22), (8, 20), (10, 18)])
+def test_rope_axes(splits, place):
+    assert rope_axes(splits) == [8] + [2] * splits + [place, place]
+
+
+@pytest.mark.parametrize("splits", range(1, 13))
+def test_rope_axes_fill_the_head(splits):
+    axes = rope_axes(splits)
+    assert sum(axes) == 64 and all(width % 2 == 0 for width in axes)
+
+
+def test_rope_table_by_hand():
+    ids = torch.tensor([[[0, 2, 1, 0, 1, 3, 2]]])  # K = 4
+    angles = torch.angle(rope_table(ids)[0, 0, 0, 0])
+    assert len(angles) == 32
+    assert angles[:4].tolist() == [0] * 4  # kind 0
+    assert angles[4:8].tolist() == pytest.approx([2, 1, 0, 1])  # one pair per bit, at frequency 1
+    row = [3 * 10_000 ** (-2 * m / 24) for m in range(12)]
+    column = [2 * 10_000 ** (-2 * m / 24) for m in range(12)]
+    assert angles[8:].tolist() == pytest.approx(row + column, abs=1e-6)
+
+
+def test_position_ids():
+    labels = random_structure(2, 16)[:, 3]
+    ids = position_ids(labels, 3, 4, (4, 4), 2)
+    assert (ids[..., 0] == 2).all()
+    assert torch.equal(ids[..., 1:5], embed(labels, 3, 4))
+    assert ids[1, :, 5].tolist() == [p // 4 for p in range(16)]
+    assert ids[1, :, 6].tolist() == [p % 4 for p in range(16)]
+    assert (class_token_ids(ids) == 1).all() and class_token_ids(ids).shape == (2, 1, 7)
+
+
+# Blocks.
+
+
+@pytest.fixture(scope="module")
+def block():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Block(128).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def block_input():
+    x = torch.randn(2, 17, 128, generator=generator_of())
+    labels = random_structure(2, 16)[:, 2]
+    ids = position_ids(labels, 2, 4, (4, 4), 0)
+    return x, torch.randn(2, 3 * 128, generator=generator_of(1)), torch.cat([class_token_ids(ids), ids], 1)
+
+
+def plain_block(block, x, modulation, ids):
+    """The formulas of nvg-method section 2, one after the other."""
+    shift, scale, gate = modulation[:, None].chunk(3, -1)
+    centred = x - x.mean(-1, keepdim=True)
+    y = (1 + scale) * centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() + shift
+    q, k, v, mlp = block.linear_in(y).split([128, 128, 128, 512], -1)
+    angles = torch.angle(rope_table(ids))[:, :, 0]  # [B,T,1,32]
+
+    def heads(part):
+        return part.unflatten(-1, (2, 64))
+
+    def turned(part, learned):
+        part = heads(part)
+        part = part / (part.square().mean(-1, keepdim=True) + 1e-6).sqrt() * learned
+        even, odd = part[..., 0::2], part[..., 1::2]
+        pairs = [even * angles.cos() - odd * angles.sin(), even * angles.sin() + odd * angles.cos()]
+        return torch.stack(pairs, -1).flatten(-2)
+
+    scores = torch.einsum("bqhd,bkhd->bhqk", turned(q, block.qk_scale[0]), turned(k, block.qk_scale[1])) / 8
+    attended = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), heads(v)).flatten(2)
+    gelu = 0.5 * mlp * (1 + torch.tanh(math.sqrt(2 / math.pi) * (mlp + 0.044715 * mlp**3)))
+    return x + gate * block.linear_out(torch.cat([attended, gelu], -1))
+
+
+def test_block_follows_the_formulas(block, block_input):
+    block = Block(128).requires_grad_(False)
+    block.load_state_dict(
+        {key: torch.randn(value.shape, generator=generator_of(5)) * 0.1 for key, value in block.state_dict().items()}
+    )
+    x, modulation, ids = block_input
+    assert torch.allclose(block(x, modulation, rope_table(ids)), plain_block(block, x, modulation, ids), atol=1e-4)
+
+
+@pytest.mark.parametrize("last", [1, 5, 16, 17])
+def test_last_tokens_equal_the_tail_of_the_full_block(block, block_input, last):
+    x, modulation, ids = block_input
+    whole = block(x, modulation, rope_table(ids))
+    assert torch.allclose(block(x, modulation, rope_table(ids), last), whole[:, -last:], atol=1e-5)
+
+
+def test_drop_path(block_input):
+    x, modulation, ids = block_input
+    rope = rope_table(ids)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        block = Block(128, drop_path=0.5).requires_grad_(False)
+        full = block.eval()(x, modulation, rope) - x
+        assert torch.equal(block(x, modulation, rope) - x, full)
+        block.train()
+        many = [block(x, modulation, rope)[0] - x[0] for _ in range(40)]
+    dropped = sum(torch.equal(one, torch.zeros_like(one)) for one in many)
+    assert 5 < dropped < 35
+    assert all(torch.allclose(one, 2 * full[0], atol=1e-4) for one in many if one.any())
+
+
+def test_drop_path_rates_rise_linearly():
+    config = dataclasses.replace(
+        TINY, generator=dataclasses.replace(TINY.generator, content_depth=5, structure_depth=3, drop_path=0.1)
+    )
+    model = nvg_model.NVG(config)
+    assert [b.drop_path for b in model.content.transformer.blocks] == pytest.approx([0, 0.025, 0.05, 0.075, 0.1])
+    assert [b.drop_path for b in model.structure.transformer.blocks] == pytest.approx([0, 0.05, 0.1])
+
+
+# Batches of mixed stages, as training uses them.
+
+
+@pytest.fixture(scope="module")
+def lively():
+    return randomised(TINY).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def mixed(lively):
+    """A sequence of four images, their classes, and a stage for each."""
+    sequence = lively.tokenize(random_images(TINY, 4))
+    return sequence, torch.tensor([0, 1, 2, 3]), torch.tensor([2, 0, 1, 2])
+
+
+def test_content_of_mixed_stages(lively, mixed):
+    sequence, classes, stages = mixed
+    items = torch.arange(4)
+    canvas = sequence.canvases[items, (stages - 1).clamp(min=0)]
+    together = lively.content(canvas, sequence.structure[items, stages], classes, stages)
+    for item, stage in enumerate(stages.tolist()):
+        before = sequence.canvases[item : item + 1, stage - 1] if stage else None
+        alone, _ = lively.content.predict(before, sequence.structure[item : item + 1], classes[item : item + 1], stage)
+        assert torch.allclose(together[item], alone[0], atol=1e-4)
+    assert not torch.allclose(together[0], together[3], atol=1e-2)
+
+
+def test_velocity_of_mixed_stages_and_times(lively, mixed):
+    sequence, classes, stages = mixed
+    items, times = torch.arange(4), torch.tensor([0.1, 0.9, 0.5, 0.3])
+    z = torch.randn(4, 16, 4, generator=generator_of())
+    together = lively.structure(
+        z, times, sequence.canvases[items, stages], sequence.structure[items, stages], classes, stages
+    )
+    for item, stage in enumerate(stages.tolist()):
+        one = slice(item, item + 1)
+        alone = lively.structure.velocity(
+            z[one], times[one], sequence.canvases[one, stage], sequence.structure[one], classes[one], stage
+        )
+        assert torch.allclose(together[one], alone, atol=1e-4)
+
+
+def test_time_as_a_number_and_as_a_tensor(lively, mixed):
+    sequence, classes, _ = mixed
+    z = torch.randn(4, 16, 4, generator=generator_of())
+    arguments = (sequence.canvases[:, 1], sequence.structure[:, 1], classes, 1)
+    number = lively.structure.velocity(z, 0.25, *arguments)
+    for t in (torch.tensor(0.25), torch.tensor([0.25]), torch.full((4,), 0.25)):
+        assert torch.equal(lively.structure.velocity(z, t, *arguments), number)
+    assert not torch.allclose(lively.structure.velocity(z, 0.75, *arguments), number, atol=1e-2)
+
+
+def test_modulations_of_all_steps_at_once(lively, mixed):
+    """What the sampler computes before its first step equals what each step would compute."""
+    sequence, classes, _ = mixed
+    flow, times = lively.structure, torch.tensor([1.0, 0.6, 0.2])
+    context = flow.context(sequence.canvases[:, 1], sequence.structure[:, 1], classes, torch.full_like(classes, 1))
+    at_once = flow.modulations(context, times[:, None])
+    z = torch.randn(4, 16, 4, generator=generator_of())
+    for index, t in enumerate(times):
+        step = flow.step(z, context, [modulation[index] for modulation in at_once])
+        assert torch.allclose(
+            step, flow.velocity(z, t, sequence.canvases[:, 1], sequence.structure[:, 1], classes, 1), atol=1e-5
+        )
+
+
+def test_no_class_is_the_null_class(lively, mixed):
+    sequence, _, _ = mixed
+    null = torch.full((4,), 3)
+    canvas, labels, z = sequence.canvases[:, 1], sequence.structure[:, 2], torch.randn(4, 16, 4)
+    for a, b in zip(
+        lively.content.predict(canvas, labels, None, 2), lively.content.predict(canvas, labels, null, 2), strict=True
+    ):
+        assert torch.equal(a, b)
+    assert torch.equal(
+        lively.structure.velocity(z, 0.5, canvas, sequence.structure, None, 1),
+        lively.structure.velocity(z, 0.5, canvas, sequence.structure[:, 1], null, 1),
+    )
+
+
+def test_stage_0_ignores_the_canvas(lively, mixed):
+    sequence, classes, _ = mixed
+    labels = sequence.structure[:, 0]
+    start = lively.content.predict(None, labels, classes, 0)
+    stages = torch.zeros(4, dtype=torch.long)
+    assert torch.equal(lively.content(sequence.canvases[:, 2], labels, classes, stages), start[0])
+
+
+def test_canvas_scales_are_used(lively, mixed):
+    """Twice the input scale equals twice the canvas; the last one divides the prediction."""
+    sequence, classes, _ = mixed
+    canvas, labels = sequence.canvases[:, 0], sequence.structure[:, 1]
+    stages = torch.ones(4, dtype=torch.long)
+    before = lively.content(2 * canvas, labels, classes, stages)
+    scaled = randomised(TINY)
+    with torch.no_grad():
+        scaled.content.canvas_scales[1] *= 2
+        scaled.content.canvas_scales[-1] *= 4
+        assert torch.allclose(scaled.content(canvas, labels, classes, stages), before / 4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_close(lively, mixed, dtype):
+    sequence, classes, _ = mixed
+    half = randomised(TINY).to(dtype).requires_grad_(False)
+    z = torch.randn(4, 16, 4, generator=generator_of())
+    for name, run in {
+        "content": lambda m: m.content.predict(sequence.canvases[:, 1], sequence.structure, classes, 2)[0],
+        "logits": lambda m: m.content.predict(sequence.canvases[:, 1], sequence.structure, classes, 2)[1],
+        "structure": lambda m: m.structure.velocity(z, 0.5, sequence.canvases[:, 1], sequence.structure, classes, 1),
+        "encoder": lambda m: m.tokenizer.encode(random_images(TINY, 2)),
+        "decoder": lambda m: m.tokenizer.decode(sequence.canvases[:, -1]),
+    }.items():
+        full, low = run(lively), run(half)
+        assert low.dtype == torch.float32
+        assert (low - full).abs().mean() < 0.1 * full.abs().mean(), name
+
+
+# Gradients.
+
+
+def losses(model, soft_assignment):
+    """One forward pass of all three networks, with every class and stage in the batch."""
+    config = model.config
+    images, batch = random_images(config, 6), 6
+    latent = model.tokenizer.encode(images)
+    structure = nvg_model.cluster(latent)
+    quantized = model.tokenizer.quantizer(latent, structure, soft_assignment)
+    decoded = model.tokenizer.decoder(straight_through(latent, quantized.canvases[:, -1]).mT.unflatten(2, config.grid))
+    total = quantizer_loss(latent, quantized.canvases) + F.l1_loss(decoded, images)
+    canvases = quantized.canvases.detach()
+    classes = torch.arange(batch) % (config.generator.num_classes + 1)
+    for stage in range(config.num_stages):
+        before = canvases[:, stage - 1] if stage else None
+        final, logits = model.content.predict(before, structure, classes, stage)
+        codes = quantized.tokens[:, stage].gather(1, members(structure[:, stage], 2**stage)[..., 0])
+        total = total + F.mse_loss(final, canvases[:, -1]) + F.cross_entropy(logits.mT, codes)
+    z = torch.randn(batch, config.positions, config.splits, generator=generator_of())
+    for stage in range(config.splits - 1):
+        v = model.structure.velocity(
+            z, torch.rand(batch, generator=generator_of(1)), canvases[:, stage], structure, classes, stage
+        )
+        total = total + v.square().mean()
+    return total
+
+
+@pytest.mark.parametrize("name", ["tiny", "emoji64"])
+def test_no_dead_gradients(name):
+    config = nvg_model.preset(name)
+    # Every class embedding shall be seen by a batch of six.
+    config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, num_classes=3))
+    model = randomised(config).train()
+    losses(model, soft_assignment=True).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all(), key
+        assert parameter.grad.any(), key
+    # With the soft assignment every code receives gradient, which is what it is for.
+    assert model.tokenizer.quantizer.codebook.grad.any(1).all()
+    for embedding in (model.content.class_embedding, model.structure.class_embedding, model.content.stage_embedding):
+        assert embedding.weight.grad.any(1).all()
+
+
+def test_gradients_through_initialised_weights():
+    """Trained from scratch as `initialize` leaves it, nothing is cut off either."""
+    model = randomised(TINY, scale=1.0).train()
+    losses(model, soft_assignment=False).backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+# Parameter counts.
+
+
+@pytest.fixture(scope="module")
+def paper_models():
+    with torch.device("meta"):
+        return {depth: nvg_model.NVG(nvg_model.preset(f"d{depth}")) for depth in (12, 16, 20, 24)}
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_parameters_of_the_released_d16(paper_models):
+    """The counts of golden/state_dict_keys.txt, which leave the buffers out."""
+    model = paper_models[16]
+    assert count(model.content) + count(model.structure) == 319_553_576
+    assert count(model.tokenizer) == 110_332_355
+
+
+@pytest.mark.parametrize("depth", [12, 16, 20, 24])
+def test_parameters_of_the_papers_family(paper_models, depth):
+    model = paper_models[depth]
+    assert count(model.content.transformer.blocks) == pytest.approx(61_440 * depth**3, rel=0.01)
+    assert count(model.structure.transformer.blocks) == pytest.approx(61_440 * depth**3 / 4, rel=0.01)
+    millions = {16: (255, 64), 20: (497, 125), 24: (856, 215)}
+    if depth in millions:
+        counted = tuple(count(part) / 1e6 for part in (model.content, model.structure))
+        assert counted == pytest.approx(millions[depth], abs=1.0)
+
+
+def test_names_and_shapes_of_the_released_d16(golden, paper_models):
+    """Every name of golden/state_dict_keys.txt, with its shape, finds its place in our d16."""
+    listed, lines = {}, (golden / "state_dict_keys.txt").read_text().splitlines()
+    for line in lines:
+        if line.count("\t") == 2:
+            key, shape, _ = line.split("\t")
+            listed[key] = tuple(int(side) for side in shape.strip("[]").split(",") if side.strip())
+    if not listed:
+        pytest.skip("this set of golden tensors has no list of keys")
+    from nvg_model import released
+
+    theirs = {key: torch.empty(shape, device="meta") for key, shape in listed.items()}
+    tokenizer = {k: v for k, v in theirs.items() if k.startswith(("encoder.", "decoder.", "quantize."))}
+    if not tokenizer:
+        pytest.skip("the list has no autoencoder")
+    generator = {k: v for k, v in theirs.items() if k not in tokenizer and k not in ("rope_ids", "total_visited_codes")}
+    ours = released._rename(tokenizer, released._autoencoder_names(tokenizer))
+    ours |= released._rename(released._join_scales(generator), released._GENERATOR_NAMES)
+    expected = paper_models[16].state_dict()
+    assert ours.keys() == expected.keys()
+    for key, value in ours.items():
+        assert value.shape == expected[key].shape, key
+
+
+# Quantiser.
+
+
+@pytest.fixture(scope="module")
+def quantizer():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        quantizer = Quantizer(32, 8, 5, (4, 4))
+        torch.nn.init.normal_(quantizer.codebook)
+    return quantizer
+
+
+def test_quantizer_equals_the_plain_loop(quantizer):
+    latent = torch.randn(3, 16, 8, generator=generator_of())
+    structure = random_structure(3, 16)
+    tokens, canvases = (x.detach() for x in quantizer(latent, structure))
+    for item in range(3):
+        canvas = torch.zeros(16, 8)
+        for stage in range(5):
+            h = torch.zeros(16, 8)
+            for label in range(2**stage):
+                inside = structure[item, stage] == label
+                mean = (latent[item] - canvas)[inside].mean(0)
+                code = int((quantizer.codebook - mean).square().sum(-1).argmin())
+                assert (tokens[item, stage][inside] == code).all()
+                h[inside] = quantizer.codebook[code].detach()
+            refined = quantizer.refiners[stage](h.T.view(1, 8, 4, 4)).view(8, 16).T.detach()
+            canvas = canvas + h + 0.5 * refined
+            assert torch.allclose(canvases[item, stage], canvas, atol=1e-5)
+
+
+def test_quantizer_loss_formula():
+    latent = torch.randn(2, 16, 8, generator=generator_of(), requires_grad=True)
+    canvases = torch.randn(2, 5, 16, 8, generator=generator_of(1), requires_grad=True)
+    loss = quantizer_loss(latent, canvases)
+    mse = torch.stack([(canvases[:, i] - latent).square().mean() for i in range(5)]).mean()
+    assert torch.allclose(loss, 1.25 * mse)
+    loss.backward()
+    difference = (canvases - latent[:, None]).detach()
+    assert torch.allclose(canvases.grad, 2 * difference / difference.numel(), atol=1e-8)
+    assert torch.allclose(latent.grad, -0.25 * 2 * difference.sum(1) / difference.numel(), atol=1e-8)
+
+
+def test_straight_through():
+    latent = torch.randn(2, 16, 8, generator=generator_of(), requires_grad=True)
+    canvas = torch.randn(2, 16, 8, generator=generator_of(1), requires_grad=True)
+    weight = torch.randn(2, 16, 8, generator=generator_of(2))
+    value = straight_through(latent, canvas)
+    assert torch.allclose(value, canvas, atol=1e-6)
+    (value * weight).sum().backward()
+    assert torch.equal(latent.grad, weight) and canvas.grad is None
+
+
+def test_quantizer_takes_the_latent_as_a_constant(quantizer):
+    latent = torch.randn(1, 16, 8, generator=generator_of(), requires_grad=True)
+    quantizer(latent, random_structure(1, 16)).canvases.sum().backward()
+    assert latent.grad is None and quantizer.codebook.grad is not None
+    quantizer.zero_grad()
+
+
+def test_soft_assignment_changes_the_gradient_and_not_the_value(quantizer):
+    latent, structure = torch.randn(1, 16, 8, generator=generator_of()), random_structure(1, 16)
+    gradients = []
+    results = [quantizer(latent, structure, soft_assignment=soft) for soft in (False, True)]
+    assert torch.equal(results[0].tokens, results[1].tokens)
+    assert torch.allclose(results[0].canvases, results[1].canvases, atol=1e-5)
+    for result in results:
+        quantizer.zero_grad()
+        quantizer_loss(latent, result.canvases).backward()
+        gradients.append(quantizer.codebook.grad.clone())
+    used = results[0].tokens.unique()
+    unused = [code for code in range(32) if code not in used]
+    assert unused and not gradients[0][unused].any()  # the plain lookup never reaches them
+    assert gradients[1].any(1).all()
+    quantizer.zero_grad()
+
+
+def test_soft_assignment_is_the_softmax_of_distances():
+    """One stage of one cluster, no refinement: the gradient is that of softmax(max distance - distance) @ codebook."""
+    quantizer = Quantizer(6, 3, 1, (2, 2))
+    torch.nn.init.zeros_(quantizer.refiners[0].weight)
+    torch.nn.init.zeros_(quantizer.refiners[0].bias)
+    with torch.no_grad():
+        quantizer.codebook.copy_(torch.randn(6, 3, generator=generator_of()))
+    latent = torch.randn(1, 4, 3, generator=generator_of(1))
+    weight = torch.randn(3, generator=generator_of(2))
+    canvas = quantizer(latent, torch.zeros(1, 1, 4, dtype=torch.long), soft_assignment=True).canvases
+    (canvas[0, 0] @ weight).mean().backward()
+
+    codebook = quantizer.codebook.detach().clone().requires_grad_()
+    distances = (codebook - latent[0].mean(0)).square().sum(-1)
+    soft = (distances.max() - distances).softmax(-1)
+    hard = F.one_hot(distances.argmin(), 6).float()
+    (((hard - soft).detach() + soft) @ codebook @ weight).backward()
+    assert torch.allclose(quantizer.codebook.grad, codebook.grad, atol=1e-5)
+
+
+def test_quantizer_chooses_in_float32_whatever_its_weights(quantizer):
+    half = Quantizer(32, 8, 5, (4, 4)).bfloat16()
+    half.load_state_dict(quantizer.state_dict())
+    rounded = Quantizer(32, 8, 5, (4, 4))
+    rounded.load_state_dict({key: value.float() for key, value in half.state_dict().items()})
+    latent, structure = torch.randn(4, 16, 8, generator=generator_of()), random_structure(4, 16)
+    a, b = half(latent, structure), rounded(latent, structure)
+    assert torch.equal(a.tokens, b.tokens) and torch.equal(a.canvases, b.canvases)
+    assert a.canvases.dtype == torch.float32
