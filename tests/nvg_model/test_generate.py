@@ -476,14 +476,14 @@ def test_sequence_of_another_batch(tiny_model, whole, refuses):
 
 def test_sequence_of_another_model(tiny_model, whole, refuses):
     other = dataclasses.replace(whole, tokens=whole.tokens + 32)
-    with refuses("tokens up to .*; this model has 16 positions and 32 codes"):
+    with refuses("tokens from .* to .*; this model has codes 0 to 31"):
         tiny_model.generate([0, 1], sequence=other, keep_content=2)
     larger = nvg_model.VisualGranularitySequence(
         random_structure(2, positions=64, stages=3), torch.zeros(2, 3, 64, dtype=torch.long), torch.zeros(2, 3, 64, 8),
         (8, 8),
     )  # fmt: skip
-    for keep, message in (("keep_content", "the sequence has 64 positions"), ("keep_structure", r"shape \[2, 2, 64\]")):
-        with refuses(message):
+    for keep in ("keep_content", "keep_structure"):
+        with refuses(r"shape \[2, 2, 64\]"):
             tiny_model.generate([0, 1], sequence=larger, **{keep: 2})
 
 
