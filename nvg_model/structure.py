@@ -62,36 +62,36 @@ def _greedy_pairs(distances: Tensor) -> Tensor:
 
     A pair whose members are each other's nearest (ties to the smaller index) is one that greedy takes, whatever
     else it takes before; so rounds of mutual nearest neighbours, each over the rows that are left, find the same
-    pairs, and sorting by (distance, row, column) finds greedy's order. Rows leave at the end of each round, all
-    batch items keep equally many by letting the slowest one set the size (finished rows sit at infinity).
+    pairs, and sorting by (distance, row, column) finds greedy's order. Taken rows and columns stand at infinity until
+    a third of them is taken; then the rest moves together. Items of the batch that are done earlier wait at infinity.
     """
     batch, size, _ = distances.shape
     left = distances.clone()
     left.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-    rows = torch.arange(size, device=left.device).expand(batch, size)  # original index of each row that is left
+    rows = torch.arange(size, device=left.device).expand(batch, size)  # original index of each row of `left`
     partner = torch.full((batch, size), -1, device=left.device)
     while True:
-        nearest = left.argmin(-1)  # the first of equals: see the tie rule above
-        here = torch.arange(left.shape[1], device=left.device)
-        mutual = nearest.gather(1, nearest) == here
-        mutual &= left.gather(2, nearest[..., None]).squeeze(-1) < torch.inf
-        partner = partner.scatter(1, rows, torch.where(mutual, rows.gather(1, nearest), partner.gather(1, rows)))
-        taken = partner.gather(1, rows) >= 0
-        remaining = int((~taken).sum(1).max())
+        distance, nearest = left.min(-1)  # the first of equals: see the tie rule above
+        mutual = (nearest.gather(1, nearest) == torch.arange(left.shape[1], device=left.device)) & (
+            distance < torch.inf
+        )
+        partner.scatter_(1, rows, torch.where(mutual, rows.gather(1, nearest), partner.gather(1, rows)))
+        remaining = int((partner < 0).sum(1).max())
         if remaining == 0:
-            break
-        left, rows = _drop_rows(left, rows, taken, remaining)
-    return _in_greedy_order(distances, partner)
+            return _in_greedy_order(distances, partner)
+        left.masked_fill_(mutual[:, :, None], torch.inf).masked_fill_(mutual[:, None, :], torch.inf)
+        if 3 * remaining <= 2 * left.shape[1]:
+            left, rows = _keep_rows(left, rows, partner, remaining)
 
 
-def _drop_rows(left: Tensor, rows: Tensor, taken: Tensor, remaining: int) -> tuple[Tensor, Tensor]:
-    """Keeps the first `remaining` rows and columns with the free ones first, in order; taken ones sit at infinity."""
+def _keep_rows(left: Tensor, rows: Tensor, partner: Tensor, remaining: int) -> tuple[Tensor, Tensor]:
+    """The first `remaining` rows and columns, with the free ones first, in order."""
+    taken = partner.gather(1, rows) >= 0
     keep = torch.sort(taken, dim=1, stable=True).indices[:, :remaining]
     batch, size, _ = left.shape
-    left = left.gather(1, keep[..., None].expand(-1, -1, size)).gather(2, keep[:, None].expand(-1, remaining, -1))
-    gone = taken.gather(1, keep)
-    left.masked_fill_(gone[:, :, None] | gone[:, None, :], torch.inf)
-    return left, rows.gather(1, keep)
+    flat = keep + size * torch.arange(batch, device=left.device)[:, None]
+    kept = left.flatten(0, 1).index_select(0, flat.flatten()).unflatten(0, (batch, remaining))
+    return kept.gather(2, keep[:, None].expand(-1, remaining, -1)), rows.gather(1, keep)
 
 
 def _in_greedy_order(distances: Tensor, partner: Tensor) -> Tensor:

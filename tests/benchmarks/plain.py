@@ -20,6 +20,34 @@ from nvg_model import NVG, SamplingSettings
 from nvg_model.transformer import Block, FinalLayer
 
 
+def cluster(points: Tensor) -> Tensor:
+    """The greedy loop of nvg-method section 1, one closest pair after the other: [B,L,C] to labels [B,S,L]."""
+    return torch.stack([_cluster_item(item) for item in points])
+
+
+def _cluster_item(points: Tensor) -> Tensor:
+    means, pairings = points.float(), []
+    while (size := len(means)) > 1:
+        distances = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist")
+        distances.fill_diagonal_(torch.inf)
+        pairs = []
+        for _ in range(size // 2):
+            row, column = divmod(int(distances.argmin()), size)  # the first of equals, row by row
+            pairs.append((row, column))
+            distances[[row, column], :] = torch.inf
+            distances[:, [row, column]] = torch.inf
+        pairings.append(pairs)
+        first, second = torch.tensor(pairs).T
+        means = (means[first] + means[second]) / 2
+    labels = [0]
+    for pairs in reversed(pairings):
+        children = [0] * (2 * len(pairs))
+        for label, pair in zip(labels, pairs, strict=True):
+            children[min(pair)], children[max(pair)] = 2 * label, 2 * label + 1
+        labels = children
+    return torch.stack([torch.tensor(labels) >> shift for shift in range(len(pairings), -1, -1)])
+
+
 def rotation(ids: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines and sines [B,1,T,32] for coordinates [B,T,A]: 8 channels by kind, 2 by each bit, the rest halved."""
     rest = 56 - 2 * (ids.shape[-1] - 3)

@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+from plain import cluster as greedy
 
 import nvg_model
 from nvg_model.structure import (
@@ -18,34 +19,6 @@ from nvg_model.structure import (
     split,
     unembed,
 )
-
-
-def greedy(points):
-    """The plain loop of nvg-method section 1, kept as the oracle: [B,L,C] to labels [B,S,L]."""
-    return torch.stack([greedy_item(item) for item in points])
-
-
-def greedy_item(points):
-    means, pairings = points.float(), []
-    while (size := len(means)) > 1:
-        distances = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist")
-        distances.fill_diagonal_(torch.inf)
-        pairs = []
-        for _ in range(size // 2):
-            row, column = divmod(int(distances.argmin()), size)  # the first of equals, row by row
-            pairs.append((row, column))
-            distances[[row, column], :] = torch.inf
-            distances[:, [row, column]] = torch.inf
-        pairings.append(pairs)
-        first, second = torch.tensor(pairs).T
-        means = (means[first] + means[second]) / 2
-    labels = [0]
-    for pairs in reversed(pairings):
-        children = [0] * (2 * len(pairs))
-        for label, pair in zip(labels, pairs, strict=True):
-            children[min(pair)], children[max(pair)] = 2 * label, 2 * label + 1
-        labels = children
-    return torch.stack([torch.tensor(labels) >> shift for shift in range(num_splits(len(labels)), -1, -1)])
 
 
 def random_points(kind, batch, positions, seed=0):

@@ -13,7 +13,7 @@ EMOJI64 = Recipe(
     name="emoji64",
     config=PRESETS["emoji64"],
     tokenizer=TokenizerRecipe(steps=2000, batch=32, learning_rate=2e-3, bfloat16=True),
-    generator=GeneratorRecipe(steps=2200, batch=32, ema=0.998, bfloat16=True),
+    generator=GeneratorRecipe(steps=1500, batch=32, ema=0.998, bfloat16=True),
     classes=CLASSES,
     licence="Apache-2.0 (weights); trained on Noto Emoji (Apache-2.0), Twemoji (CC-BY 4.0), Fluent Emoji (MIT)",
     attribution="docs/emoji64-attribution.md",
