@@ -1,0 +1,39 @@
+"""The V3 node API: the host's where there is a host, else our own small equal.
+
+    from nvg_nodes.api import io, ui, schema, advanced
+
+`HOSTED` says which one it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+HOSTED = importlib.util.find_spec("comfy_api") is not None
+"""Whether ComfyUI is around. Its node API is a package that no index carries, so nothing else has that name."""
+
+if TYPE_CHECKING or not HOSTED:
+    from nvg_nodes import standalone_api as io
+    from nvg_nodes import standalone_api as ui
+    from nvg_nodes.standalone_api import ComfyExtension
+else:
+    from comfy_api.latest import ComfyExtension, io, ui
+
+__all__ = ["HOSTED", "ComfyExtension", "advanced", "io", "schema", "ui"]
+
+
+def schema(**words: Any) -> io.Schema:
+    """An `io.Schema` of those of the words that this host knows: an older one refuses what it does not."""
+    known = {field.name for field in dataclasses.fields(io.Schema)}
+    return io.Schema(**{word: value for word, value in words.items() if word in known})
+
+
+def advanced(input: Any) -> Any:
+    """The same input, shown only among the advanced ones where the host has such a thing.
+
+    Set as an extra entry of the catalogue, because hosts before 0.15 have no keyword for it.
+    """
+    input.extra_dict = {**input.extra_dict, "advanced": True}
+    return input

@@ -1,0 +1,189 @@
+"""The few of ComfyUI's own nodes that our workflows use, for `nvg-run`; the host has the genuine ones.
+
+Shapes: IMAGE [B,H,W,C] and MASK [B,H,W], both in [0,1].
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from nvg_model import NVGError
+from nvg_nodes import standalone_api as io
+
+CHANNELS = ["red", "green", "blue", "alpha"]
+
+
+@dataclass
+class Files:
+    """Where pictures are read and written in one run."""
+
+    inputs: list[Path]
+    """Folders in which a picture is looked for, in this order."""
+    out: Path
+    previews: bool = False
+    """Whether previews are written too."""
+    written: list[Path] = field(default_factory=list)
+
+    def find(self, name: str) -> Path:
+        """The picture of that name. Raises NVGError where there is none."""
+        plain = re.sub(r" \[(input|output|temp)\]$", "", name)  # the host marks a folder like this
+        for folder in self.inputs:
+            if (folder / plain).is_file():
+                return folder / plain
+        raise NVGError(f"there is no picture {name!r} in {', '.join(map(str, self.inputs))}")
+
+
+class CoreNode(io.ComfyNode):
+    """One of the host's own nodes."""
+
+    files: ClassVar[Files] = Files([], Path())
+    RELATIVE_PYTHON_MODULE = "nodes"
+
+
+class LoadImage(CoreNode):
+    """A picture file; its mask is what is transparent."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        image = io.Combo.Input("image")
+        image.extra_dict = {"image_upload": True}
+        outputs = [io.Image.Output(display_name="IMAGE"), io.Mask.Output(display_name="MASK")]
+        return io.Schema("LoadImage", "Load Image", "image", [image], outputs)
+
+    @classmethod
+    def validate_inputs(cls, image: str) -> bool:
+        """Any name will do: `execute` looks for it."""
+        return True
+
+    @classmethod
+    def execute(cls, image: str) -> io.NodeOutput:
+        """RGB and the mask; without transparency the host's mask is 64 x 64 zeros."""
+        picture = _opened(cls.files.find(image))
+        pixels = torch.from_numpy(np.array(picture.convert("RGB"))).float()[None] / 255
+        mask = torch.zeros(1, 64, 64)
+        if picture.has_transparency_data:
+            alpha = picture.convert("RGBA").getchannel("A")
+            mask = 1 - torch.from_numpy(np.array(alpha)).float()[None] / 255
+        return io.NodeOutput(pixels, mask)
+
+
+def _opened(path: Path) -> Image.Image:
+    """The picture, upright, with 8 bits a channel. Raises NVGError where it cannot be read."""
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            picture = ImageOps.exif_transpose(opened)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise NVGError(f"{path} is not a picture that can be read ({error})") from error
+    if picture.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
+    return picture
+
+
+class SaveImage(CoreNode):
+    """PNG files with the graph in them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Image.Input("images"), io.String.Input("filename_prefix", default="ComfyUI")]
+        return io.Schema("SaveImage", "Save Image", "image", inputs, is_output_node=True)
+
+    @classmethod
+    def execute(cls, images: Tensor, filename_prefix: str) -> io.NodeOutput:
+        """Writes PREFIX_00001_.png and so on, never over a file that is there."""
+        cls.write(images, filename_prefix)
+        return io.NodeOutput()
+
+    @classmethod
+    def write(cls, images: Tensor, prefix: str) -> None:
+        """Writes the images with the prompt and the workflow as the host does."""
+        stem = _filled_in(prefix, images)
+        folder = (cls.files.out / stem).parent
+        if not folder.resolve().is_relative_to(cls.files.out.resolve()):
+            raise NVGError(f"filename_prefix {prefix!r} leads out of {cls.files.out}; name a folder inside it")
+        metadata = PngInfo()
+        metadata.add_text("prompt", json.dumps(cls.hidden.prompt))
+        for name, value in (cls.hidden.extra_pnginfo or {}).items():
+            metadata.add_text(name, json.dumps(value))
+        folder.mkdir(parents=True, exist_ok=True)
+        name = Path(stem).name
+        taken = [re.fullmatch(rf"{re.escape(name)}_(\d+)_?\.png", file.name) for file in folder.iterdir()]
+        counter = max((int(found[1]) for found in taken if found), default=0) + 1
+        for number, image in enumerate(images):
+            path = folder / f"{name.replace('%batch_num%', str(number))}_{counter + number:05}_.png"
+            pixels = np.clip(255.0 * image.cpu().numpy(), 0, 255).astype(np.uint8)  # cut off, as the host does
+            Image.fromarray(pixels).save(path, pnginfo=metadata, compress_level=4)
+            cls.files.written.append(path)
+
+
+def _filled_in(prefix: str, images: Tensor) -> str:
+    """The prefix with the host's words for size and time."""
+    now = time.localtime()
+    words = {"width": images.shape[2], "height": images.shape[1], "year": now.tm_year}
+    two = {"month": now.tm_mon, "day": now.tm_mday, "hour": now.tm_hour, "minute": now.tm_min, "second": now.tm_sec}
+    for word, value in words.items():
+        prefix = prefix.replace(f"%{word}%", str(value))
+    for word, value in two.items():
+        prefix = prefix.replace(f"%{word}%", f"{value:02}")
+    return prefix
+
+
+class PreviewImage(SaveImage):
+    """Pictures that are only looked at; written where the run was asked to."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema("PreviewImage", "Preview Image", "image", [io.Image.Input("images")], is_output_node=True)
+
+    @classmethod
+    def execute(cls, images: Tensor) -> io.NodeOutput:  # type: ignore[override]
+        """Nothing to see here, but for `--previews`."""
+        if cls.files.previews:
+            cls.write(images, f"previews/node_{cls.hidden.unique_id}")
+        return io.NodeOutput()
+
+
+class MaskToImage(CoreNode):
+    """A mask as a grey picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        outputs = [io.Image.Output(display_name="IMAGE")]
+        return io.Schema("MaskToImage", "Convert Mask to Image", "mask", [io.Mask.Input("mask")], outputs)
+
+    @classmethod
+    def execute(cls, mask: Tensor) -> io.NodeOutput:
+        """Three equal channels."""
+        return io.NodeOutput(mask.reshape(-1, *mask.shape[-2:])[..., None].expand(-1, -1, -1, 3))
+
+
+class ImageToMask(CoreNode):
+    """A channel of a picture as a mask."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Image.Input("image"), io.Combo.Input("channel", options=CHANNELS)]
+        return io.Schema("ImageToMask", "Convert Image to Mask", "mask", inputs, [io.Mask.Output(display_name="MASK")])
+
+    @classmethod
+    def execute(cls, image: Tensor, channel: str) -> io.NodeOutput:
+        """The channel as it is."""
+        index = CHANNELS.index(channel)
+        if index >= image.shape[-1]:
+            raise NVGError(f"the image has {image.shape[-1]} channels and so no {channel}")
+        return io.NodeOutput(image[..., index])
+
+
+CORE: list[type[Any]] = [LoadImage, SaveImage, PreviewImage, MaskToImage, ImageToMask]
+"""All of them."""

@@ -1,0 +1,292 @@
+"""The node that generates pictures in one go, and the node of its sampling settings.
+
+Shapes: B images of a batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from nvg_model import NVG, NVGError, VisualGranularitySequence
+from nvg_model.sampling import SOLVERS, count_evaluations
+from nvg_nodes import host, images
+from nvg_nodes.api import advanced, io, schema
+from nvg_nodes.decode import check_sequence
+from nvg_nodes.tokens import CATEGORY, model_input
+from nvg_nodes.types import (
+    Model,
+    NVGSequence,
+    NVGSettings,
+    NVGStructure,
+    Settings,
+    Structure,
+    structure_of,
+)
+
+SEEDS = 2**64 - 1
+NO_CLASS = "unconditional"
+THE_CHECKPOINTS = "checkpoint"
+
+
+def class_input() -> Any:
+    """The widget of the class; the front end adds the list of names."""
+    return io.String.Input(
+        "class_name",
+        default="heart",
+        tooltip="What to draw: the name of a class of the model, or its number. Several, separated by commas or lines, "
+        f"make a batch. '{NO_CLASS}' draws anything.",
+    )
+
+
+def seed_input() -> Any:
+    """The widget of the seed."""
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=SEEDS,
+        control_after_generate=True,
+        tooltip="The same seed gives the same pictures, on every device. Picture 3 of a batch is the same alone.",
+    )
+
+
+def batch_input() -> Any:
+    """The widget of the number of pictures."""
+    return io.Int.Input("batch_size", default=1, min=1, max=256, tooltip="How many pictures of each class.")
+
+
+def first_item_input() -> Any:
+    """The widget that picks one item of a larger batch."""
+    return advanced(
+        io.Int.Input(
+            "first_item",
+            optional=True,
+            default=0,
+            min=0,
+            max=2**31 - 1,
+            tooltip="Number of the batch's first picture: with batch_size 1 and 3 here, the fourth picture of a larger "
+            "batch is drawn alone.",
+        )
+    )
+
+
+def settings_input() -> Any:
+    """The socket of the sampling settings."""
+    return NVGSettings.Input(
+        "settings",
+        optional=True,
+        tooltip="From NVG Sampling Settings. Without it, all settings are the checkpoint's own.",
+    )
+
+
+class NVGGenerate(io.ComfyNode):
+    """Class -> pictures: the whole stage loop."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NVGGenerate",
+            display_name="NVG Generate",
+            category=CATEGORY,
+            description="Draws pictures of a class from coarse to fine. Their structure can be given, and stages of "
+            "another picture can be kept.",
+            search_aliases=[
+                "nvg",
+                "ksampler",
+                "sampler",
+                "class conditional",
+                "text to image",
+                "next visual granularity",
+            ],
+            inputs=[
+                model_input(),
+                class_input(),
+                seed_input(),
+                batch_input(),
+                NVGStructure.Input(
+                    "structure",
+                    optional=True,
+                    tooltip="Structure of the first stages, which is followed exactly; the rest is generated. One "
+                    "serves the whole batch; a batch of them gives one picture each.",
+                ),
+                NVGSequence.Input(
+                    "sequence", optional=True, tooltip="A picture to keep stages of, as many as the two numbers say."
+                ),
+                io.Int.Input(
+                    "keep_structure",
+                    optional=True,
+                    default=0,
+                    min=0,
+                    max=32,
+                    tooltip="Keep the structure of so many stages of the sequence (counting the first, which is one "
+                    "region). 0 keeps none.",
+                ),
+                io.Int.Input(
+                    "keep_content",
+                    optional=True,
+                    default=0,
+                    min=0,
+                    max=32,
+                    tooltip="Keep the content of so many stages of the sequence: every region keeps its token, "
+                    "whatever shape it now has. 0 keeps none.",
+                ),
+                settings_input(),
+                first_item_input(),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The pictures."),
+                NVGSequence.Output(display_name="sequence", tooltip="All stages, to decode or to keep some of."),
+                NVGStructure.Output(display_name="structure", tooltip="The structure of all stages."),
+                io.Image.Output(display_name="preview", tooltip="A sheet per picture with the maps of its stages."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Model,
+        class_name: str,
+        seed: int,
+        batch_size: int,
+        structure: Structure | None = None,
+        sequence: VisualGranularitySequence | None = None,
+        keep_structure: int = 0,
+        keep_content: int = 0,
+        settings: Settings | None = None,
+        first_item: int = 0,
+    ) -> io.NodeOutput:
+        """Draws all stages, each shown on the node as it comes."""
+        if not (keep_structure or keep_content):
+            sequence = None  # nothing of it is wanted
+        if sequence is not None:
+            check_sequence(model, sequence)
+        classes = batch_of_classes(model, class_name, batch_size, structure, sequence)
+        chosen = (settings or Settings()).over(model.nvg.settings)
+        given = structure.fitting(model) if structure is not None else None
+        known = given.shape[1] if given is not None else keep_structure
+        progress = host.current().progress(count_evaluations(chosen, model.config.splits, known, keep_content))
+        nvg = model.ready(len(classes))
+        states = nvg.stages(
+            classes,
+            seed,
+            chosen,
+            given,
+            sequence,
+            keep_structure,
+            keep_content,
+            first_item=first_item,
+            on_evaluation=progress,
+        )
+        for state in states:
+            if not state.is_whole:
+                progress.show(lambda state=state: images.preview(nvg, state))  # type: ignore[misc]
+        result = state.to("cpu")
+        whole = structure_of(model, result.structure)
+        pictures = images.decode(nvg, result)
+        progress.show(lambda: images.contact_sheet(pictures))  # the last preview stays on the node: the result
+        return io.NodeOutput(images.from_model(pictures), result, whole, images.structure_sheet(whole))
+
+
+class NVGSamplingSettings(io.ComfyNode):
+    """Sampling settings that differ from the checkpoint's."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        def pair(name: str, what: str, paper: tuple[float, float], most: float) -> list[Any]:
+            return [
+                _number(io.Float, f"{name}_{end}", f"{what} at the {end} stage", value, most, step=0.05)
+                for end, value in zip(("first", "last"), paper, strict=True)
+            ]
+
+        return schema(
+            node_id="NVGSamplingSettings",
+            display_name="NVG Sampling Settings",
+            category=CATEGORY,
+            description="Settings of the generation. What is left at -1 (or 'checkpoint') stays as the checkpoint "
+            "says, so change only what you mean to.",
+            search_aliases=["nvg", "cfg", "guidance", "temperature", "top p", "top k", "steps", "solver"],
+            inputs=[
+                *pair("content_guidance", "Guidance of the content", (1.0, 3.5), 100.0),
+                *pair("structure_guidance", "Guidance of the structure", (1.0, 2.5), 100.0),
+                *pair("top_p", "Share of the probability that tokens are drawn from", (1.0, 0.5), 1.0),
+                _number(io.Int, "top_k", "Draw among so many best tokens only; 0: all, 1: always the best", 0, 65536),
+                _number(io.Float, "temperature", "Above 1 draws boldly, below 1 safely", 1.0, 100.0, step=0.05),
+                _number(io.Int, "structure_steps", "Time steps of the structure flow of a stage", 25, 1000),
+                io.Combo.Input(
+                    "solver",
+                    options=[THE_CHECKPOINTS, *SOLVERS],
+                    default=THE_CHECKPOINTS,
+                    tooltip="Of the structure flow: euler, heun (better, twice the work) or multistep (better at the "
+                    "same work).",
+                ),
+                io.Combo.Input(
+                    "gumbel",
+                    options=[THE_CHECKPOINTS, "on", "off"],
+                    default=THE_CHECKPOINTS,
+                    tooltip="Split regions with added noise, for more diverse structures.",
+                ),
+            ],
+            outputs=[NVGSettings.Output(display_name="settings", tooltip="For NVG Generate and NVG Start.")],
+        )
+
+    @classmethod
+    def execute(cls, solver: str, gumbel: str, **numbers: float) -> io.NodeOutput:
+        """What was changed."""
+        changes: dict[str, Any] = {name: value for name, value in numbers.items() if value >= 0}
+        if solver != THE_CHECKPOINTS:
+            changes["solver"] = solver
+        if gumbel != THE_CHECKPOINTS:
+            changes["gumbel"] = gumbel == "on"
+        return io.NodeOutput(Settings(changes))
+
+
+def _number(kind: Any, name: str, what: str, paper: float, most: float, **words: Any) -> Any:
+    """A number whose -1 means the checkpoint's own."""
+    least = -1 if kind is io.Int else -1.0
+    tooltip = f"{what}. -1: as the checkpoint says (the paper has {paper:g})."
+    return kind.Input(name, default=least, min=least, max=most, tooltip=tooltip, **words)
+
+
+def parse_classes(nvg: NVG, text: str) -> Tensor:
+    """Indices long [n] of the classes that a text names: separated by lines or commas.
+
+    A line that is a class as a whole is that class, though its name may have a comma. A number is an index, unless a
+    class has that name.
+
+    Raises:
+        NVGError: no class at all, or one that the model does not have (with the nearest names).
+    """
+    names = {name.casefold() for name in nvg.classes}
+    entries: list[str] = []
+    for line in text.splitlines():
+        entries += [line] if line.strip().casefold() in names else line.split(",")
+    classes: list[str | int | None] = []
+    for entry in filter(None, map(str.strip, entries)):
+        if entry.casefold() in names:
+            classes.append(entry)
+        elif entry.casefold() == NO_CLASS:
+            classes.append(None)
+        else:
+            classes.append(int(entry) if entry.isdecimal() else entry)
+    return nvg.class_indices(classes)  # type: ignore[arg-type]
+
+
+def batch_of_classes(
+    model: Model,
+    text: str,
+    batch_size: int,
+    structure: Structure | None = None,
+    sequence: VisualGranularitySequence | None = None,
+) -> Tensor:
+    """One class per picture, long [B]: each class `batch_size` times; a single one goes with every given structure.
+
+    Raises:
+        NVGError: an unknown class, or no generator to draw it.
+    """
+    if model.config.generator is None:
+        raise NVGError(f"{model.name} has a tokenizer but no generator; it can tokenize and decode only")
+    classes = parse_classes(model.nvg, text).repeat_interleave(batch_size)
+    items = max(len(structure.labels) if structure else 1, len(sequence) if sequence else 1)
+    return classes.expand(items) if len(classes) == 1 else classes

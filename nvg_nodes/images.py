@@ -1,0 +1,153 @@
+"""Pictures: the host's tensors to the model's and back, fitting, and what the nodes show.
+
+Shapes: IMAGE [B,H,W,C] in [0,1] and MASK [B,H,W] in [0,1] are the host's; the model's images are [B,3,H,W] in [-1,1];
+S' stages present, L = h*w positions. Sizes are (height, width).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from nvg_model import NVGError, VisualGranularitySequence, render
+from nvg_nodes import host
+from nvg_nodes.types import Structure
+
+if TYPE_CHECKING:
+    from nvg_model import NVG
+
+TILE = 128
+"""Pixels that a structure map or a tile of a preview has at least along each side."""
+PREVIEW_ITEMS = 4
+"""Images of a batch that a preview shows; each costs a run of the decoder at every stage."""
+AT_ONCE = 8
+"""Images that the decoder makes at once, which bounds its memory."""
+
+
+def to_model(image: Tensor, size: tuple[int, int], fit: str) -> Tensor:
+    """The model's images [B,3,H,W] of an IMAGE of any size with 1, 3 or 4 channels; what is transparent is white.
+
+    Those of the right size keep their exact values; others are fitted just as `nvg tokenize` does, by way of 8 bits.
+
+    Raises:
+        NVGError: another shape or number of channels, NaN, an unknown fit.
+    """
+    image = checked_image(image)
+    if image.shape[-1] == 3 and tuple(image.shape[1:3]) == size:
+        return image.permute(0, 3, 1, 2) * 2 - 1
+    return torch.cat([render.from_pil(picture, size, fit) for picture in to_pil(image)])
+
+
+def checked_image(image: Tensor) -> Tensor:
+    """IMAGE float32 on the CPU in [0,1], with 3 or 4 channels. Raises NVGError for a shape, or NaN."""
+    if not isinstance(image, Tensor) or image.dim() != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
+        shape = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise NVGError(f"the image has shape {shape}; an IMAGE is [batch, height, width, 1, 3 or 4 channels]")
+    image = image.detach().float().cpu()
+    if not bool(torch.isfinite(image).all()):
+        raise NVGError("the image holds NaN or infinity; look at the node that it comes from")
+    return (image.expand(-1, -1, -1, 3) if image.shape[-1] == 1 else image).clamp(0, 1)
+
+
+def to_pil(image: Tensor) -> list[Image.Image]:
+    """Pictures of a checked IMAGE with 3 or 4 channels."""
+    return [Image.fromarray(one) for one in (image * 255).round().byte().numpy()]
+
+
+def from_pil(pictures: Sequence[Image.Image]) -> Tensor:
+    """IMAGE of RGB pictures of one size."""
+    return torch.stack([torch.from_numpy(np.array(picture)) for picture in pictures]).float() / 255
+
+
+def from_model(images: Tensor) -> Tensor:
+    """IMAGE of the model's images. Rounded to 8 bits, so that every way of saving it gives the same pixels."""
+    pixels = ((images.float().cpu() + 1) * 127.5).round().clamp(0, 255)
+    return pixels.permute(0, 2, 3, 1).contiguous() / 255
+
+
+def decode(nvg: NVG, sequence: VisualGranularitySequence, stage: int | None = None) -> Tensor:
+    """The model's images of a sequence after a stage (the last one by default), a few at a time."""
+    parts = []
+    for start in range(0, len(sequence), AT_ONCE):
+        host.current().check_cancelled()
+        parts.append(nvg.decode(sequence.items(slice(start, start + AT_ONCE)), stage).cpu())
+    return torch.cat(parts)
+
+
+def checked_mask(mask: Tensor) -> Tensor:
+    """MASK float32 [B,H,W] on the CPU in [0,1]; a single one may come without its batch axis. Raises NVGError."""
+    if isinstance(mask, Tensor) and mask.dim() == 2:
+        mask = mask[None]
+    if not isinstance(mask, Tensor) or mask.dim() != 3 or 0 in mask.shape:
+        shape = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise NVGError(f"the mask has shape {shape}; a MASK is [batch, height, width]")
+    mask = mask.detach().float().cpu()
+    if not bool(torch.isfinite(mask).all()):
+        raise NVGError("the mask holds NaN or infinity; look at the node that it comes from")
+    return mask.clamp(0, 1)
+
+
+def resize(x: Tensor, size: tuple[int, int], fit: str, mode: str, fill: float = 0.0) -> Tensor:
+    """Fits [B,C,H,W] into a size by any mode of `interpolate`: "area" for areas, "nearest-exact" for labels.
+
+    Args:
+        fit: crop, pad (with `fill`) or stretch, as for pictures.
+    Raises:
+        NVGError: an unknown fit.
+    """
+    if fit not in render.FITS:
+        raise NVGError(f"there is no fit {fit!r}; there are {', '.join(render.FITS)}")
+    if fit != "stretch":
+        height, width = x.shape[2:]
+        # The height and width of the wanted aspect that lie just inside (crop) or just around (pad) the picture.
+        choose = min if fit == "crop" else max
+        unit = choose(height / size[0], width / size[1])
+        # Negative padding cuts off.
+        down, across = max(1, round(unit * size[0])) - height, max(1, round(unit * size[1])) - width
+        x = F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2), value=fill)
+    return F.interpolate(x, size=size, mode=mode)
+
+
+def structure_map(structure: Structure, stage: int = -1, least: int = 1) -> list[Image.Image]:
+    """A palette picture of one stage of every item; enlarged in whole steps to at least so many pixels a side."""
+    labels = structure.labels[:, stage]
+    clusters = 2 ** (stage % structure.stages)
+    factor = max(1, math.ceil(least / min(structure.size)))
+    size = (structure.size[0] * factor, structure.size[1] * factor)
+    return [render.structure_image(one, clusters, structure.grid, size) for one in labels]
+
+
+def structure_sheet(structure: Structure) -> Tensor:
+    """IMAGE: for every item one sheet with the maps of all its stages."""
+    maps = [structure_map(structure, stage, TILE) for stage in range(structure.stages)]
+    captions = [f"stage {stage} · {2**stage}" for stage in range(structure.stages)]
+    columns = math.ceil(math.sqrt(structure.stages))
+    return from_pil([render.grid(stages, columns, captions) for stages in zip(*maps, strict=True)])
+
+
+def preview(nvg: NVG, sequence: VisualGranularitySequence) -> Image.Image:
+    """The first images of a sequence so far, each beside its structure map."""
+    some = sequence.items(slice(PREVIEW_ITEMS))
+    structure = Structure(some.structure.cpu(), some.grid, nvg.config.image_size)
+    maps = structure_map(structure, -1, TILE)
+    tiles = [tile for pair in zip(_enlarged(decode(nvg, some)), maps, strict=True) for tile in pair]
+    return render.grid(tiles, 2 * math.ceil(math.sqrt(len(maps))))
+
+
+def contact_sheet(images: Tensor) -> Image.Image:
+    """The model's images, all of them, in about a square."""
+    tiles = _enlarged(images)
+    return tiles[0] if len(tiles) == 1 else render.grid(tiles, math.ceil(math.sqrt(len(tiles))))
+
+
+def _enlarged(images: Tensor) -> list[Image.Image]:
+    """Pictures of the model's images, at least as large as a tile."""
+    factor = max(1, math.ceil(TILE / min(images.shape[2:])))
+    return [render.enlarge(picture, factor) for picture in render.to_pil(images)]

@@ -1,0 +1,123 @@
+"""The painter's Python side: what was painted in the browser, as a structure.
+
+The widget's value is text, kept in the workflow: a picture as a data URL ("data:image/png;base64,..."), which is one
+mask, or JSON {"version": 1, "masks": [data URL or null, ...]} with a mask for every split; null repeats the one before.
+What is painted is what is opaque; in a picture without transparency, what is bright.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io as streams
+import json
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from nvg_model import NVGError
+from nvg_nodes import images
+from nvg_nodes.api import io, schema
+from nvg_nodes.structure_sources import (
+    CATEGORY,
+    DISTANCE,
+    before_input,
+    grown,
+    mask_score,
+    stages_input,
+    structure_outputs,
+)
+from nvg_nodes.tokens import model_input
+from nvg_nodes.types import Model, Structure
+
+VERSION = 1
+_LARGEST = 4096
+"""Pixels that a painting may have along a side."""
+
+
+class NVGPaintStructure(io.ComfyNode):
+    """Painting -> structure."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NVGPaintStructure",
+            display_name="NVG Paint Structure",
+            category=CATEGORY,
+            description="Paint the first structure maps in the node. Every region must have exactly half the positions "
+            "of its parent, so a painted area is grown or shrunk along lines of equal distance to its outline.",
+            search_aliases=["nvg", "draw", "painter", "sketch", "layout", "mask editor"],
+            inputs=[
+                model_input(),
+                io.String.Input(
+                    "painting",
+                    default="",
+                    tooltip="What is painted, kept in the workflow: a picture as a data URL, or JSON with one per "
+                    "split.",
+                ),
+                stages_input(0, "one for every painted map"),
+                before_input(),
+            ],
+            outputs=[
+                *structure_outputs(),
+                io.Mask.Output(display_name="mask", tooltip="What was painted, one mask per split."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Model, painting: str, stages: int, structure: Structure | None = None) -> io.NodeOutput:
+        """Every map splits the regions of the one before."""
+        masks = read_painting(painting)
+        scores = [mask_score(mask, model.config.grid, "stretch", DISTANCE)[None] for mask in masks]
+        result = grown(model, structure, scores, stages)
+        size = model.config.image_size
+        shown = [images.resize(mask[None, None], size, "stretch", "area")[0] for mask in masks]
+        return io.NodeOutput(result, images.structure_sheet(result), torch.cat(shown))
+
+
+def read_painting(text: str) -> list[Tensor]:
+    """The masks [H,W] in [0,1] of a painting, one per split. Raises NVGError where there is none or it is damaged."""
+    if not text.strip():
+        raise NVGError("nothing is painted yet; draw an area in the node")
+    urls: list[str | None] = [text.strip()]
+    if not text.lstrip().startswith("data:"):
+        urls = _urls(text)
+    masks: list[Tensor] = []
+    for url in urls:
+        if url is None and not masks:
+            raise NVGError("the first map is not painted; draw an area on it, or remove it")
+        masks.append(_mask(url) if url is not None else masks[-1])
+    return masks
+
+
+def _urls(text: str) -> list[str | None]:
+    """The pictures of a painting in JSON."""
+    try:
+        content = json.loads(text)
+        version, urls = content["version"], content["masks"]
+        if not isinstance(urls, list) or not urls or not all(url is None or isinstance(url, str) for url in urls):
+            raise ValueError("masks must be a list of pictures")
+    except (ValueError, KeyError, TypeError) as error:
+        raise NVGError(f"the painting is neither a picture nor JSON with version and masks ({error})") from error
+    if version != VERSION:
+        raise NVGError(f"the painting has version {version}, and this nvg reads version {VERSION}; update nvg")
+    return urls
+
+
+def _mask(url: str) -> Tensor:
+    """What is painted in a data URL."""
+    try:
+        head, _, data = url.partition(",")
+        if not head.startswith("data:image/") or not head.endswith(";base64"):
+            raise ValueError("not a data URL of a picture")
+        with Image.open(streams.BytesIO(base64.b64decode(data, validate=True))) as opened:
+            if max(opened.size) > _LARGEST:
+                raise ValueError(f"larger than {_LARGEST} pixels")
+            picture = opened.convert("RGBA")
+    except (ValueError, binascii.Error, UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise NVGError(f"the painting is damaged ({error}); clear it and paint again") from error
+    alpha = np.array(picture.getchannel("A"))
+    painted = alpha if alpha.min() < 255 else np.array(picture.convert("L"))
+    return torch.from_numpy(painted).float() / 255

@@ -1,0 +1,288 @@
+"""Nodes that generate stage by stage: start, then structure and content in turn. Together they equal NVG Generate.
+
+Shapes: B batch, S' stages present, L positions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nvg_model import NVGError, VisualGranularitySequence
+from nvg_model import structure as hierarchy
+from nvg_model.sampling import count_evaluations
+from nvg_nodes import host, images, ranking
+from nvg_nodes.api import io, schema
+from nvg_nodes.decode import check_sequence
+from nvg_nodes.generate import (
+    SEEDS,
+    batch_input,
+    batch_of_classes,
+    class_input,
+    first_item_input,
+    seed_input,
+    settings_input,
+)
+from nvg_nodes.tokens import model_input
+from nvg_nodes.types import Model, NVGSequence, NVGState, NVGStructure, Settings, State, Structure, structure_of
+
+CATEGORY = "NVG/stage by stage"
+
+
+def state_input() -> Any:
+    """The socket of the chain."""
+    return NVGState.Input("state", tooltip="From NVG Start or the node before in the chain.")
+
+
+class NVGStart(io.ComfyNode):
+    """Begins a chain."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NVGStart",
+            display_name="NVG Start",
+            category=CATEGORY,
+            description="Begins a generation stage by stage. Connect NVG Generate Structure and NVG Generate Content "
+            "Stage in turn, once per stage; a change to a late stage runs only what follows it.",
+            search_aliases=["nvg", "stage by stage", "chain", "empty latent"],
+            inputs=[
+                model_input(),
+                class_input(),
+                seed_input(),
+                batch_input(),
+                NVGStructure.Input(
+                    "structure",
+                    optional=True,
+                    tooltip="Structure of the first stages, which the chain will follow; the rest is generated.",
+                ),
+                settings_input(),
+                first_item_input(),
+            ],
+            outputs=[NVGState.Output(display_name="state", tooltip="The chain, before its first stage.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Model,
+        class_name: str,
+        seed: int,
+        batch_size: int,
+        structure: Structure | None = None,
+        settings: Settings | None = None,
+        first_item: int = 0,
+    ) -> io.NodeOutput:
+        """A state without stages."""
+        settings = settings or Settings()
+        settings.over(model.nvg.settings)  # complains here rather than stages later
+        classes = batch_of_classes(model, class_name, batch_size, structure)
+        if structure is not None:
+            for_batch(structure.fitting(model), len(classes), "structure")
+        return io.NodeOutput(State(classes, seed, first_item, settings, structure))
+
+
+class NVGGenerateStructure(io.ComfyNode):
+    """The structure of the next stage."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NVGGenerateStructure",
+            display_name="NVG Generate Structure",
+            category=CATEGORY,
+            description="Splits every region in half for the next stage. The first stage is one region.",
+            search_aliases=["nvg", "structure", "stage", "split"],
+            inputs=[
+                model_input(),
+                state_input(),
+                NVGStructure.Input(
+                    "structure",
+                    optional=True,
+                    tooltip="Followed instead of generating: exactly where it continues the chain's regions, otherwise "
+                    "each region of the chain is halved in its order.",
+                ),
+            ],
+            outputs=[
+                NVGState.Output(display_name="state", tooltip="The chain with the structure of the next stage."),
+                NVGStructure.Output(display_name="structure", tooltip="The structure so far, the new stage included."),
+                io.Image.Output(display_name="preview", tooltip="The map of the new stage, in colours."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Model, state: State, structure: Structure | None = None) -> io.NodeOutput:
+        """Generates it, or takes it from what is given here or was given at the start."""
+        stage = checked_stage(model, state)
+        if state.labels is not None:
+            raise NVGError(f"stage {stage} has its structure already; connect NVG Generate Content Stage next")
+        source = structure
+        if source is not None and source.stages <= stage:
+            raise NVGError(
+                f"the structure given has the stages 0 to {source.stages - 1} and the chain is at stage {stage}; give "
+                "more stages, or none to generate it"
+            )
+        if source is None and state.plan is not None and state.plan.stages > stage:
+            source = state.plan
+        labels = _next_labels(model, state, source)
+        whole = structure_of(model, _structure_with(state, labels))
+        preview = images.from_pil(images.structure_map(whole))
+        return io.NodeOutput(dataclasses.replace(state, labels=labels), whole, preview)
+
+
+class NVGGenerateContentStage(io.ComfyNode):
+    """The content of the next stage."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NVGGenerateContentStage",
+            display_name="NVG Generate Content Stage",
+            category=CATEGORY,
+            description="Fills the regions of the next stage, one token each. It comes after the stage's structure; "
+            "the first stage needs none.",
+            search_aliases=["nvg", "content", "stage", "tokens"],
+            inputs=[
+                model_input(),
+                state_input(),
+                NVGSequence.Input(
+                    "sequence",
+                    optional=True,
+                    tooltip="Keeps this stage's content of that picture instead of generating: every region takes its "
+                    "token.",
+                ),
+                io.Int.Input(
+                    "stage_seed",
+                    optional=True,
+                    default=-1,
+                    min=-1,
+                    max=SEEDS,
+                    tooltip="Another seed for this stage's content. -1: the chain's, as in NVG Generate.",
+                ),
+            ],
+            outputs=[
+                NVGState.Output(display_name="state", tooltip="The chain with the stage finished."),
+                io.Image.Output(display_name="image", tooltip="The pictures after this stage."),
+                NVGSequence.Output(display_name="sequence", tooltip="The stages so far; whole after the last one."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Model,
+        state: State,
+        sequence: VisualGranularitySequence | None = None,
+        stage_seed: int = -1,
+    ) -> io.NodeOutput:
+        """Generates it, or keeps it from a sequence."""
+        stage = checked_stage(model, state)
+        if state.labels is None and stage > 0:
+            raise NVGError(f"stage {stage} has no structure yet; connect NVG Generate Structure before its content")
+        if sequence is not None:
+            check_sequence(model, sequence)
+            if sequence.num_stages <= stage:
+                raise NVGError(
+                    f"the sequence to keep has the stages 0 to {sequence.num_stages - 1} and the chain is at stage "
+                    f"{stage}"
+                )
+        result = _next_content(model, state, sequence, stage_seed)
+        pictures = images.from_model(images.decode(model.nvg, result))
+        return io.NodeOutput(dataclasses.replace(state, sequence=result, labels=None), pictures, result)
+
+
+def checked_stage(model: Model, state: State) -> int:
+    """Number of the chain's next stage. Raises NVGError for another model's chain, or one that is finished."""
+    if state.sequence is not None:
+        check_sequence(model, state.sequence)
+    if state.stage == model.config.num_stages:
+        raise NVGError(f"the chain is finished: {model.name} has {state.stage} stages; take its image")
+    return state.stage
+
+
+def for_batch(x: Tensor, batch: int, name: str) -> Tensor:
+    """One item for all, or one each. Raises NVGError."""
+    if len(x) not in (1, batch):
+        raise NVGError(f"the {name} has {len(x)} items for {batch} pictures; give one, or one per picture")
+    return x.expand(batch, *x.shape[1:])
+
+
+def _next_labels(model: Model, state: State, source: Structure | None) -> Tensor:
+    """Labels [B,L] of the next stage: of a source that is followed, or generated."""
+    if state.sequence is None:
+        return _one_region(model, state)
+    before = state.sequence.structure[:, -1]
+    if source is not None:
+        # The order of the finest labels holds the source's splits at all stages: where its regions are the chain's,
+        # halving by it repeats the source exactly.
+        source.fitting(model)
+        order = ranking.position_order(source.finest, source.grid)
+        return hierarchy.split(before, for_batch(order, len(before), "structure"))
+    # NVG.stages yields after a stage's content. Keeping a made-up content there leaves the structure to be generated.
+    unread = hierarchy.split(before, torch.zeros(before.shape))
+    known, total = state.stage, model.config.num_stages
+    settings = state.settings.over(model.nvg.settings)
+    evaluations = [count_evaluations(settings, total - 1, stages, total) for stages in (known, known + 1)]
+    progress = host.current().progress(evaluations[0] - evaluations[1])
+    extended = _with_stage(state, unread, torch.zeros_like(unread))
+    return _run_stage(model, state, extended, known, known + 1, state.seed, progress).structure[:, known]
+
+
+def _next_content(
+    model: Model, state: State, kept: VisualGranularitySequence | None, stage_seed: int
+) -> VisualGranularitySequence:
+    """The chain's sequence with the next stage."""
+    stage, keep = state.stage, state.stage
+    labels = state.labels if state.labels is not None else _one_region(model, state)
+    tokens = torch.zeros_like(labels)
+    if kept is not None:
+        codes = for_batch(kept.cluster_tokens(stage), len(labels), "sequence")
+        tokens, keep = hierarchy.place(codes, labels), stage + 1
+    seed = state.seed if stage_seed < 0 else stage_seed
+    extended = _with_stage(state, labels, tokens)
+    return _run_stage(model, state, extended, stage + 1, keep, seed, host.current().progress(1))
+
+
+def _one_region(model: Model, state: State) -> Tensor:
+    """Labels [B,L] of the first stage."""
+    return torch.zeros(len(state.classes), model.config.positions, dtype=torch.long)
+
+
+def _run_stage(
+    model: Model,
+    state: State,
+    sequence: VisualGranularitySequence,
+    keep_structure: int,
+    keep_content: int,
+    seed: int,
+    progress: host.Progress,
+) -> VisualGranularitySequence:
+    """What NVG.stages yields after the chain's next stage, on the CPU; the stages before are kept, without networks."""
+    nvg = model.ready(len(state.classes))
+    states = nvg.stages(
+        state.classes,
+        seed,
+        state.settings.over(nvg.settings),
+        sequence=sequence,
+        keep_structure=keep_structure,
+        keep_content=keep_content,
+        first_item=state.first_item,
+        on_evaluation=progress,
+    )
+    return next(islice(states, state.stage, None)).to("cpu")
+
+
+def _structure_with(state: State, labels: Tensor) -> Tensor:
+    """Labels [B,S'+1,L] of the chain's stages and a new one [B,L]."""
+    return labels[:, None] if state.sequence is None else torch.cat([state.sequence.structure, labels[:, None]], 1)
+
+
+def _with_stage(state: State, labels: Tensor, tokens: Tensor) -> VisualGranularitySequence:
+    """The chain's sequence with one more stage [B,L], to keep stages of: canvases are made anew, so it has none."""
+    structure, before = _structure_with(state, labels), state.sequence
+    tokens = tokens[:, None] if before is None else torch.cat([before.tokens, tokens[:, None]], 1)
+    return VisualGranularitySequence(structure, tokens, torch.empty(*structure.shape, 0), (1, labels.shape[-1]))

@@ -1,0 +1,324 @@
+"""Nodes that change structures, combine them and show them. All give exactly valid hierarchies.
+
+Shapes: B batch, S stages, L = h*w positions.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nvg_model import NVGError
+from nvg_nodes import images, ranking
+from nvg_nodes.api import io, schema, ui
+from nvg_nodes.structure_sources import CATEGORY, output, structure_outputs
+from nvg_nodes.types import NVGStructure, Structure
+
+FLIPS = ["none", "horizontal", "vertical", "both"]
+WRAP, EXTEND = "wrap", "extend"
+TOGETHER, EACH = "one mask", "one mask each"
+
+
+def structure_input(name: str = "structure", what: str = "A structure.") -> Any:
+    """The socket of a structure."""
+    return NVGStructure.Input(name, tooltip=what)
+
+
+def stage_input(what: str) -> Any:
+    """Which stage to show."""
+    return io.Int.Input(
+        "stage", default=-1, min=-1, max=31, tooltip=f"{what} 0 is one region, 1 is two, 2 is four. -1: the last."
+    )
+
+
+def checked_stage(structure: Structure, stage: int) -> int:
+    """The number of a stage that the structure has; -1 is the last. Raises NVGError."""
+    if not -1 <= stage < structure.stages:
+        raise NVGError(f"there is no stage {stage}: the structure has the stages 0 to {structure.stages - 1}")
+    return stage % structure.stages
+
+
+class NVGStructureTransform(io.ComfyNode):
+    """Flipped, turned, scaled, shifted."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        def number(name: str, default: float, least: float, most: float, step: float, tooltip: str) -> Any:
+            return io.Float.Input(name, default=default, min=least, max=most, step=step, tooltip=tooltip)
+
+        return schema(
+            node_id="NVGStructureTransform",
+            display_name="NVG Structure Transform",
+            category=CATEGORY,
+            description="Flips, scales, turns and shifts a structure, in this order. Regions are balanced again.",
+            search_aliases=["nvg", "flip", "mirror", "shift", "rotate", "scale"],
+            inputs=[
+                structure_input(),
+                io.Combo.Input("flip", options=FLIPS, default="none", tooltip="Mirrors sideways, upside down or both."),
+                number("scale", 1.0, 0.05, 20.0, 0.05, "Enlarges about the centre; below 1 shrinks."),
+                number("angle", 0.0, -360.0, 360.0, 1.0, "Turns clockwise about the centre, in degrees."),
+                number("shift_x", 0.0, -1.0, 1.0, 0.01, "Moves to the right, as a share of the width."),
+                number("shift_y", 0.0, -1.0, 1.0, 0.01, "Moves down, as a share of the height."),
+                io.Combo.Input(
+                    "edges",
+                    options=[WRAP, EXTEND],
+                    default=WRAP,
+                    tooltip="What comes in from outside: the other side of the picture, or more of its edge.",
+                ),
+            ],
+            outputs=structure_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        structure: Structure,
+        flip: str,
+        scale: float,
+        angle: float,
+        shift_x: float,
+        shift_y: float,
+        edges: str,
+    ) -> io.NodeOutput:
+        """Looks up every position's label where it comes from, and halves by them."""
+        source = transformed(structure, flip, scale, angle, (shift_x, shift_y), edges)
+        order = ranking.position_order(structure.finest[:, source], structure.grid)
+        return output(structure.replace(ranking.from_order([order], structure.stages)))
+
+
+def transformed(
+    structure: Structure, flip: str, scale: float, angle: float, shift: tuple[float, float], edges: str
+) -> Tensor:
+    """Where every position comes from: long [L]."""
+    rows, columns = structure.grid
+    cell = structure.size[0] / rows, structure.size[1] / columns  # pixels, so that turning keeps shapes
+    y = (torch.arange(rows, dtype=torch.float64) + 0.5 - rows / 2 - shift[1] * rows) * cell[0]
+    x = (torch.arange(columns, dtype=torch.float64) + 0.5 - columns / 2 - shift[0] * columns) * cell[1]
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    x, y = (x * cosine + y * sine) / scale, (y * cosine - x * sine) / scale
+    x = -x if flip in ("horizontal", "both") else x
+    y = -y if flip in ("vertical", "both") else y
+    # Rounded first, so that what lies just between two positions does not hang on the last digit.
+    row = torch.floor(((y / cell[0] + rows / 2) * 1024).round() / 1024).long()
+    column = torch.floor(((x / cell[1] + columns / 2) * 1024).round() / 1024).long()
+    if edges == WRAP:
+        row, column = row % rows, column % columns
+    return (row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)).flatten()
+
+
+class NVGStructureBlend(io.ComfyNode):
+    """Between two structures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NVGStructureBlend",
+            display_name="NVG Structure Blend",
+            category=CATEGORY,
+            description="Goes from one structure to another: positions are ranked by a mean of both orders.",
+            search_aliases=["nvg", "mix", "morph", "interpolate"],
+            inputs=[
+                structure_input("structure_a", "What amount 0 gives."),
+                structure_input("structure_b", "What amount 1 gives."),
+                io.Float.Input(
+                    "amount", default=0.5, min=0.0, max=1.0, step=0.01, tooltip="0 is the first, 1 is the second."
+                ),
+            ],
+            outputs=structure_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, structure_a: Structure, structure_b: Structure, amount: float) -> io.NodeOutput:
+        """Has the stages that both have."""
+        if not math.isfinite(amount):
+            raise NVGError(f"amount is {amount}; give a number from 0 to 1")
+        a, b = same_batch(structure_a, structure_b)
+        stages = min(a.shape[1], b.shape[1])
+        orders = [ranking.position_order(one[:, stages - 1], structure_a.grid) for one in (a, b)]
+        labels = ranking.from_order([torch.lerp(orders[0], orders[1], amount)], stages)
+        return output(structure_a.replace(labels))
+
+
+class NVGStructureSwap(io.ComfyNode):
+    """The beginning of one structure, the rest of another."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NVGStructureSwap",
+            display_name="NVG Structure Swap",
+            category=CATEGORY,
+            description="The first stages of one structure, and then the splits of another: every region is halved in "
+            "the other's order.",
+            search_aliases=["nvg", "combine", "exchange", "layout and detail"],
+            inputs=[
+                structure_input("structure_a", "Its first stages are taken: the layout."),
+                structure_input("structure_b", "Its splits follow: the detail."),
+                io.Int.Input(
+                    "stages",
+                    default=2,
+                    min=1,
+                    max=32,
+                    tooltip="How many stages of the first are taken, counting the first, which is one region.",
+                ),
+            ],
+            outputs=structure_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, structure_a: Structure, structure_b: Structure, stages: int) -> io.NodeOutput:
+        """Has as many stages as the second."""
+        if stages > structure_a.stages:
+            raise NVGError(f"{stages} stages are too many: the first structure has {structure_a.stages}")
+        a, b = same_batch(structure_a, structure_b)
+        order = ranking.position_order(b[:, -1], structure_b.grid)
+        return output(structure_a.replace(ranking.grow(a[:, :stages], [order], b.shape[1])))
+
+
+def same_batch(a: Structure, b: Structure) -> tuple[Tensor, Tensor]:
+    """Labels of two structures on one grid, one item of either serving all of the other. Raises NVGError."""
+    if a.grid != b.grid:
+        raise NVGError(
+            f"the structures have different grids, {a.grid[0]} x {a.grid[1]} and {b.grid[0]} x {b.grid[1]}; make both "
+            "with the same model"
+        )
+    batch = max(len(a.labels), len(b.labels))
+    if {len(a.labels), len(b.labels)} - {1, batch}:
+        raise NVGError(f"the structures have {len(a.labels)} and {len(b.labels)} items; give one, or equally many")
+    return a.labels.expand(batch, -1, -1), b.labels.expand(batch, -1, -1)
+
+
+class NVGStructureKeep(io.ComfyNode):
+    """The first stages."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NVGStructureKeep",
+            display_name="NVG Structure Keep Stages",
+            category=CATEGORY,
+            description="Keeps the first stages of a structure; the generator makes the others anew.",
+            search_aliases=["nvg", "truncate", "variations"],
+            inputs=[
+                structure_input(),
+                io.Int.Input(
+                    "stages",
+                    default=3,
+                    min=1,
+                    max=32,
+                    tooltip="How many, counting the first, which is one region: 2 is two regions, 3 is four.",
+                ),
+            ],
+            outputs=structure_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, structure: Structure, stages: int) -> io.NodeOutput:
+        """Refuses to keep what is not there."""
+        if stages > structure.stages:
+            raise NVGError(f"{stages} stages are too many: the structure has {structure.stages}")
+        return output(structure.replace(structure.labels[:, :stages]))
+
+
+class NVGStructureToMask(io.ComfyNode):
+    """Regions -> masks."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NVGStructureToMask",
+            display_name="NVG Structure to Mask",
+            category=CATEGORY,
+            description="Masks of regions of one stage, at the size of the model's pictures.",
+            search_aliases=["nvg", "region mask", "segment"],
+            inputs=[
+                structure_input(),
+                stage_input("Whose regions."),
+                io.String.Input(
+                    "regions",
+                    default="",
+                    tooltip="Numbers of the regions, such as 1 or 0, 2-3. Nothing: all of them.",
+                ),
+                io.Combo.Input(
+                    "combine",
+                    options=[TOGETHER, EACH],
+                    default=TOGETHER,
+                    tooltip="One mask per picture with all these regions, or one for every region.",
+                ),
+            ],
+            outputs=[io.Mask.Output(display_name="mask", tooltip="All of the first picture, then of the second ...")],
+        )
+
+    @classmethod
+    def execute(cls, structure: Structure, stage: int, regions: str, combine: str) -> io.NodeOutput:
+        """Masks are 1 inside."""
+        stage = checked_stage(structure, stage)
+        wanted = torch.tensor(parse_regions(regions, 2**stage))
+        inside = structure.labels[:, stage, None] == wanted[:, None]  # [B,regions,L]
+        chosen = inside.any(1, keepdim=True) if combine == TOGETHER else inside
+        masks = chosen.flatten(0, 1).unflatten(1, structure.grid)[:, None].float()
+        return io.NodeOutput(images.resize(masks, structure.size, "stretch", "nearest-exact")[:, 0])
+
+
+def parse_regions(text: str, count: int) -> list[int]:
+    """Region numbers of a text such as "0, 2-3"; all where it is empty. Raises NVGError."""
+    regions: list[int] = []
+    for part in filter(None, re.split(r"[,;\s]+", re.sub(r"\s*-\s*", "-", text.strip()))):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if found is None:
+            raise NVGError(f"{part!r} is not a region; write numbers such as 1 or 0, 2-3")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if not first <= last < count:
+            raise NVGError(f"there is no region {part}: this stage has the regions 0 to {count - 1}")
+        regions += range(first, last + 1)
+    return sorted(set(regions)) or list(range(count))
+
+
+class NVGStructureToImage(io.ComfyNode):
+    """One stage as a palette picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NVGStructureToImage",
+            display_name="NVG Structure to Image",
+            category=CATEGORY,
+            description="The map of one stage, a colour per region, at the size of the model's pictures. NVG Structure "
+            "from Label Image reads it again.",
+            search_aliases=["nvg", "palette", "segmentation map", "label map"],
+            inputs=[structure_input(), stage_input("Which map.")],
+            outputs=[io.Image.Output(display_name="image", tooltip="One map per picture of the batch.")],
+        )
+
+    @classmethod
+    def execute(cls, structure: Structure, stage: int) -> io.NodeOutput:
+        """Colours are the same in every picture."""
+        return io.NodeOutput(images.from_pil(images.structure_map(structure, checked_stage(structure, stage))))
+
+
+class NVGStructurePreview(io.ComfyNode):
+    """All stages at a glance."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NVGStructurePreview",
+            display_name="NVG Structure Preview",
+            category=CATEGORY,
+            description="Shows the maps of all stages of a structure on the node.",
+            search_aliases=["nvg", "show structure", "grid", "preview"],
+            inputs=[structure_input()],
+            outputs=[io.Image.Output(display_name="image", tooltip="A sheet per picture with the maps of its stages.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, structure: Structure) -> io.NodeOutput:
+        """A sheet per item."""
+        sheet = images.structure_sheet(structure)
+        return io.NodeOutput(sheet, ui=ui.PreviewImage(sheet, cls=cls))

@@ -1,0 +1,121 @@
+"""Nodes that take pictures apart: into a sequence, or into their structure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nvg_model import NVGError, VisualGranularitySequence, render
+from nvg_nodes import host, images
+from nvg_nodes.api import io, schema
+from nvg_nodes.types import Model, NVGModel, NVGSequence, NVGStructure, structure_of
+
+CATEGORY = "NVG"
+
+
+def model_input() -> Any:
+    """The socket of the model."""
+    return NVGModel.Input("model", tooltip="The model, from NVG Load Model.")
+
+
+def fit_input(what: str) -> Any:
+    """How something of another size becomes the model's."""
+    return io.Combo.Input(
+        "fit",
+        options=list(render.FITS),
+        default="crop",
+        tooltip=f"How {what} of another size is fitted to the model's: crop (fill, and cut what sticks out), pad (keep "
+        "all, with a margin) or stretch (change the aspect).",
+    )
+
+
+class NVGTokenize(io.ComfyNode):
+    """Picture -> sequence."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NVGTokenize",
+            display_name="NVG Tokenize Image",
+            category=CATEGORY,
+            description="Takes pictures apart into structure, tokens and canvases of all stages. NVG Decode puts them "
+            "together again.",
+            search_aliases=["nvg", "encode", "vae encode", "tokens", "sequence"],
+            inputs=[
+                model_input(),
+                io.Image.Input("image", tooltip="One or more pictures of any size with 1, 3 or 4 channels."),
+                fit_input("a picture"),
+            ],
+            outputs=[
+                NVGSequence.Output(display_name="sequence", tooltip="Structure, tokens and canvases of all stages."),
+                io.Image.Output(display_name="image", tooltip="The pictures as the model saw them, fitted."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Model, image: Tensor, fit: str) -> io.NodeOutput:
+        """One sequence per picture."""
+        pictures = images.to_model(image, model.config.image_size, fit)
+        return io.NodeOutput(tokenize(model, pictures), images.from_model(pictures))
+
+
+class NVGExtractStructure(io.ComfyNode):
+    """Picture -> structure."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NVGExtractStructure",
+            display_name="NVG Extract Structure",
+            category="NVG/structure",
+            description="Finds the structure of pictures: which regions belong together, stage by stage. NVG Generate "
+            "can follow it with another content.",
+            search_aliases=["nvg", "structure transfer", "segmentation", "layout", "controlnet"],
+            inputs=[
+                model_input(),
+                io.Image.Input("image", tooltip="One or more pictures of any size with 1, 3 or 4 channels."),
+                fit_input("a picture"),
+                io.Int.Input(
+                    "stages",
+                    default=0,
+                    min=0,
+                    max=32,
+                    tooltip="How many stages to keep, counting the first, which is one region: 2 is two regions, 4 is "
+                    "eight. Fewer leave the generator more freedom. 0 keeps all.",
+                ),
+            ],
+            outputs=[
+                NVGStructure.Output(display_name="structure", tooltip="The structure of the stages kept."),
+                io.Image.Output(display_name="preview", tooltip="A sheet per picture with the maps of its stages."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Model, image: Tensor, fit: str, stages: int) -> io.NodeOutput:
+        """One structure per picture."""
+        total = model.config.num_stages
+        if stages > total:
+            raise NVGError(f"{stages} stages are too many: {model.name} has {total}; 0 keeps all")
+        pictures = images.to_model(image, model.config.image_size, fit)
+        structure = structure_of(model, tokenize(model, pictures).structure[:, : stages or total])
+        return io.NodeOutput(structure, images.structure_sheet(structure))
+
+
+def tokenize(model: Model, pictures: Tensor) -> VisualGranularitySequence:
+    """The sequence, on the CPU, of the model's images [B,3,H,W], a few at a time."""
+    here = host.current()
+    nvg = model.ready(min(len(pictures), images.AT_ONCE))
+    parts = pictures.split(images.AT_ONCE)
+    progress = here.progress(len(parts))
+    done = []
+    for part in parts:
+        progress()
+        done.append(nvg.tokenize(part).to("cpu"))
+    return VisualGranularitySequence(
+        torch.cat([one.structure for one in done]),
+        torch.cat([one.tokens for one in done]),
+        torch.cat([one.canvases for one in done]),
+        done[0].grid,
+    )

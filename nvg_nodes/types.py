@@ -1,0 +1,145 @@
+"""The values that travel between nodes, and their socket types. All are immutable: the host caches and shares them.
+
+Shapes: B batch, S' stages present, L = h*w positions, N = 2^i clusters of stage i.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from nvg_model import NVGError, SamplingSettings, VisualGranularitySequence
+from nvg_model import structure as hierarchy
+from nvg_nodes.api import io
+
+if TYPE_CHECKING:
+    from nvg_model import NVG, NVGConfig
+    from nvg_nodes.host import Networks
+
+NVGModel = io.Custom("NVG_MODEL")
+NVGStructure = io.Custom("NVG_STRUCTURE")
+NVGSequence = io.Custom("NVG_SEQUENCE")
+NVGState = io.Custom("NVG_STATE")
+NVGSettings = io.Custom("NVG_SETTINGS")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """NVG_MODEL: a checkpoint in the host's care."""
+
+    name: str
+    networks: Networks
+
+    @property
+    def nvg(self) -> NVG:
+        """The networks wherever they are: for names and sizes, not for running."""
+        return self.networks.nvg
+
+    @property
+    def config(self) -> NVGConfig:
+        """Sizes of the networks."""
+        return self.nvg.config
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
+        return self.nvg.classes
+
+    def ready(self, images: int) -> NVG:
+        """The networks, loaded by the host for a run over so many images at once."""
+        height, width = self.config.image_size
+        # The widest point of the decoder is its last level: some eight maps of base_channels in float32. The
+        # transformers see each image twice (guidance), some thirty vectors of their width per token.
+        pixels = height * width * self.config.autoencoder.base_channels * 8
+        generator = self.config.generator
+        tokens = 2 * 3 * self.config.positions * generator.content_width * 30 if generator else 0
+        return self.networks.ready(images * 4 * (pixels + tokens))
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """NVG_STRUCTURE: the structure of the first stages of a batch of images; always a valid hierarchy."""
+
+    labels: Tensor
+    """long [B,S',L] on the CPU: label of every position at every stage, stage 0 (one cluster) included."""
+    grid: tuple[int, int]
+    """(h, w): rows and columns of the L positions."""
+    size: tuple[int, int]
+    """(H, W): pixels of the images that it is for."""
+
+    def __post_init__(self) -> None:
+        hierarchy.check(self.labels, self.grid[0] * self.grid[1])
+
+    @property
+    def stages(self) -> int:
+        """S', stage 0 included."""
+        return self.labels.shape[1]
+
+    @property
+    def finest(self) -> Tensor:
+        """Labels of the last stage present, long [B,L]. They nest, so their order holds those of all stages before."""
+        return self.labels[:, -1]
+
+    def replace(self, labels: Tensor) -> Structure:
+        """Other labels on the same grid."""
+        return dataclasses.replace(self, labels=labels)
+
+    def fitting(self, model: Model) -> Tensor:
+        """The labels, if they are of the model's grid. Raises NVGError otherwise."""
+        if self.grid != model.config.grid:
+            raise NVGError(
+                f"the structure is of a grid of {self.grid[0]} x {self.grid[1]} positions, but {model.name} has "
+                f"{model.config.grid[0]} x {model.config.grid[1]}: make it with the same model"
+            )
+        return self.labels
+
+
+def structure_of(model: Model, labels: Tensor) -> Structure:
+    """A structure on a model's grid from labels [B,S',L]."""
+    return Structure(labels.cpu(), model.config.grid, model.config.image_size)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """NVG_SETTINGS: sampling settings that replace those of the checkpoint; what is missing stays the checkpoint's."""
+
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Single values by their name in SamplingSettings; those of a pair end in _first and _last."""
+
+    def over(self, defaults: SamplingSettings) -> SamplingSettings:
+        """The settings in force. Raises NVGError for a value that makes no sense."""
+        values = dataclasses.asdict(defaults)
+        for name, change in self.changes.items():
+            pair, _, end = name.rpartition("_")
+            if end in ("first", "last"):
+                first, last = values[pair]
+                values[pair] = (change, last) if end == "first" else (first, change)
+            else:
+                values[name] = change
+        return SamplingSettings(**values)
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """NVG_STATE: all that a stage-by-stage chain carries; each node of the chain hands on a new one."""
+
+    classes: Tensor
+    """long [B]."""
+    seed: int
+    first_item: int
+    settings: Settings
+    plan: Structure | None = None
+    """Structure to follow at the stages that it has."""
+    sequence: VisualGranularitySequence | None = None
+    """The stages that are finished, structure and content."""
+    labels: Tensor | None = None
+    """long [B,L]: structure of the next stage, where it is made already."""
+
+    @property
+    def stage(self) -> int:
+        """Number of the next stage, which is also how many are finished."""
+        return self.sequence.num_stages if self.sequence else 0

@@ -1,0 +1,117 @@
+"""The console script `nvg-run`: runs a workflow file without ComfyUI.
+
+The pictures' paths go to stdout, progress and complaints to stderr. A wrong use is one sentence and status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from nvg_nodes.graph import Workflow
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `nvg-run` with the given arguments (those of the process by default).
+
+    Returns:
+        0; 2 after a wrong use, with one sentence on stderr; 130 when interrupted.
+    """
+    args = _parser().parse_args(argv)
+    from nvg_model import NVGError
+
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    except (NVGError, OSError) as error:
+        return _complain(str(error), 2)
+
+
+def _complain(sentence: str, status: int) -> int:
+    print("nvg-run:", " ".join(sentence.split()), file=sys.stderr)
+    return status
+
+
+def _run(args: argparse.Namespace) -> int:
+    from nvg_nodes import graph, runner
+    from nvg_nodes.core_nodes import Files
+
+    catalogue = runner.catalogue()
+    path = Path(args.workflow)
+    workflow = graph.read(path, catalogue)
+    for setting in args.set:
+        node, input, value = _setting(setting)
+        workflow = workflow.with_value(node, input, value, catalogue)
+    if args.list:
+        print("\n".join(_listed(workflow)))
+        return 0
+    inputs = [Path(), path.parent, path.parent / "input", Path("input")]
+    files = Files(inputs, Path(args.out), args.previews)
+    report = (lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr))
+    runner.Runner(files, report).run(workflow)
+    for written in files.written:
+        print(written)
+    return 0
+
+
+def _setting(text: str) -> tuple[str, str, Any]:
+    """(node, input, value) of NODE.INPUT=VALUE; the value is JSON if it can be, else text."""
+    from nvg_nodes.graph import WorkflowError
+
+    key, equals, value = text.partition("=")
+    node, dot, input = key.rpartition(".")
+    if not (equals and dot and node and input):
+        raise WorkflowError(f"--set {text!r} is not of the form NODE.INPUT=VALUE")
+    try:
+        return node, input, json.loads(value)
+    except ValueError:
+        return node, input, value
+
+
+def _listed(workflow: Workflow) -> list[str]:
+    """Every node with its inputs."""
+    from nvg_nodes.graph import is_link
+
+    lines = []
+    for id, node in workflow.prompt.items():
+        lines.append(f"{id}  {node['class_type']}  {node.get('_meta', {}).get('title', '')}".rstrip())
+        for name, value in node["inputs"].items():
+            shown = f"<- node {value[0]}, output {value[1]}" if is_link(value) else f"= {json.dumps(value)[:80]}"
+            lines.append(f"    {name} {shown}")
+    return lines
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="nvg-run", description="Runs a ComfyUI workflow of NVG nodes without ComfyUI.")
+    add = parser.add_argument
+    add("workflow", metavar="WORKFLOW.json", help="a workflow as saved by ComfyUI, or exported in API format")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NODE.INPUT=VALUE",
+        help="another value of an input; the node by id, title or type; may be repeated",
+    )
+    add("--out", default="output", metavar="DIR", help="where pictures are written (output)")
+    add("--list", action="store_true", help="show the nodes and their inputs, and run nothing")
+    add("--previews", action="store_true", help="also write what Preview Image would show")
+    add("--quiet", action="store_true", help="do not name the nodes that run")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,345 @@
+"""Wrong uses: each is one clear sentence that says what is wrong, and the next run works."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+import torch
+
+import nvg_model
+from nvg_nodes import workflow
+from nvg_nodes.types import Settings, Structure
+
+# ----------------------------------------------------------------------------- mistakes of a workflow, by `nvg-run`
+
+LOAD = {"class_type": "NVGLoadModel", "inputs": {"checkpoint": "tiny.safetensors", "dtype": "float32"}}
+DRAW = {"class_type": "NVGGenerate", "inputs": {"model": ["1", 0], "class_name": "heart", "seed": 7, "batch_size": 1}}
+SAVE = {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "nvg"}}
+GOOD = {"1": LOAD, "2": DRAW, "3": SAVE}
+
+
+def changed(node="2", **inputs):
+    """The good workflow with other inputs of a node; None leaves one out."""
+    merged = {name: value for name, value in (GOOD[node]["inputs"] | inputs).items() if value is not None}
+    return GOOD | {node: GOOD[node] | {"inputs": merged}}
+
+
+def graph_of(**node):
+    """A front end's graph with one node."""
+    return {"nodes": [{"id": 1, "type": "NVGLoadModel", "inputs": [], "outputs": []} | node], "links": []}
+
+
+LOOP = {"class_type": "NVGStructureKeep", "inputs": {"structure": ["2", 0], "stages": 1}}
+SHOW = {"class_type": "NVGStructurePreview", "inputs": {"structure": ["2", 0]}}
+WORKFLOWS = {
+    "no model": (changed(model=None), "model of NVGGenerate .node 2. is missing"),
+    "wrong socket": (changed("3", images=["1", 0]), "needs IMAGE, but NVGLoadModel .node 1. gives NVG_MODEL"),
+    "value for a socket": (changed(model="emoji64"), "needs a connection of type NVG_MODEL, not a value"),
+    "link to nowhere": (changed(model=["77", 0]), "node 77, which is not in the workflow"),
+    "output that is not there": (changed(model=["1", 9]), "connected to output 9 of NVGLoadModel"),
+    "unknown class": (changed(class_name="hart"), "there is no class 'hart'; did you mean heart"),
+    "class number out of range": (changed(class_name="99"), "class 99 is out of range"),
+    "no class": (changed(class_name=" "), "no class was given"),
+    "deleted checkpoint": (changed("1", checkpoint="gone.safetensors"), "there is no checkpoint 'gone.safetensors'"),
+    "path out of the folder": (changed("1", checkpoint="../../secret"), "there is no checkpoint '../../secret'"),
+    "truncated checkpoint": (changed("1", checkpoint="cut.safetensors"), "damaged, truncated or not a safetensors"),
+    "not a hub id": (changed("1", hub_id="http://x/y"), "'http://x/y' is not a hub id; write owner/name"),
+    "number out of range": (
+        changed(batch_size=0),
+        "batch_size of NVGGenerate .node 2. is 0; .* not be less than 1",
+    ),
+    "number too large": (changed(batch_size=10**6), "must not be more than 256"),
+    "text for a number": (changed(seed="seven"), "seed of NVGGenerate .node 2. is 'seven', which is no INT"),
+    "negative seed": (changed(seed=-1), "seed of NVGGenerate .node 2. is -1; it must not be less than 0"),
+    "not in the list": (changed("1", dtype="float8"), "is 'float8'; choose one of auto, float32, bfloat16, float16"),
+    "no such input": (changed(quality=3), "has no input 'quality'; it has model, class_name, seed"),
+    "keeping without a sequence": (changed(keep_structure=2), "keep_structure is 2, but there is no sequence"),
+    "circle": (
+        {"1": LOOP | {"inputs": {"structure": ["1", 0], "stages": 1}}, "2": SHOW | {"inputs": {"structure": ["1", 0]}}},
+        "runs in a circle through NVGStructureKeep",
+    ),
+    "no output": ({"1": LOAD}, "the workflow has no output; add a Save Image"),
+    "node of a newer version": (
+        GOOD | {"9": {"class_type": "NVGDream", "inputs": {}}},
+        "NVGDream .*update nvg",
+    ),
+    "node of another pack": (
+        GOOD | {"9": {"class_type": "KSampler", "inputs": {}}},
+        "KSampler .node 9. is not a",
+    ),
+    "values of a newer version": (
+        graph_of(widgets_values=["tiny.safetensors", "auto", "", 1, 2]),
+        "has 5 values, but here it has only 3: a newer version saved the workflow",
+    ),
+    "subgraphs": (graph_of() | {"definitions": {"subgraphs": [{}]}}, "the workflow has subgraphs"),
+    "damaged graph": (graph_of() | {"nodes": [{"id": 1}]}, "the workflow is damaged"),
+    "not a workflow": ([1, 2], "this is not a workflow"),
+    "another JSON": ({"a": 1}, "this is not a workflow: entry 'a' has no class_type"),
+    "not JSON": ("{", "is not JSON"),
+    "no such picture": (
+        {"1": {"class_type": "LoadImage", "inputs": {"image": "gone.png"}}, "3": changed("3", images=["1", 0])["3"]},
+        "there is no picture 'gone.png'",
+    ),
+    "not a picture": (
+        {"1": {"class_type": "LoadImage", "inputs": {"image": "text.png"}}, "3": changed("3", images=["1", 0])["3"]},
+        "text.png is not a picture that can be read",
+    ),
+    "prefix out of the folder": (changed("3", filename_prefix="../../x"), "leads out of out"),
+}
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_workflow(name, folder, capsys):
+    content, complaint = WORKFLOWS[name]
+    (folder / "models/nvg/cut.safetensors").write_bytes((folder / "models/nvg/tiny.safetensors").read_bytes()[:5000])
+    (folder / "text.png").write_text("no picture")
+    path = folder / "workflow.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    assert workflow.main([str(path), "--out", "out", "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("nvg-run: ") and said.count("\n") == 1
+    assert re.search(complaint, said), said
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("seed=3", "not of the form NODE.INPUT=VALUE"),
+        ("Nobody.seed=3", "there is no node 'Nobody'; --list shows all"),
+        ("2.model=3", "model of NVGGenerate .node 2. is connected to NVGLoadModel"),
+        ("2.sead=3", "has no input 'sead'"),
+        ("NVGGenerate.seed=3", "2 nodes are called 'NVGGenerate'; name one by its id: 2, 4"),
+    ],
+)
+def test_setting(setting, complaint, folder, capsys):
+    content = GOOD | ({"4": DRAW} if setting.startswith("NVGGenerate") else {})
+    (folder / "workflow.json").write_text(json.dumps(content))
+    assert workflow.main(["workflow.json", "--set", setting]) == 2
+    said = capsys.readouterr().err
+    assert re.search(complaint, said), said
+
+
+def test_missing_workflow_and_wrong_option(capsys):
+    assert workflow.main(["gone.json"]) == 2
+    assert "gone.json cannot be read" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        workflow.main(["--nonsense"])
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_everything_works_after_all_that(folder):
+    (folder / "workflow.json").write_text(json.dumps(GOOD))
+    assert workflow.main(["workflow.json", "--quiet"]) == 0
+
+
+# ----------------------------------------------------------------------------------- mistakes that a node meets
+
+
+def structure(rows=4, columns=4, stages=2, batch=1):
+    """A structure of stripes on any grid."""
+    labels = torch.arange(rows * columns).repeat(batch, 1, 1) * 2 // (rows * columns)
+    return Structure(torch.cat([torch.zeros_like(labels), labels], 1)[:, :stages], (rows, columns), (16, 16))
+
+
+def sequence(model, items=1):
+    return model.nvg.tokenize(torch.zeros(items, 3, 16, 16))
+
+
+NAN = torch.full((1, 8, 8, 3), torch.nan)
+MASK = torch.zeros(1, 8, 8)
+NODES = {
+    "NaN image": ("NVGTokenize", lambda m: {"image": NAN}, "image holds NaN"),
+    "flat image": ("NVGTokenize", lambda m: {"image": torch.zeros(8, 8)}, r"image has shape \[8, 8\]; an IMAGE is"),
+    "two channels": ("NVGTokenize", lambda m: {"image": torch.zeros(1, 8, 8, 2)}, "1, 3 or 4 channels"),
+    "empty batch": ("NVGTokenize", lambda m: {"image": torch.zeros(0, 8, 8, 3)}, "image has shape"),
+    "too many stages": (
+        "NVGExtractStructure",
+        lambda m: {"image": torch.zeros(1, 8, 8, 3), "stages": 9},
+        "9 stages are too many: tiny has 5; 0 keeps all",
+    ),
+    "mask of zeros": ("NVGStructureFromMask", lambda m: {"mask": MASK}, "the mask is empty, so it has no outline"),
+    "mask of ones": ("NVGStructureFromMask", lambda m: {"mask": MASK + 1}, "the mask covers everything"),
+    "mask of one value": (
+        "NVGStructureFromMask",
+        lambda m: {"mask": MASK + 0.7, "rule": "mask value"},
+        "same value everywhere",
+    ),
+    "NaN mask": ("NVGStructureFromMask", lambda m: {"mask": MASK + torch.nan}, "mask holds NaN"),
+    "image as mask": ("NVGStructureFromMask", lambda m: {"mask": NAN}, "mask has shape"),
+    "more stages than there are": (
+        "NVGStructureShape",
+        lambda m: {"stages": 20},
+        "20 stages are not possible; 16 positions have 1 to 5",
+    ),
+    "picture of one colour": (
+        "NVGStructureFromImage",
+        lambda m: {"image": torch.zeros(1, 8, 8, 3)},
+        "the picture has one colour only",
+    ),
+    "1x1 label picture": ("NVGStructureFromImage", lambda m: {"image": torch.ones(1, 1, 1, 3)}, "one colour only"),
+    "structure of another K": (
+        "NVGGenerate",
+        lambda m: {"class_name": "heart", "structure": structure(8, 8)},
+        "structure is of a grid of 8 x 8 positions, but tiny has 4 x 4",
+    ),
+    "structure and keep_structure": (
+        "NVGGenerate",
+        lambda m: {"class_name": "heart", "structure": structure(), "sequence": sequence(m), "keep_structure": 1},
+        "either a structure or keep_structure, not both",
+    ),
+    "as many structures as nobody asked for": (
+        "NVGGenerate",
+        lambda m: {"class_name": "heart,bird", "structure": structure(batch=3)},
+        "structure has 3 items for 2 classes",
+    ),
+    "more kept than there is": (
+        "NVGGenerate",
+        lambda m: {"class_name": "heart", "sequence": sequence(m), "keep_content": 9},
+        "keep_content is 9; the sequence has 5 stages",
+    ),
+    "impossible setting": (
+        "NVGGenerate",
+        lambda m: {"class_name": "heart", "settings": Settings({"temperature": 0.0})},
+        "temperature is 0",
+    ),
+    "start with too many structures": (
+        "NVGStart",
+        lambda m: {"class_name": "heart,bird", "structure": structure(batch=3)},
+        "structure has 3 items for 2 pictures",
+    ),
+    "stage that is not there": (
+        "NVGDecode",
+        lambda m: {"sequence": sequence(m), "show": "one stage", "stage": 7},
+        "stage 7 is not in the sequence",
+    ),
+    "nothing painted": ("NVGPaintStructure", lambda m: {"painting": ""}, "nothing is painted yet"),
+    "first map not painted": (
+        "NVGPaintStructure",
+        lambda m: {"painting": '{"version": 1, "masks": [null]}'},
+        "the first map is not painted",
+    ),
+    "damaged painting": (
+        "NVGPaintStructure",
+        lambda m: {"painting": "data:image/png;base64,AAAA"},
+        "the painting is damaged",
+    ),
+    "text for a painting": ("NVGPaintStructure", lambda m: {"painting": "a house"}, "neither a picture nor JSON"),
+    "painting of a newer version": (
+        "NVGPaintStructure",
+        lambda m: {"painting": '{"version": 2, "masks": ["x"]}'},
+        "version 2, and this nvg reads version 1; update nvg",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_node(name, run, model, refuses):
+    kind, inputs, complaint = NODES[name]
+    with refuses(complaint):
+        run(kind, model=model, **inputs(model))
+
+
+CHANGES = {
+    "different grids": (
+        "NVGStructureBlend",
+        {"structure_a": structure(), "structure_b": structure(8, 8)},
+        "different grids, 4 x 4 and 8 x 8",
+    ),
+    "different batches": (
+        "NVGStructureSwap",
+        {"structure_a": structure(batch=2), "structure_b": structure(batch=3)},
+        "structures have 2 and 3 items",
+    ),
+    "stages that are not there": ("NVGStructureKeep", {"structure": structure(), "stages": 3}, "the structure has 2"),
+    "swapping more than there is": (
+        "NVGStructureSwap",
+        {"structure_a": structure(), "structure_b": structure(), "stages": 3},
+        "the first structure has 2",
+    ),
+    "map that is not there": (
+        "NVGStructureToImage",
+        {"structure": structure(), "stage": 5},
+        "no stage 5: the structure has the stages 0 to 1",
+    ),
+    "region that is not there": (
+        "NVGStructureToMask",
+        {"structure": structure(), "regions": "0, 7"},
+        "no region 7: this stage has the regions 0 to 1",
+    ),
+    "no region at all": ("NVGStructureToMask", {"structure": structure(), "regions": "left"}, "'left' is not a region"),
+    "NaN amount": (
+        "NVGStructureBlend",
+        {"structure_a": structure(), "structure_b": structure(), "amount": float("nan")},
+        "amount is nan",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_structure_tool(name, run, refuses):
+    kind, inputs, complaint = CHANGES[name]
+    with refuses(complaint):
+        run(kind, **inputs)
+
+
+def test_structures_are_always_hierarchies(refuses):
+    with refuses("does not split parent 0 of stage 0 in half"):
+        Structure(torch.tensor([[[0, 0, 0, 0], [0, 0, 0, 1]]]), (2, 2), (8, 8))
+
+
+def test_a_1x1_picture_is_only_dull(run, model):
+    _, seen = run("NVGTokenize", model=model, image=torch.full((1, 1, 1, 3), 0.5))
+    assert float(seen.std()) == 0
+
+
+def test_wrong_turns_of_a_chain(run, model, other_model, refuses):
+    (state,) = run("NVGStart", model=model, class_name="heart")
+    split, *_ = run("NVGGenerateStructure", model=model, state=state)
+    with refuses("stage 0 has its structure already; connect NVG Generate Content Stage"):
+        run("NVGGenerateStructure", model=model, state=split)
+    first, _, so_far = run("NVGGenerateContentStage", model=model, state=split)
+    with refuses("stage 1 has no structure yet; connect NVG Generate Structure"):
+        run("NVGGenerateContentStage", model=model, state=first)
+    with refuses("the structure given has the stages 0 to 0 and the chain is at stage 1"):
+        run("NVGGenerateStructure", model=model, state=first, structure=structure(stages=1))
+    with refuses("the sequence to keep has the stages 0 to 0 and the chain is at stage 1"):
+        second, *_ = run("NVGGenerateStructure", model=model, state=first)
+        run("NVGGenerateContentStage", model=model, state=second, sequence=so_far)
+    with refuses("sequence is of a grid of 4 x 4 positions .* but other has 8 x 8"):
+        run("NVGGenerateStructure", model=other_model, state=first)
+    finished = dataclasses.replace(first, sequence=sequence(model))
+    with refuses("the chain is finished: tiny has 5 stages"):
+        run("NVGGenerateStructure", model=model, state=finished)
+
+
+def test_models_that_cannot(run, model, other_model, refuses):
+    with refuses("other has a tokenizer but no generator"):
+        run("NVGGenerate", model=other_model, class_name="heart")
+    with refuses("sequence is of a grid of 4 x 4"):
+        run("NVGDecode", model=other_model, sequence=sequence(model))
+
+
+def test_loaders(run, folder, refuses):
+    with refuses("there is no checkpoint 'ae.ckpt' in models/nvg"):
+        run("NVGLoadReleased", autoencoder="ae.ckpt", generator="none (tokenizer only)")
+    (folder / "models/nvg/ae.ckpt").write_bytes(b"no checkpoint")
+    with refuses("ae.ckpt"):
+        run("NVGLoadReleased", autoencoder="ae.ckpt", generator="none (tokenizer only)")
+
+
+def test_a_hub_that_cannot_be_reached(run, monkeypatch, refuses):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def offline(*given, **words):
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    with refuses("not in the local cache and the hub cannot be reached"):
+        run("NVGLoadModel", checkpoint="", hub_id="owner/name")
+
+
+def test_there_are_enough_of_them():
+    assert len(WORKFLOWS) + len(NODES) + len(CHANGES) >= 40
+    assert issubclass(nvg_model.NVGError, ValueError)
