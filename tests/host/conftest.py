@@ -31,7 +31,7 @@ FOLDER = "NVG-v1.0_main(2)"
 """What the pack's folder is called in custom_nodes: users rename it, browsers and zips add to it, and it is no name
 that Python could import. No blanks or umlauts, though: with aiohttp 3.14 ComfyUI answers 404 for the web files and
 workflows of any pack in such a folder (its nodes work)."""
-BOOT_SECONDS = 180
+BOOT_SECONDS = 600
 RUN_SECONDS = 600
 FINAL = ("execution_success", "execution_error", "execution_interrupted")
 
