@@ -14,6 +14,7 @@ import nvg_model
 from nvg_model.model import NVG
 from training import checkpointing
 from training.data import DataError
+from training.generator import tokenizer_weights
 from training.recipes.base import Recipe
 
 
@@ -22,16 +23,12 @@ def export(recipe: Recipe, run: Path, out: Path) -> Path:
 
     The last save of an unfinished generator run serves as well; the provenance says how many steps it had.
     """
-    tokenizer = run / "tokenizer" / "tokenizer.pt"
-    if not tokenizer.is_file():
-        raise DataError(
-            f"there is no trained tokenizer {tokenizer}; run `python -m training tokenizer` to its end first"
-        )
+    tokenizer = tokenizer_weights(run)
     state = checkpointing.latest(run / "generator")
     if state is None:
         raise DataError(f"there is no saved generator in {run / 'generator'}; run `python -m training generator` first")
     model = NVG(recipe.config, recipe.classes, recipe.sampling)
-    model.tokenizer.load_state_dict(torch.load(tokenizer, weights_only=True))
+    model.tokenizer.load_state_dict(tokenizer)
     weights = state["module"] | state["average"]  # the buffers, and the averages of the parameters
     model.load_state_dict(weights, strict=False)
     _require_all(model, weights)

@@ -49,7 +49,7 @@ def train_generator(recipe: Recipe, data: Path, run: Path) -> Path:
     pictures = load_pictures(data / "train", recipe.config.image_size, recipe.classes or None)
     torch.manual_seed(recipe.seed)  # the initial weights
     nvg = NVG(recipe.config, pictures.classes)
-    nvg.tokenizer.load_state_dict(_tokenizer_weights(run))
+    nvg.tokenizer.load_state_dict(tokenizer_weights(run))
     nvg.tokenizer.requires_grad_(False).eval()
     cache = load_or_make(
         folder / "cache.safetensors", nvg.tokenizer, pictures, recipe.views, settings.views, recipe.seed
@@ -82,7 +82,8 @@ def train_generator(recipe: Recipe, data: Path, run: Path) -> Path:
     return path
 
 
-def _tokenizer_weights(run: Path) -> dict[str, Tensor]:
+def tokenizer_weights(run: Path) -> dict[str, Tensor]:
+    """The averaged weights of the run's finished tokenizer. Raises DataError where there are none."""
     path = run / "tokenizer" / "tokenizer.pt"
     if not path.is_file():
         raise DataError(f"there is no trained tokenizer {path}; run `python -m training tokenizer` to its end first")
