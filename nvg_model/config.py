@@ -159,9 +159,9 @@ PRESETS: dict[str, NVGConfig] = {
             num_classes=24,
             content_depth=4,
             content_width=256,
-            structure_depth=4,
-            structure_width=128,
-            time_factor=1000.0,
+            structure_depth=6,
+            structure_width=192,
+            time_factor=4.0,  # few-step training differentiates by the time
         ),
     ),
     # The smallest model with every part in it, for tests: 16x16 pixels, L = 16, K = 4.

@@ -149,9 +149,21 @@ def assemble(cache: TokenCache, index: Tensor, quantizer: Quantizer) -> Batch:
     return Batch(structure, torch.stack(canvases, 1), codes, cache.classes[index].long())
 
 
-def draw_stages(batch: int, stages: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows of a step: `count` different stages of every image; (image [R], stage [R]), R = batch * count."""
-    order = torch.rand(batch, stages, generator=generator).argsort(dim=1)[:, : min(count, stages)]
+def draw_stages(
+    batch: int, stages: int, count: int, generator: torch.Generator, odds: tuple[float, ...] = ()
+) -> tuple[Tensor, Tensor]:
+    """Rows of a step: `count` different stages of every image; (image [R], stage [R]), R = batch * count.
+
+    Args:
+        odds: how likely each of the `stages` is drawn first, relative to the others; empty: all alike.
+    Raises:
+        DataError: not as many odds as stages, or one that is not positive.
+    """
+    if odds and (len(odds) != stages or min(odds) <= 0):
+        raise DataError(f"{len(odds)} stage odds {odds} for {stages} stages; give one positive number for each")
+    # The smallest of exponential times with these rates: drawing without replacement.
+    times = -torch.rand(batch, stages, generator=generator).log() / torch.tensor(odds or (1.0,))
+    order = times.argsort(dim=1)[:, : min(count, stages)]
     return torch.arange(batch).repeat_interleave(order.shape[1]), order.flatten()
 
 
@@ -160,7 +172,9 @@ def content_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Mean over rows of mse(x_hat, final canvas) + cross-entropy of the tokens, and its parts for the log."""
     stages = batch.structure.shape[1]
-    row, stage = draw_stages(len(batch.classes), stages, settings.content_stages, generator)
+    row, stage = draw_stages(
+        len(batch.classes), stages, settings.content_stages, generator, settings.content_stage_odds
+    )
     before = torch.where(stage[:, None, None] > 0, batch.canvases[row, stage - 1], 0.0)
     with torch.autocast(before.device.type, torch.bfloat16, enabled=settings.bfloat16):
         final = nvg.content(before, batch.structure[row, stage], batch.classes[row], stage)
@@ -182,7 +196,7 @@ def structure_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Rectified-flow loss: mse between noise - v and the embedding s, the channels before the stage known."""
     images, splits = len(batch.classes), nvg.config.splits
-    row, stage = draw_stages(images, splits - 1, settings.structure_stages, generator)
+    row, stage = draw_stages(images, splits - 1, settings.structure_stages, generator, settings.structure_stage_odds)
     clean = known_channels(batch.structure[:, -1], splits, splits)
     noise = torch.randn(clean.shape, generator=generator)  # one per image, for all of its stages
     t = torch.randn(len(row), generator=generator).sigmoid()

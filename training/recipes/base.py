@@ -39,6 +39,10 @@ class GeneratorRecipe:
     """Stages of the content generator trained per image and step."""
     structure_stages: int = 2
     """Stages of the structure generator trained per image and step."""
+    content_stage_odds: tuple[float, ...] = ()
+    """How likely each stage is drawn, relative to the others; empty: all alike."""
+    structure_stage_odds: tuple[float, ...] = ()
+    """The same for the structure generator's splits."""
     learning_rate: float = 1e-3
     """Of AdamW, for embeddings, biases and scales."""
     matrix_learning_rate: float = 2e-3
