@@ -159,7 +159,7 @@ PRESETS: dict[str, NVGConfig] = {
             num_classes=24,
             content_depth=4,
             content_width=256,
-            structure_depth=6,
+            structure_depth=4,
             structure_width=192,
             time_factor=4.0,  # few-step training differentiates by the time
         ),
