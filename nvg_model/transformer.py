@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nvg_model import structure as hierarchy
 from nvg_model.config import HEAD_DIM
@@ -147,6 +148,8 @@ class Transformer(nn.Module):
         rates = [drop_path * index / max(1, depth - 1) for index in range(depth)]
         self.blocks = nn.ModuleList(Block(width, rate) for rate in rates)
         self.final = FinalLayer(width, channels)
+        self.checkpoint_blocks = False
+        """Whether training computes the blocks' activations again in the backward pass, to save memory."""
 
     def modulate(self, condition: Tensor) -> list[Tensor]:
         """Modulations of every layer for condition vectors [...,D], so that many time steps cost one product each."""
@@ -156,7 +159,10 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, modulations: list[Tensor], rope: Tensor, last: int) -> Tensor:
         """The final layer's values of the last `last` tokens: [B,T,D] to [B,last,channels]."""
         for block, modulation in zip(self.blocks[:-1], modulations[:-2], strict=True):
-            x = block(x, modulation, rope)
+            if self.checkpoint_blocks and self.training:
+                x = checkpoint(block, x, modulation, rope, use_reentrant=False)
+            else:
+                x = block(x, modulation, rope)
         x = self.blocks[-1](x, modulations[-2], rope, last)
         return self.final(x, modulations[-1])
 

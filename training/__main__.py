@@ -1,106 +1,187 @@
-"""`python -m training COMMAND RECIPE`: one entry for everything that makes weights."""
+"""`python -m training COMMAND RECIPE`: one entry for everything that makes weights.
+
+Every setting of a recipe is an option: `python -m training tokenizer emoji64 --steps 500 --learning-rate 1e-3`.
+Under torchrun: `torchrun --nproc-per-node 8 -m training generator d16 --data DIR`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
 from nvg_model.errors import NVGError
+from training import distributed
 from training.data import DataError
+from training.data.views import ViewSettings
 from training.loop import Interrupted
-from training.recipes import recipe
+from training.recipes import RECIPES, recipe
+from training.recipes.base import FewStepRecipe, GeneratorRecipe, Recipe, Running, TokenizerRecipe
 
 RUNS = Path("~/nvg-runs").expanduser()
 DATA = Path("~/nvg-data").expanduser()
 
-
-def data(
-    name: Literal["emoji64"], /, out: Path | None = None, downloads: Path = DATA / "downloads", force: bool = False
-) -> None:
-    """Makes a data set (needs npm).
-
-    Args:
-        name: the data set.
-        out: folder to make; ~/nvg-data/NAME by default.
-        downloads: folder for the packages it is made from.
-        force: replace an existing folder.
-    """
-    from training.data import emoji
-
-    emoji.make(out or DATA / name, downloads, force)
+Settings = TypeVar("Settings", bound=Running)
 
 
-def tokenizer(name: str, /, data: Path | None = None, run: Path | None = None, steps: int | None = None) -> None:
-    """Trains the tokenizer, or goes on where the last call stopped.
+@dataclass(frozen=True)
+class Options(Generic[Settings]):
+    """What a training command takes; the defaults are the recipe's."""
 
-    Args:
-        name: the recipe.
-        data: folder with train/CLASS/PICTURE and held-out/CLASS/PICTURE; ~/nvg-data/RECIPE by default.
-        run: folder of the run; ~/nvg-runs/RECIPE by default.
-        steps: instead of the recipe's.
-    """
+    data: Path
+    """The pictures: train/CLASS/PICTURE with held-out/CLASS/PICTURE beside it, or another form of docs/training.md."""
+    folder: Path
+    """Of the run: saves, log, samples, results. (Not --run: torchrun has options that begin so.)"""
+    seed: int
+    """Of the initial weights, the order of the data and the noise."""
+    settings: Annotated[Settings, tyro.conf.arg(name="")]
+    views: ViewSettings
+    """How a view differs from its picture."""
+    start_from: str
+    """A checkpoint to fine-tune: a name, a file or a hub id."""
+
+
+def options(command: str, kind: type[Settings], arguments: Sequence[str]) -> tuple[Recipe, Options[Settings]]:
+    """Reads `RECIPE [options]` of a training command: the recipe with the options in it, and the options."""
+    if not arguments or arguments[0].startswith("-"):
+        print(f"usage: python -m training {command} RECIPE [options]\nrecipes: {', '.join(RECIPES)}")
+        raise SystemExit(0 if "-h" in arguments or "--help" in arguments else 2)
+    base = recipe(arguments[0])
+    default = Options[kind](  # type: ignore[valid-type]
+        DATA / base.name, RUNS / base.name, base.seed, getattr(base, command.replace("-", "_")), base.views, base.start
+    )
+    chosen = tyro.cli(
+        Options[kind],  # type: ignore[valid-type]
+        default=default,
+        args=list(arguments[1:]),
+        prog=f"python -m training {command} {base.name}",
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    changed: dict[str, Any] = {command.replace("-", "_"): chosen.settings}
+    return dataclasses.replace(base, seed=chosen.seed, views=chosen.views, start=chosen.start_from, **changed), chosen
+
+
+def tokenizer(arguments: Sequence[str]) -> None:
+    """Trains the tokenizer, or goes on where the last call stopped."""
     from training.tokenizer import train_tokenizer
 
-    chosen = recipe(name)
-    if steps is not None:
-        chosen = dataclasses.replace(chosen, tokenizer=dataclasses.replace(chosen.tokenizer, steps=steps))
-    train_tokenizer(chosen, data or DATA / name, run or RUNS / name)
+    chosen, given = options("tokenizer", TokenizerRecipe, arguments)
+    train_tokenizer(chosen, given.data, given.folder)
 
 
-def generator(name: str, /, data: Path | None = None, run: Path | None = None, steps: int | None = None) -> None:
-    """Trains both generators on the run's tokenizer, or goes on where the last call stopped.
-
-    Args:
-        name: the recipe.
-        data: folder with train/CLASS/PICTURE; ~/nvg-data/RECIPE by default.
-        run: folder of the run; ~/nvg-runs/RECIPE by default.
-        steps: instead of the recipe's.
-    """
+def generator(arguments: Sequence[str]) -> None:
+    """Trains the generators on the run's tokenizer, or goes on where the last call stopped."""
     from training.generator import train_generator
 
-    chosen = recipe(name)
-    if steps is not None:
-        chosen = dataclasses.replace(chosen, generator=dataclasses.replace(chosen.generator, steps=steps))
-    train_generator(chosen, data or DATA / name, run or RUNS / name)
+    chosen, given = options("generator", GeneratorRecipe, arguments)
+    train_generator(chosen, given.data, given.folder)
 
 
-def export(name: str, /, run: Path | None = None, out: Path | None = None) -> None:
-    """Writes the run's averaged weights as a checkpoint for nvg_model and ComfyUI.
+def few_step(arguments: Sequence[str]) -> None:
+    """Turns the run's structure flow into one of few steps, or goes on where the last call stopped."""
+    from training.few_step import train_few_step
 
-    Args:
-        name: the recipe.
-        run: folder of the run; ~/nvg-runs/RECIPE by default.
-        out: the file; RUN/RECIPE.safetensors by default.
-    """
-    from training.export import export as write
-
-    folder = run or RUNS / name
-    write(recipe(name), folder, out or folder / f"{name}.safetensors")
+    chosen, given = options("few-step", FewStepRecipe, arguments)
+    train_few_step(chosen, given.data, given.folder)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+def cache(arguments: Sequence[str]) -> None:
+    """Tokenizes the views that the generators are trained on, ahead of the training."""
+    from training.generator import make_cache
+
+    chosen, given = options("generator", GeneratorRecipe, arguments)
+    make_cache(chosen, given.data, given.folder)
+
+
+def data(arguments: Sequence[str]) -> None:
+    """Makes a data set."""
+
+    def make(
+        name: Annotated[Literal["emoji64"], tyro.conf.Positional],
+        out: Path | None = None,
+        downloads: Path = DATA / "downloads",
+        force: bool = False,
+    ) -> None:
+        """Makes a data set (needs npm).
+
+        Args:
+            name: the data set.
+            out: folder to make; ~/nvg-data/NAME by default.
+            downloads: folder for the packages it is made from.
+            force: replace an existing folder.
+        """
+        from training.data import emoji
+
+        emoji.make(out or DATA / name, downloads, force)
+
+    tyro.cli(make, args=list(arguments), prog="python -m training data")
+
+
+def export(arguments: Sequence[str]) -> None:
+    """Writes a run's averaged weights as a checkpoint."""
+
+    def write(
+        name: Annotated[str, tyro.conf.Positional],
+        folder: Path | None = None,
+        out: Path | None = None,
+        best: bool = False,
+    ) -> None:
+        """Writes a run's averaged weights as a checkpoint for nvg_model and ComfyUI.
+
+        Args:
+            name: the recipe.
+            folder: of the run; ~/nvg-runs/RECIPE by default.
+            out: the file; FOLDER/RECIPE.safetensors by default.
+            best: the save with the lowest loss on held-out data instead of the latest.
+        """
+        from training.export import export
+
+        run = folder or RUNS / name
+        export(recipe(name), run, out or run / f"{name}.safetensors", best)
+
+    tyro.cli(write, args=list(arguments), prog="python -m training export")
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Measures a tokenizer, a generator, or trains the classifier that the measures use."""
+    from training.evaluate import main as run
+
+    run(arguments)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "data": data,
     "tokenizer": tokenizer,
+    "cache": cache,
     "generator": generator,
+    "few-step": few_step,
+    "evaluate": evaluate,
     "export": export,
 }
 
 
 def main() -> int:
     """Runs a command; a mistake of the user ends with one sentence and status 2."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name not in COMMANDS:
+        print("usage: python -m training COMMAND ...\n")
+        print("\n".join(f"  {one:10} {(call.__doc__ or '').strip()}" for one, call in COMMANDS.items()))
+        return 0 if name in ("-h", "--help") else 2
     try:
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m training")
+        COMMANDS[name](arguments)
     except (DataError, NVGError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return 130
+    finally:
+        distributed.stop()
     return 0
 
 

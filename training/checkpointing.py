@@ -1,4 +1,8 @@
-"""Resumable training state: written to a temporary file and renamed, the latest two kept."""
+"""Resumable training state, whole or not at all.
+
+A save is written to a temporary file, flushed to the disk and renamed: its final name is the mark of completion, and
+a process killed at any moment leaves the earlier saves as they were. The latest two are kept, and the best.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +11,110 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from training.data import DataError
+from training.distributed import is_sharded
+
+BEST = "best.pt"
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
-    """Writes `state` as `folder`/state-<step>.pt; whole or not at all. Older files than the last `keep` go."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes `state` as `folder`/state-<step>.pt; whole or not at all. Older files than the last `keep` go.
+
+    Raises:
+        DataError: it could not be written; the earlier saves are intact.
+    """
     path = folder / f"state-{step:08d}.pt"
-    partial = path.with_suffix(".partial")
-    try:
-        torch.save({**state, "step": step}, partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        raise DataError(f"the training state could not be written to {path} ({error}); free some room") from error
-    partial.replace(path)
+    write(path, {**state, "step": step})
     for old in sorted(folder.glob("state-*.pt"))[:-keep]:
         old.unlink()
     return path
 
 
-def latest(folder: Path) -> dict[str, Any] | None:
-    """The newest state in `folder`, or None. Only tensors and plain values are read."""
+def write(path: Path, content: Any) -> None:
+    """`torch.save` that leaves either the complete file or none under its name. Raises DataError."""
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)  # the new name is on the disk only when the folder is
+        os.fsync(folder)
+        os.close(folder)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(f"{path} could not be written ({error}); free some room and run the command again") from error
+
+
+def keep_best(path: Path) -> None:
+    """Keeps a save as `best.pt` beside it (a second name for the same file)."""
+    link = path.with_name(BEST + ".partial")
+    link.unlink(missing_ok=True)
+    os.link(path, link)
+    link.replace(path.with_name(BEST))
+
+
+def latest(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """The newest state in `folder`, or None. Only tensors and plain values are read. Raises DataError if damaged."""
     paths = sorted(folder.glob("state-*.pt"))
-    return torch.load(paths[-1], map_location="cpu", weights_only=True) if paths else None
+    return read(paths[-1], device) if paths else None
+
+
+def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """A saved state. Raises DataError where there is none or it is damaged."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises whatever the damaged bytes lead it to
+        raise DataError(f"{path} cannot be read ({error}); remove it to go on from the save before it") from error
+
+
+def module_state(module: nn.Module) -> dict[str, Any]:
+    """Parameters and buffers, whole in every process (copied to the CPU where they are sharded)."""
+    return get_model_state_dict(module, options=_WHOLE) if is_sharded(module) else module.state_dict()
+
+
+def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimiser's state, whole in every process."""
+    if is_sharded(module):
+        return get_optimizer_state_dict(module, optimizer, options=_WHOLE)
+    return optimizer.state_dict()
+
+
+def load_module(module: nn.Module, state: dict[str, Any]) -> None:
+    """The inverse of `module_state`."""
+    if is_sharded(module):
+        set_model_state_dict(module, state, options=_WHOLE)
+    else:
+        module.load_state_dict(state)
+
+
+def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """The inverse of `optimizer_state`."""
+    if is_sharded(module):
+        set_optimizer_state_dict(module, optimizer, state, options=_WHOLE)
+    else:
+        optimizer.load_state_dict(state)
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor that may be sharded, complete."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def like(value: Tensor, target: Tensor) -> Tensor:
+    """A whole tensor, sharded like `target`."""
+    if isinstance(target, DTensor):
+        return distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+    return value

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +11,54 @@ import nvg_model
 from nvg_model.model import NVG
 from training import checkpointing
 from training.data import DataError
-from training.generator import tokenizer_weights
+from training.few_step import converted, sampling
+from training.generator import trained_generator
+from training.logging import versions
 from training.recipes.base import Recipe
 
 
-def export(recipe: Recipe, run: Path, out: Path) -> Path:
+def export(recipe: Recipe, run: Path, out: Path, best: bool = False) -> Path:
     """Writes the averaged weights of a run as one float16 safetensors file.
 
-    The last save of an unfinished generator run serves as well; the provenance says how many steps it had.
+    The last save of an unfinished run serves as well; the provenance says how many steps it had.
+
+    Args:
+        best: the save with the lowest loss on held-out data instead of the latest.
+    Raises:
+        DataError: there is no such save, or it does not fit the recipe.
     """
-    tokenizer = tokenizer_weights(run)
-    state = checkpointing.latest(run / "generator")
-    if state is None:
-        raise DataError(f"there is no saved generator in {run / 'generator'}; run `python -m training generator` first")
-    model = NVG(recipe.config, recipe.classes, recipe.sampling)
-    model.tokenizer.load_state_dict(tokenizer)
-    weights = state["module"] | state["average"]  # the buffers, and the averages of the parameters
-    model.load_state_dict(weights, strict=False)
-    _require_all(model, weights)
-    path = nvg_model.save(model, out, _provenance(recipe, state["step"]), dtype=torch.float16)
+    model, state = trained_generator(recipe, run, best)
+    made_with = state["meta"]["recipe"]
+    model.settings = recipe.sampling
+    few_step = checkpointing.latest(run / "few-step")
+    if few_step is not None:
+        model = _in_few_steps(model, few_step, recipe, run)
+    path = nvg_model.save(model, out, _provenance(recipe, made_with, state["step"]), dtype=torch.float16)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, generator after {state['step']} steps")
     return path
 
 
-def _require_all(model: NVG, weights: dict[str, Any]) -> None:
-    wanted = {name for name in model.state_dict() if not name.startswith("tokenizer.")}
-    if wanted != weights.keys():
-        raise DataError(f"the run does not fit the recipe; they differ in {sorted(wanted ^ weights.keys())[:3]}")
+def _in_few_steps(model: NVG, state: dict[str, Any], recipe: Recipe, run: Path) -> NVG:
+    """The model with the converted structure generator of a few-step training's state."""
+    settings = state["meta"]["recipe"]["few_step"]
+    if settings["teacher"]:
+        raise DataError(
+            f"{run / 'few-step'} was converted from {settings['teacher']}, not from this run's generator; take its "
+            "few-step.safetensors, or move the folder away"
+        )
+    student = converted(model, settings["largest_guidance"])
+    student.load_state_dict(state["phases"][0]["module"] | state["average"], strict=False)
+    student.settings = sampling(recipe)
+    return student
 
 
-def _provenance(recipe: Recipe, step: int) -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    ).stdout.strip()
+def _provenance(recipe: Recipe, made_with: dict[str, Any], step: int) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
         "commands": [f"python -m training {command} {recipe.name}" for command in ("tokenizer", "generator", "export")],
-        "tokenizer": dataclasses.asdict(recipe.tokenizer),
-        "generator": dataclasses.asdict(recipe.generator),
-        "views": dataclasses.asdict(recipe.views),
+        **{part: made_with[part] for part in ("tokenizer", "generator", "views", "start")},
         "generator_steps_done": step,
         "licence": recipe.licence,
         "attribution": recipe.attribution,
-        "git_commit": commit,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **versions(),
     }

@@ -1,158 +1,267 @@
-"""Training of both generators from cached tokens: `python -m training generator RECIPE` (paper sections 2.2 and 3.1).
+"""Training of both generators: `python -m training generator RECIPE` (paper sections 2.2 and 3.1).
 
 Shapes: B images, S = K+1 stages, L positions, C latent channels, R rows (one per image and stage trained in a step).
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import nvg_model
 from nvg_model import structure as hierarchy
+from nvg_model.content import ContentGenerator
 from nvg_model.model import NVG
-from nvg_model.quantizer import Quantizer
-from nvg_model.structure_flow import known_channels
+from nvg_model.structure_flow import StructureGenerator, known_channels
+from nvg_model.tokenizer import Tokenizer
+from training import checkpointing, distributed, lora
 from training.data import DataError
 from training.data.cache import TokenCache, load_or_make
-from training.data.pictures import load_pictures
-from training.data.views import stream
-from training.loop import LoopSettings, train
-from training.optim import warmup_stable_decay
+from training.data.pictures import Pictures
+from training.data.views import draw_balanced, draw_views, stream
+from training.distributed import Share, World
+from training.logging import describe_run
+from training.loop import Job, LoopSettings, Phase, train
+from training.losses.repa import Repa, make_repa
+from training.optim import adamw, muon, warmup_stable_decay
 from training.recipes.base import GeneratorRecipe, Recipe
+from training.samples import sample_sheets
+from training.tokenizer import tokenizer_weights
+
+HELD_OUT_PARTS = 8  # the held-out batch is measured in parts, to save memory
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Teacher-forced stages of B images."""
+    """A share of a step's images, with all the random choices of the step."""
 
-    structure: Tensor
-    """long [B,S,L]."""
-    canvases: Tensor
-    """float [B,S,L,C], after each stage."""
-    codes: list[Tensor]
-    """long [B,2^i] of each stage."""
     classes: Tensor
     """long [B], some of them dropped to the null class."""
+    content_stages: Tensor
+    """long [B,n]: the stages of the content generator that are trained."""
+    structure_stages: Tensor
+    """long [B,m]: the splits of the structure generator that are trained."""
+    noise: Tensor
+    """float [B,L,K], one for all splits of an image."""
+    times: Tensor
+    """float [B,m] in (0, 1)."""
+    finest: Tensor | None = None
+    """long [B,L]: labels of the last stage, from the cache; None when the images are tokenized in the step."""
+    codes: tuple[Tensor, ...] = ()
+    """long [B,2^i] of each stage, from the cache."""
+    images: Tensor | None = None
+    """float [B,3,H,W] in [-1,1]."""
+    names: tuple[str, ...] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        """With all tensors there."""
+
+        def moved(value: object) -> object:
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=True)
+            return tuple(moved(one) for one in value) if isinstance(value, tuple) else value
+
+        return Batch(**{field.name: moved(getattr(self, field.name)) for field in dataclasses.fields(self)})  # type: ignore[arg-type]
 
 
-def train_generator(recipe: Recipe, data: Path, run: Path) -> Path:
-    """Trains, or goes on training, both generators of `recipe` in `run`/generator, on the tokenizer of `run`.
+def train_generator(recipe: Recipe, data: Path | str, run: Path) -> Path:
+    """Trains, or goes on training, the generators of `recipe` in `run`/generator, on the tokenizer of `run`.
 
     Returns:
         The file with the averaged weights.
     """
-    settings, folder = recipe.generator, run / "generator"
-    pictures = load_pictures(data / "train", recipe.config.image_size, recipe.classes or None)
+    recipe, settings, folder, world = recipe.resolved(), recipe.generator, run / "generator", distributed.start()
+    pictures = recipe.pictures(data, "train")
     torch.manual_seed(recipe.seed)  # the initial weights
-    nvg = NVG(recipe.config, pictures.classes)
-    nvg.tokenizer.load_state_dict(tokenizer_weights(run))
-    nvg.tokenizer.requires_grad_(False).eval()
-    cache = load_or_make(
-        folder / "cache.safetensors", nvg.tokenizer, pictures, recipe.views, settings.views, recipe.seed
-    )
-    prepare(nvg, cache)
-    networks = nn.ModuleDict({"content": nvg.content, "structure": nvg.structure})
-
-    def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        generator = stream(recipe.seed, 2, step * settings.batch)
-        index = torch.randint(len(cache), (settings.batch,), generator=generator)
-        batch = assemble(cache, index, nvg.tokenizer.quantizer)
-        dropped = torch.rand(settings.batch, generator=generator) < settings.label_dropout
-        batch.classes[dropped] = len(pictures.classes)
-        content, parts = content_loss(nvg, batch, settings, generator)
-        structure, more = structure_loss(nvg, batch, settings, generator)
-        splits = recipe.config.splits
-        return content + structure * (splits + 1) / (splits - 1), parts | more
-
+    nvg = starting_point(recipe, run, pictures.classes).to(world.device)
+    describe_run(folder, recipe, world, classes=pictures.classes, data=str(data))
+    source = Source.make(recipe, nvg, pictures, folder, world)
+    if not recipe.start:
+        prepare(nvg, source, settings)
+    objective = GeneratorObjective(nvg, settings)
+    if settings.parallel == "fsdp":
+        distributed.shard(objective, objective.blocks(), world)
     average = train(
-        networks,
-        optimizers(networks, settings),
-        loss,
-        lambda step: warmup_stable_decay(step, settings.steps, settings.warmup, settings.decay),
-        LoopSettings(settings.steps, settings.batch, recipe.seed, settings.ema),
+        Job(
+            [Phase(objective, optimizers(objective, settings), schedule(settings))],
+            source.draw,
+            names=lambda batch: batch.names,
+            validate=held_out_loss(recipe, nvg, objective, recipe.pictures(data, "held-out", pictures.classes)),
+            sample=lambda: sample_sheets(nvg, recipe.sampling),
+            meta={"classes": list(pictures.classes), "recipe": dataclasses.asdict(recipe)},
+        ),
+        LoopSettings.of(settings, recipe.seed),
         folder,
+        world,
     )
     path = folder / "generator.pt"
-    torch.save(average.state_dict() | dict(networks.named_buffers()), path)
-    print(f"generator: {path}")
+    if world.first:
+        checkpointing.write(path, network_weights(checkpointing.module_state(objective), average.state_dict()))
+        print(f"generator: {path}")
+    world.wait()
     return path
 
 
-def tokenizer_weights(run: Path) -> dict[str, Tensor]:
-    """The averaged weights of the run's finished tokenizer. Raises DataError where there are none."""
-    path = run / "tokenizer" / "tokenizer.pt"
-    if not path.is_file():
-        raise DataError(f"there is no trained tokenizer {path}; run `python -m training tokenizer` to its end first")
-    return torch.load(path, weights_only=True)
+def make_cache(recipe: Recipe, data: Path | str, run: Path) -> None:
+    """Tokenizes the views of a recipe into `run`/generator, where the training finds them."""
+    recipe, world = recipe.resolved(), distributed.start()
+    pictures = recipe.pictures(data, "train")
+    Source.make(recipe, starting_point(recipe, run, pictures.classes), pictures, run / "generator", world)
 
 
-def optimizers(networks: nn.Module, settings: GeneratorRecipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for everything else; weight decay on matrices only."""
-    matrices, tables, vectors, head = [], [], [], []
-    for name, parameter in networks.named_parameters():
-        if ".code_head." in name:
-            head.append(parameter)
-        elif parameter.dim() < 2 or name.endswith(("qk_scale", "start_canvas")):
-            vectors.append(parameter)
-        elif ".linear_" in name:
-            matrices.append(parameter)
-        else:
-            tables.append(parameter)
-    decay = settings.weight_decay
-    return [
-        torch.optim.Muon(
-            matrices, lr=settings.matrix_learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(
-            [
-                {"params": tables, "weight_decay": decay},
-                {"params": vectors, "weight_decay": 0.0},
-                {"params": head, "weight_decay": 0.0, "lr": settings.head_learning_rate},
-            ],
-            lr=settings.learning_rate,
-            betas=(0.9, 0.95),
-        ),
-    ]
+def schedule(settings: GeneratorRecipe) -> Callable[[int], float]:
+    """WSD."""
+    return lambda step: warmup_stable_decay(step, settings.steps, settings.warmup, settings.decay)
 
 
-@torch.no_grad()
-def prepare(nvg: NVG, cache: TokenCache, sample: int = 512) -> None:
-    """Initial weights, and what is measured on the data: the canvases' scales and a useful first code head."""
+def network_weights(state: dict[str, Tensor], average: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The averaged weights of both generators, named as in NVG, from the saved state of an objective."""
+    weights = lora.plain_weights(state, average)
+    return {name: value for name, value in weights.items() if name.startswith(("content.", "structure."))}
+
+
+def starting_point(recipe: Recipe, run: Path, classes: tuple[str, ...]) -> NVG:
+    """The model before training: on the run's tokenizer, or a checkpoint to fine-tune with the data's classes."""
+    if recipe.start:
+        return with_classes(nvg_model.load(recipe.start, dtype=torch.float32), classes)
+    generator = recipe.config.generator
+    assert generator is not None
+    config = dataclasses.replace(recipe.config, generator=dataclasses.replace(generator, num_classes=len(classes)))
+    nvg = NVG(config, classes)
+    nvg.tokenizer.load_state_dict(tokenizer_weights(run))
     nvg.content.initialize()
     nvg.structure.initialize()
-    batch = assemble(cache, torch.arange(min(sample, len(cache))), nvg.tokenizer.quantizer)
-    scales = 1 / batch.canvases.std(dim=(0, 2, 3))
-    nvg.content.canvas_scales[0] = 1.0
-    nvg.content.canvas_scales[1:] = scales
-    # Scores by squared distance, 2 z.e - |e|^2: the nearest code is a little likelier from the start. Sharper scores
-    # would punish the first, wrong predictions (on emoji64 a tenth starts at 6.5 nats, the whole at 20).
-    codebook = nvg.tokenizer.quantizer.codebook
-    sharpness = 0.1 / codebook.square().sum(-1).mean()
-    nvg.content.code_head.weight.copy_(2 * sharpness * codebook)
-    nvg.content.code_head.bias.copy_(-sharpness * codebook.square().sum(-1))
+    nvg.tokenizer.requires_grad_(False).eval()
+    return nvg
 
 
-@torch.no_grad()
-def assemble(cache: TokenCache, index: Tensor, quantizer: Quantizer) -> Batch:
-    """Structure, canvases and codes of the cached views `index` [B]."""
-    structure = hierarchy.all_stages(cache.finest[index].long())
-    codes = [cache.codes(index, stage) for stage in range(structure.shape[1])]
-    canvas = torch.zeros(*structure.shape[::2], quantizer.codebook.shape[1])
-    canvases = []
-    for stage, code in enumerate(codes):
-        canvas = quantizer.add_stage(canvas, code, structure[:, stage], stage)
-        canvases.append(canvas)
-    return Batch(structure, torch.stack(canvases, 1), codes, cache.classes[index].long())
+def trained_generator(recipe: Recipe, run: Path, best: bool = False) -> tuple[NVG, dict[str, Any]]:
+    """The averaged weights of a run's newest save (or the best one) as a model, and that save's state.
+
+    Raises:
+        DataError: there is no such save, or it does not fit the recipe.
+    """
+    folder = run / "generator"
+    state = checkpointing.read(folder / checkpointing.BEST) if best else checkpointing.latest(folder)
+    if state is None:
+        raise DataError(f"there is no saved generator in {folder}; run `python -m training generator` first")
+    start = state["meta"]["recipe"]["start"]
+    nvg = starting_point(dataclasses.replace(recipe, start=start), run, tuple(state["meta"]["classes"]))
+    weights = lora.plain_weights(state["phases"][0]["module"], state["average"])
+    wanted = {name for name in nvg.state_dict() if not name.startswith("tokenizer.")}
+    if wanted != weights.keys():
+        raise DataError(f"the run does not fit the recipe; they differ in {sorted(wanted ^ weights.keys())[:3]}")
+    nvg.load_state_dict(weights, strict=False)
+    return nvg, state
+
+
+def with_classes(start: NVG, classes: tuple[str, ...]) -> NVG:
+    """A model with other classes: those that it had before keep what was learned, new ones start from their mean."""
+    assert start.config.generator is not None
+    generator = dataclasses.replace(start.config.generator, num_classes=len(classes))
+    nvg = NVG(dataclasses.replace(start.config, generator=generator), classes, start.settings)
+    weights = start.state_dict()
+    for name in ("content.class_embedding.weight", "structure.class_embedding.weight"):
+        old = weights[name]
+        rows = [old[start.classes.index(one)] if one in start.classes else old[:-1].mean(0) for one in classes]
+        weights[name] = torch.stack([*rows, old[-1]])  # the null class is the last
+    nvg.load_state_dict(weights)
+    nvg.tokenizer.requires_grad_(False).eval()
+    return nvg
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the batches of a generator's training come from: cached tokens, or images."""
+
+    settings: GeneratorRecipe
+    recipe: Recipe
+    splits: int
+    pictures: Pictures
+    cache: TokenCache | None
+
+    @classmethod
+    def make(cls, recipe: Recipe, nvg: NVG, pictures: Pictures, folder: Path, world: World) -> Source:
+        """Makes the cache, if one is wanted."""
+        settings, cache = recipe.generator, None
+        if settings.views:
+            if settings.repa_weight:
+                raise DataError("REPA needs the images, which a token cache does not hold; train with --views 0")
+            path = folder / "cache.safetensors"
+            cache = load_or_make(
+                path,
+                nvg.tokenizer,
+                pictures,
+                recipe.views,
+                settings.views,
+                recipe.seed,
+                rank=world.rank,
+                world=world.size,
+                wait=world.wait,
+                workers=settings.workers,
+            )
+        return cls(settings, recipe, nvg.config.splits, pictures, cache)
+
+    def draw(self, step: int, share: Share) -> Batch:
+        """This share of a step; everything random is drawn for the whole step, so that shares fit together."""
+        settings, positions = self.settings, 2**self.splits
+        generator = stream(self.recipe.seed, 2, step * settings.batch)
+        index = self._index(generator)
+        dropped = torch.rand(settings.batch, generator=generator) < settings.label_dropout
+        content = draw_stages(
+            settings.batch, self.splits + 1, settings.content_stages, generator, settings.content_stage_odds
+        )
+        structure = draw_stages(
+            settings.batch, self.splits - 1, settings.structure_stages, generator, settings.structure_stage_odds
+        )
+        noise = torch.randn(settings.batch, positions, self.splits, generator=generator)
+        times = torch.randn(structure.shape, generator=generator).sigmoid()
+        what = self._images(index, generator, share) if self.cache is None else self._tokens(share.of(index))
+        classes = what.pop("classes")
+        return Batch(
+            classes=torch.where(share.of(dropped), len(self.pictures.classes), classes),
+            content_stages=share.of(content),
+            structure_stages=share.of(structure),
+            noise=share.of(noise),
+            times=share.of(times),
+            **what,
+        )
+
+    def _index(self, generator: torch.Generator) -> Tensor:
+        """Of the step's views in the cache, or of its pictures."""
+        if self.cache is not None:
+            return torch.randint(len(self.cache), (self.settings.batch,), generator=generator)
+        return draw_balanced(self.pictures.labels, len(self.pictures.classes), self.settings.batch, generator)
+
+    def _tokens(self, index: Tensor) -> dict[str, Any]:
+        assert self.cache is not None
+        return {
+            "classes": self.cache.classes[index].long(),
+            "finest": self.cache.finest[index].long(),
+            "codes": tuple(self.cache.codes(index, stage) for stage in range(self.splits + 1)),
+            "names": tuple(self.cache.name(int(one)) for one in index),
+        }
+
+    def _images(self, index: Tensor, generator: torch.Generator, share: Share) -> dict[str, Any]:
+        own = share.of(index)
+        return {
+            "classes": self.pictures.labels[own],
+            "images": draw_views(self.pictures, index, self.recipe.views, generator, share.slice(len(index))),
+            "names": tuple(self.pictures.names[int(one)] for one in own),
+        }
 
 
 def draw_stages(
     batch: int, stages: int, count: int, generator: torch.Generator, odds: tuple[float, ...] = ()
-) -> tuple[Tensor, Tensor]:
-    """Rows of a step: `count` different stages of every image; (image [R], stage [R]), R = batch * count.
+) -> Tensor:
+    """`count` different stages of every image: long [B,n].
 
     Args:
         odds: how likely each of the `stages` is drawn first, relative to the others; empty: all alike.
@@ -163,50 +272,196 @@ def draw_stages(
         raise DataError(f"{len(odds)} stage odds {odds} for {stages} stages; give one positive number for each")
     # The smallest of exponential times with these rates: drawing without replacement.
     times = -torch.rand(batch, stages, generator=generator).log() / torch.tensor(odds or (1.0,))
-    order = times.argsort(dim=1)[:, : min(count, stages)]
-    return torch.arange(batch).repeat_interleave(order.shape[1]), order.flatten()
+    return times.argsort(dim=1)[:, : min(count, stages)]
+
+
+def optimizers(objective: nn.Module, settings: GeneratorRecipe) -> list[torch.optim.Optimizer]:
+    """Muon or AdamW for the matrices of the blocks, AdamW for everything else; weight decay on matrices only."""
+    matrices, tables, vectors, head = [], [], [], []
+    for name, parameter in objective.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if ".code_head." in name:
+            head.append(parameter)
+        elif parameter.dim() < 2 or name.endswith(("qk_scale", "start_canvas")):
+            vectors.append(parameter)
+        elif ".linear_" in name:
+            matrices.append(parameter)
+        else:
+            tables.append(parameter)
+    decay = settings.weight_decay
+    groups = [
+        {"params": tables, "weight_decay": decay},
+        {"params": vectors, "weight_decay": 0.0},
+        {"params": head, "weight_decay": 0.0, "lr": settings.head_learning_rate},
+    ]
+    if settings.optimizer == "adamw":
+        return [adamw([{"params": matrices, "weight_decay": decay}, *groups], settings.learning_rate)]
+    if settings.parallel == "fsdp":
+        raise DataError("Muon needs whole matrices, which fsdp parts among the processes; use --optimizer adamw")
+    return [muon(matrices, settings.matrix_learning_rate, decay), adamw(groups, settings.learning_rate)]
+
+
+@torch.no_grad()
+def prepare(nvg: NVG, source: Source, settings: GeneratorRecipe) -> None:
+    """What is measured on the data before training: the canvases' scales and a useful first code head."""
+    whole = dataclasses.replace(source, settings=dataclasses.replace(settings, batch=512))
+    stages = assemble(whole.draw(0, Share()).to(nvg.device), nvg.tokenizer)
+    nvg.content.canvas_scales[0] = 1.0
+    nvg.content.canvas_scales[1:] = 1 / stages.canvases.std(dim=(0, 2, 3))
+    # Scores by squared distance, 2 z.e - |e|^2: the nearest code is a little likelier from the start. Sharper scores
+    # would punish the first, wrong predictions (on emoji64 a tenth starts at 6.5 nats, the whole at 20).
+    codebook = nvg.tokenizer.quantizer.codebook
+    sharpness = 0.1 / codebook.square().sum(-1).mean()
+    nvg.content.code_head.weight.copy_(2 * sharpness * codebook)
+    nvg.content.code_head.bias.copy_(-sharpness * codebook.square().sum(-1))
+
+
+@dataclass(frozen=True)
+class Stages:
+    """All stages of B images, for teacher forcing."""
+
+    structure: Tensor
+    """long [B,S,L]."""
+    canvases: Tensor
+    """float [B,S,L,C], after each stage."""
+    codes: tuple[Tensor, ...]
+    """long [B,2^i] of each stage."""
+
+
+@torch.no_grad()
+def assemble(batch: Batch, tokenizer: Tokenizer) -> Stages:
+    """Structure, canvases and codes of a batch, from its cached tokens or its images."""
+    if batch.finest is None:
+        assert batch.images is not None
+        sequence = tokenizer.tokenize(batch.images)
+        codes = tuple(sequence.cluster_tokens(stage) for stage in range(sequence.num_stages))
+        return Stages(sequence.structure, sequence.canvases, codes)
+    structure, quantizer = hierarchy.all_stages(batch.finest), tokenizer.quantizer
+    canvas = torch.zeros(*structure.shape[::2], quantizer.codebook.shape[1], device=structure.device)
+    canvases = []
+    for stage, code in enumerate(batch.codes):
+        canvas = quantizer.add_stage(canvas, code, structure[:, stage], stage)
+        canvases.append(canvas)
+    return Stages(structure, torch.stack(canvases, 1), batch.codes)
+
+
+class GeneratorObjective(nn.Module):
+    """The loss of both generators: mean over stages of the content loss, and the flow loss weighted (K+1)/(K-1)."""
+
+    def __init__(self, nvg: NVG, settings: GeneratorRecipe) -> None:
+        super().__init__()
+        self.content, self.structure = nvg.content, nvg.structure
+        self.settings, self.splits = settings, nvg.config.splits
+        self._frozen = (nvg.tokenizer,)  # in a tuple: no part of what is trained and saved
+        self.structure.requires_grad_(settings.networks != "content")
+        self.content.requires_grad_(settings.networks != "structure")
+        if settings.lora_rank:
+            lora.adapt(self, settings.lora_rank)
+        self.repa = None
+        if settings.repa_weight:
+            self.repa = make_repa(self.content, settings.repa_layer, settings.repa_encoder)
+        for network in (self.content, self.structure):
+            network.transformer.checkpoint_blocks = settings.checkpoint_blocks
+            if settings.compile:
+                network.transformer.compile()
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks, for sharding."""
+        return [*self.content.transformer.blocks, *self.structure.transformer.blocks]
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and its parts for the log."""
+        batch = batch.to(self.content.canvas_scales.device)
+        stages = assemble(batch, self._frozen[0])
+        total = batch.noise.new_zeros(())
+        values: dict[str, Tensor] = {}
+        if self.settings.networks != "structure":
+            loss, parts = content_loss(self.content, batch, stages, self.settings, self.repa)
+            total, values = total + loss, values | parts
+        if self.settings.networks != "content":
+            loss, parts = structure_loss(self.structure, batch, stages, self.settings)
+            total, values = total + loss * (self.splits + 1) / (self.splits - 1), values | parts
+        return total, values
 
 
 def content_loss(
-    nvg: NVG, batch: Batch, settings: GeneratorRecipe, generator: torch.Generator
+    content: ContentGenerator, batch: Batch, stages: Stages, settings: GeneratorRecipe, repa: Repa | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean over rows of mse(x_hat, final canvas) + cross-entropy of the tokens, and its parts for the log."""
-    stages = batch.structure.shape[1]
-    row, stage = draw_stages(
-        len(batch.classes), stages, settings.content_stages, generator, settings.content_stage_odds
-    )
-    before = torch.where(stage[:, None, None] > 0, batch.canvases[row, stage - 1], 0.0)
+    """Mean over rows of mse(x_hat, final canvas) + cross-entropy of the tokens (+ REPA), and its parts for the log."""
+    row, stage = _rows(batch.content_stages)
+    weight = _weights(stage, settings.content_stage_weights)
+    before = torch.where(stage[:, None, None] > 0, stages.canvases[row, stage - 1], 0.0)
     with torch.autocast(before.device.type, torch.bfloat16, enabled=settings.bfloat16):
-        final = nvg.content(before, batch.structure[row, stage], batch.classes[row], stage)
-    mse = F.mse_loss(final, batch.canvases[row, -1])
-    entropy, parts = mse.new_zeros(()), {"content_mse": mse.detach()}
-    for one in range(stages):
+        final = content(before, stages.structure[row, stage], batch.classes[row], stage)
+        unlike = repa(batch.images, row) if repa is not None else None
+    error = (final - stages.canvases[row, -1]).square().mean(dim=(1, 2))
+    entropy, values = error.new_zeros(len(row)), {"content_mse": error.detach().mean()}
+    for one, codes in enumerate(stages.codes):
         rows = (stage == one).nonzero().squeeze(1)
         if len(rows):
             image = row[rows]
-            change = hierarchy.cluster_means(final[rows] - before[rows], batch.structure[image, one], 2**one)
-            value = F.cross_entropy(nvg.content.logits(change).flatten(0, 1), batch.codes[one][image].flatten())
-            entropy = entropy + value * (len(rows) / len(row))
-            parts[f"entropy_{one}"] = value.detach()
-    return mse + entropy, parts
+            change = hierarchy.cluster_means(final[rows] - before[rows], stages.structure[image, one], 2**one)
+            value = F.cross_entropy(content.logits(change).mT, codes[image], reduction="none").mean(1)
+            entropy = entropy.index_put((rows,), value)
+            values[f"entropy_{one}"] = value.detach().mean()
+    loss = error + entropy
+    if unlike is not None:
+        loss = loss + settings.repa_weight * unlike
+        values["repa"] = unlike.detach().mean()
+    return (weight * loss).mean(), values
 
 
 def structure_loss(
-    nvg: NVG, batch: Batch, settings: GeneratorRecipe, generator: torch.Generator
+    structure: StructureGenerator, batch: Batch, stages: Stages, settings: GeneratorRecipe
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Rectified-flow loss: mse between noise - v and the embedding s, the channels before the stage known."""
-    images, splits = len(batch.classes), nvg.config.splits
-    row, stage = draw_stages(images, splits - 1, settings.structure_stages, generator, settings.structure_stage_odds)
-    clean = known_channels(batch.structure[:, -1], splits, splits)
-    noise = torch.randn(clean.shape, generator=generator)  # one per image, for all of its stages
-    t = torch.randn(len(row), generator=generator).sigmoid()
-    known = torch.arange(splits) < stage[:, None, None]
-    noise, clean = torch.where(known, clean[row], noise[row]), clean[row]
+    splits = batch.noise.shape[-1]
+    row, stage = _rows(batch.structure_stages)
+    t = batch.times.flatten()
+    clean = known_channels(stages.structure[:, -1], splits, splits)[row]
+    known = torch.arange(splits, device=stage.device) < stage[:, None, None]
+    noise = torch.where(known, clean, batch.noise[row])
     z = torch.lerp(clean, noise, t[:, None, None])
     with torch.autocast(z.device.type, torch.bfloat16, enabled=settings.bfloat16):
-        velocity = nvg.structure(
-            z, t, batch.canvases[row, stage], batch.structure[row, stage], batch.classes[row], stage
-        )
+        velocity = structure(z, t, stages.canvases[row, stage], stages.structure[row, stage], batch.classes[row], stage)
     error = (noise - velocity - clean).square()
     decides = error.gather(2, stage[:, None, None].expand(-1, clean.shape[1], 1))  # the channel that is used
-    return error.mean(), {"structure_mse": error.detach().mean(), "structure_split_mse": decides.detach().mean()}
+    values = {"structure_mse": error.detach().mean(), "structure_split_mse": decides.detach().mean()}
+    return (_weights(stage, settings.structure_stage_weights) * error.mean(dim=(1, 2))).mean(), values
+
+
+def _rows(stages: Tensor) -> tuple[Tensor, Tensor]:
+    """(image [R], stage [R]) of stages [B,n]."""
+    images = torch.arange(len(stages), device=stages.device)
+    return images.repeat_interleave(stages.shape[1]), stages.flatten()
+
+
+def _weights(stage: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """Weight [R] of every row; the mean over all stages is 1."""
+    if not weights:
+        return torch.ones(len(stage), device=stage.device)
+    if int(stage.max()) >= len(weights):
+        raise DataError(f"{len(weights)} stage weights {weights}; give one number for every stage")
+    table = torch.tensor(weights, device=stage.device)
+    return (table / table.mean())[stage]
+
+
+def held_out_loss(
+    recipe: Recipe, nvg: NVG, objective: GeneratorObjective, held_out: Pictures
+) -> Callable[[], dict[str, float]]:
+    """Measures the loss on views of held-out pictures, always the same and with the same noise."""
+    settings = dataclasses.replace(
+        recipe.generator, batch=256, label_dropout=0.0, views=0, content_stages=99, structure_stages=99
+    )
+    source = Source(settings, recipe, nvg.config.splits, held_out, None)
+
+    def measure() -> dict[str, float]:
+        values: dict[str, float] = {}
+        for part in range(HELD_OUT_PARTS):
+            loss, parts = objective(source.draw(0, Share(part, HELD_OUT_PARTS)), 0)
+            for name, value in {"loss": loss, **parts}.items():
+                values[name] = values.get(name, 0.0) + float(value) / HELD_OUT_PARTS
+        return values
+
+    return measure

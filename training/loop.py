@@ -1,27 +1,34 @@
-"""The training loop that the entries share: rates, steps, averages, log and saves.
+"""The training loop that the entries share: rates, steps, averages, log, samples and saves.
 
-A step is a pure function of the weights and its number: data and noise come from (seed, images seen), so resuming
-needs the saved state and nothing else.
+A step is a pure function of the weights and its number: its data and noise come from (seed, images seen), whatever the
+number of processes, so resuming needs the saved state and nothing else.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from training import checkpointing
 from training.data import DataError
+from training.data.loader import batches
+from training.data.views import stream
+from training.distributed import Share, World, is_sharded, replicate
+from training.logging import Log
 from training.optim import AveragedWeights, set_learning_rate
+from training.recipes.base import Running
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -30,87 +37,239 @@ class LoopSettings:
 
     steps: int
     batch: int
+    """Images of a step, over all processes and accumulation steps."""
     seed: int = 0
     ema: float = 0.999
     clip: float = 1.0
+    accumulate: int = 1
+    """Parts that a process computes a step's batch in, one after the other, to save memory."""
+    workers: int = 0
+    """Processes that prepare batches ahead; 0 prepares them in the training process."""
     save_every: int = 500
     """Steps between saves of the resumable state."""
     log_every: int = 50
+    sample_every: int = 0
+    """Steps between sample pictures and the validation; 0: at the end only."""
+    track: tuple[str, ...] = ()
+    """More than log.jsonl: tensorboard, wandb."""
+
+    @classmethod
+    def of(cls, recipe: Running, seed: int) -> LoopSettings:
+        """Those of a recipe."""
+        names = {one.name for one in dataclasses.fields(cls)} - {"seed"}
+        return cls(seed=seed, **{name: getattr(recipe, name) for name in names})
+
+
+@dataclass
+class Phase:
+    """A loss and the optimisers that lower it. The phases of a step follow each other."""
+
+    objective: nn.Module
+    """Its forward(batch, step) gives the loss to minimise and values to log."""
+    optimizers: list[torch.optim.Optimizer]
+    schedule: Callable[[int], float]
+    """step -> factor on the learning rates."""
+    start: int = 0
+    """The first step that this phase takes part in."""
+
+
+@dataclass
+class Job(Generic[Batch]):
+    """A training: its phases, where its batches come from, and how it is watched."""
+
+    phases: list[Phase]
+    draw: Callable[[int, Share], Batch]
+    """(step, share) -> this share of the step's batch; a pure function, run in worker processes if there are any."""
+    names: Callable[[Batch], Sequence[str]] = field(default=lambda batch: ())
+    """The files in a batch, to name them when its loss is NaN."""
+    validate: Callable[[], dict[str, float]] | None = None
+    """Numbers on held-out data; the first decides which save is the best, and smaller is better."""
+    sample: Callable[[], dict[str, Image.Image]] | None = None
+    """Pictures of what the averaged weights can do."""
+    meta: dict[str, Any] = field(default_factory=dict)
+    """Plain values saved with the weights, for the export."""
 
 
 class Interrupted(Exception):
     """SIGTERM or SIGINT arrived; the state has been saved."""
 
 
-def train(
-    module: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    loss: Callable[[int], tuple[Tensor, dict[str, Tensor]]],
-    schedule: Callable[[int], float],
-    settings: LoopSettings,
-    folder: Path,
-) -> AveragedWeights:
-    """Runs, or goes on with, the training of `module` in `folder`.
+def train(job: Job[Batch], settings: LoopSettings, folder: Path, world: World | None = None) -> AveragedWeights:
+    """Runs, or goes on with, a training in `folder`.
 
-    Args:
-        loss: step -> (loss to minimise, values to log); draws its own data from (seed, step * batch).
-        schedule: step -> factor on the learning rates.
+    Returns:
+        The averaged weights of the first phase's objective.
     Raises:
-        Interrupted: after a save, when the process was asked to stop.
-        DataError: the loss became NaN; the last save is intact.
+        Interrupted: after a save, when a process was asked to stop.
+        DataError: the loss became NaN (the last save is intact), or a save could not be written.
     """
-    average = AveragedWeights(module, settings.ema)
-    start = _restore(folder, module, optimizers, average)
-    log = _Log(folder / "log.jsonl", start)
-    bar = tqdm(range(start, settings.steps), initial=start, total=settings.steps, unit="step", mininterval=5)
-    with _stop_requests() as stop:
+    world = world or World()
+    run = _Run(job, settings, folder, world)
+    start = run.restore()
+    log = Log(folder, start, world, settings.track)
+    bar = tqdm(
+        range(start, settings.steps),
+        initial=start,
+        total=settings.steps,
+        unit="step",
+        mininterval=5,
+        disable=not world.first,
+    )
+    with _stop_requests() as stop, run.batches(start) as parts:
         for step in bar:
-            set_learning_rate(optimizers, schedule(step))
-            value, parts = loss(step)
-            if not bool(torch.isfinite(value)):
-                raise DataError(f"the loss is {value.item()} at step {step}; the last save in {folder} is intact")
-            parts["gradient"] = _update(module, optimizers, value, settings.clip)
-            average.update(step)
-            log.add(parts)
+            log.add(run.step(step, [next(parts) for _ in range(settings.accumulate)]))
             done = step + 1
+            last, asked = done == settings.steps, world.any(bool(stop))
             if done % settings.log_every == 0:
                 bar.set_postfix(log.write(done, settings.batch), refresh=False)
-            if done % settings.save_every == 0 or done == settings.steps or stop:
-                checkpointing.save(folder, done, _state(module, optimizers, average))
-            if stop:
-                raise Interrupted(f"stopped at step {done}, saved in {folder}; the same command goes on from there")
-    return average
+            if last or asked or done % settings.save_every == 0:
+                path = run.save(done)
+            if last or (settings.sample_every and done % settings.sample_every == 0):
+                run.watch(done, log)
+            if asked and not last:
+                raise Interrupted(f"stopped at step {done}, saved in {path}; the same command goes on from there")
+    return run.average
 
 
-def _update(module: nn.Module, optimizers: list[torch.optim.Optimizer], loss: Tensor, clip: float) -> Tensor:
-    """One step down the gradient; returns its norm before clipping."""
-    for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(module.parameters(), clip)
-    for optimizer in optimizers:
-        optimizer.step()
-    return norm
+class _Run(Generic[Batch]):
+    """A training under way."""
 
+    def __init__(self, job: Job[Batch], settings: LoopSettings, folder: Path, world: World) -> None:
+        self.job, self.settings, self.folder, self.world = job, settings, folder, world
+        self.calls = [replicate(phase.objective, world) for phase in job.phases]
+        self.average = AveragedWeights(job.phases[0].objective, settings.ema)
+        self.best = float("inf")
 
-def _state(module: nn.Module, optimizers: list[torch.optim.Optimizer], average: AveragedWeights) -> dict[str, Any]:
-    return {
-        "module": module.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "average": average.state_dict(),
-    }
+    @contextmanager
+    def batches(self, start: int) -> Iterator[Iterator[Batch]]:
+        """This process's parts of all steps from `start` on, `accumulate` a step."""
+        accumulate = self.settings.accumulate
+        parts = self.world.size * accumulate
 
+        def draw(index: int) -> Batch:
+            step, part = divmod(index, accumulate)
+            return self.job.draw(step, Share(self.world.rank * accumulate + part, parts))
 
-def _restore(folder: Path, module: nn.Module, optimizers: list[torch.optim.Optimizer], average: AveragedWeights) -> int:
-    """Loads the newest save, if any; returns the number of steps done."""
-    state = checkpointing.latest(folder)
-    if state is None:
-        return 0
-    module.load_state_dict(state["module"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    average.load_state_dict(state["average"])
-    return state["step"]
+        iterator = batches(draw, start * accumulate, self.settings.steps * accumulate, self.settings.workers)
+        try:
+            yield iterator
+        finally:
+            close = getattr(iterator, "close", None)
+            if close:
+                close()
+
+    def step(self, step: int, parts: list[Batch]) -> dict[str, Tensor]:
+        """All phases of a step; returns the values to log."""
+        logged: dict[str, Tensor] = {}
+        for number, phase in enumerate(self.job.phases):
+            if step >= phase.start:
+                set_learning_rate(phase.optimizers, phase.schedule(step))
+                values = self._phase(number, phase, step, parts)
+                logged |= values
+        self.average.update(step)
+        return logged
+
+    def _phase(self, number: int, phase: Phase, step: int, parts: list[Batch]) -> dict[str, Tensor]:
+        """One step down the gradient of a phase's loss over the parts of the batch."""
+        for optimizer in phase.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, list[Tensor]] = {}
+        for index, part in enumerate(parts):
+            # Dropped paths and the like; everything else has noise of its own in the batch.
+            torch.manual_seed(stream(self.settings.seed, 3, number, step, self.world.rank, index).initial_seed())
+            with self._synchronised(number, index + 1 == len(parts)):
+                loss, values = self.calls[number](part, step)
+                self._require_finite(loss, part, step)
+                (loss / len(parts)).backward()
+            for name, value in values.items():
+                sums.setdefault(name, []).append(value.detach())
+        norm = nn.utils.clip_grad_norm_(phase.objective.parameters(), self.settings.clip)
+        for optimizer in phase.optimizers:
+            optimizer.step()
+        sums["gradient" if number == 0 else f"gradient_{number}"] = [checkpointing.whole(norm.detach())]
+        return {name: torch.stack(values).mean() for name, values in sums.items()}
+
+    def _synchronised(self, number: int, last: bool) -> AbstractContextManager[Any]:
+        """Gradients are averaged over the processes once a step, with the last part."""
+        call = self.calls[number]
+        if not last and isinstance(call, nn.parallel.DistributedDataParallel):
+            return call.no_sync()
+        if is_sharded(call):
+            call.set_requires_gradient_sync(last)  # type: ignore[operator]
+        return nullcontext()
+
+    def _require_finite(self, loss: Tensor, part: Batch, step: int) -> None:
+        bad = not bool(torch.isfinite(loss))
+        if not self.world.any(bad):
+            return
+        names = sorted({name for part_names in self.world.gather(list(self.job.names(part)) if bad else [])
+                        for name in part_names})  # fmt: skip
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        where = f" with the files {shown}" if names else ""
+        raise DataError(
+            f"the loss is {loss.item()} at step {step}{where}; the last save in {self.folder} is intact: "
+            "look at these files, or go on with a lower learning rate"
+        )
+
+    def save(self, done: int) -> Path:
+        """Writes the resumable state; every process takes part, the first one writes."""
+        phases = [
+            {
+                "module": checkpointing.module_state(phase.objective),
+                "optimizers": [checkpointing.optimizer_state(phase.objective, one) for one in phase.optimizers],
+            }
+            for phase in self.job.phases
+        ]
+        state = {"phases": phases, "average": self.average.state_dict(), "best": self.best, "meta": self.job.meta}
+        path = self.folder / f"state-{done:08d}.pt"
+        failed = None
+        if self.world.first:
+            try:
+                checkpointing.save(self.folder, done, state)
+            except DataError as error:
+                failed = str(error)
+        if reason := next((one for one in self.world.gather(failed) if one), None):
+            raise DataError(reason)
+        return path
+
+    def restore(self) -> int:
+        """Loads the newest save, if any; returns the number of steps done."""
+        state = checkpointing.latest(self.folder)
+        if state is None:
+            return 0
+        if len(state["phases"]) != len(self.job.phases):
+            raise DataError(f"the saves in {self.folder} come from another kind of training; choose another --folder")
+        try:
+            for phase, saved in zip(self.job.phases, state["phases"], strict=True):
+                checkpointing.load_module(phase.objective, saved["module"])
+                for optimizer, one in zip(phase.optimizers, saved["optimizers"], strict=True):
+                    checkpointing.load_optimizer(phase.objective, optimizer, one)
+            self.average.load_state_dict(state["average"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise DataError(
+                f"the saves in {self.folder} do not fit the recipe ({str(error).splitlines()[0]}); "
+                "choose another --folder"
+            ) from error
+        self.best = state["best"]
+        return state["step"]
+
+    def watch(self, done: int, log: Log) -> None:
+        """Validation and sample pictures with the averaged weights; the best save is kept."""
+        objective = self.job.phases[0].objective
+        training = objective.training
+        objective.eval()
+        with self.average.applied(), torch.no_grad():
+            values = self.job.validate() if self.job.validate else {}
+            pictures = self.job.sample() if self.job.sample else {}
+        objective.train(training)
+        if values:
+            log.record(done, {f"held_out_{name}": value for name, value in values.items()})
+            if next(iter(values.values())) < self.best:
+                self.best = next(iter(values.values()))
+                path = self.save(done)
+                if self.world.first:
+                    checkpointing.keep_best(path)
+        log.pictures(done, pictures)
 
 
 @contextmanager
@@ -125,27 +284,3 @@ def _stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Log:
-    """Means of the logged values since the last line, one JSON object a line."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path, self.count = path, 0
-        self.sums: dict[str, float] = {}
-        self.step, self.time = step, time.perf_counter()
-        path.parent.mkdir(parents=True, exist_ok=True)
-
-    def add(self, parts: dict[str, Tensor]) -> None:
-        for name, value in parts.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-        self.count += 1
-
-    def write(self, step: int, batch: int) -> dict[str, str]:
-        means = {name: total / self.count for name, total in self.sums.items()}
-        now = time.perf_counter()
-        speed = (step - self.step) * batch / (now - self.time)
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "images_per_second": round(speed, 2), **means}) + "\n")
-        self.sums, self.count, self.step, self.time = {}, 0, step, now
-        return {name: f"{value:.3f}" for name, value in means.items()} | {"img/s": f"{speed:.1f}"}

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from training.checkpointing import like, whole
+from training.data import DataError
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:
@@ -28,13 +33,13 @@ def warmup_stable_decay(step: int, steps: int, warmup: int, decay: float = 0.2, 
 
 
 class AveragedWeights:
-    """Exponential moving average of a module's parameters, in float32."""
+    """Exponential moving average of a module's trained parameters, in float32."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.parameters = list(module.parameters())
+        trained = {name: one for name, one in module.named_parameters() if one.requires_grad}
+        self.names, self.parameters = list(trained), list(trained.values())
         self.average = [parameter.detach().clone().float() for parameter in self.parameters]
-        self.names = [name for name, _ in module.named_parameters()]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -43,13 +48,28 @@ class AveragedWeights:
         torch._foreach_lerp_(self.average, [p.detach().float() for p in self.parameters], 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averages by parameter name."""
-        return dict(zip(self.names, self.average, strict=True))
+        """The averages by parameter name, whole even where they are sharded."""
+        return {name: whole(value) for name, value in zip(self.names, self.average, strict=True)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restores what `state_dict` gave."""
         for name, value in zip(self.names, self.average, strict=True):
-            value.copy_(state[name])
+            value.copy_(like(state[name], value))
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The module has the averaged weights inside."""
+        trained = [parameter.detach().clone() for parameter in self.parameters]
+        self._put(self.average)
+        try:
+            yield
+        finally:
+            self._put(trained)
+
+    @torch.no_grad()
+    def _put(self, values: list[Tensor]) -> None:
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
 
 
 def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
@@ -57,3 +77,15 @@ def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
+
+
+def adamw(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.AdamW:
+    """AdamW with the paper's betas; groups without parameters are left out."""
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=(0.9, 0.95))
+
+
+def muon(matrices: Sequence[Tensor], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Muon (Jordan et al. 2024), its rates comparable with AdamW's. Raises DataError before torch 2.9."""
+    if not hasattr(torch.optim, "Muon"):
+        raise DataError(f"Muon needs torch 2.9 or newer, this is {torch.__version__}; use --optimizer adamw")
+    return torch.optim.Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")

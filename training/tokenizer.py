@@ -5,105 +5,256 @@ Shapes: images [B,3,H,W] in [-1,1]; latent [B,L,C]; S stages.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+import nvg_model
 from nvg_model.quantizer import quantizer_loss, straight_through
 from nvg_model.structure import cluster
 from nvg_model.tokenizer import Tokenizer
-from training.data.pictures import Pictures, load_pictures
+from training import checkpointing, distributed
+from training.data import DataError
+from training.data.pictures import Pictures
 from training.data.views import draw_balanced, draw_views, plain_views, stream
-from training.loop import LoopSettings, train
-from training.losses.reconstruction import multiscale_gradient, psnr
-from training.optim import cosine
+from training.distributed import Share, World
+from training.logging import describe_run
+from training.loop import Job, LoopSettings, Phase, train
+from training.losses import diffaug
+from training.losses.adversarial import (
+    LeCam,
+    frozen,
+    hinge_discriminator,
+    non_saturating_discriminator,
+    non_saturating_generator,
+)
+from training.losses.diffaug import augment
+from training.losses.discriminators import PatchDiscriminator, dino_discriminator
+from training.losses.lpips import load_lpips
+from training.losses.reconstruction import multiscale_gradient, psnr, ssim
+from training.optim import adamw, cosine
 from training.recipes.base import Recipe, TokenizerRecipe
+from training.samples import reconstruction_sheet
 
 
-def train_tokenizer(recipe: Recipe, data: Path, run: Path) -> Path:
+@dataclass
+class Batch:
+    """A share of a step's images."""
+
+    images: Tensor
+    """float [B,3,H,W] in [-1,1]."""
+    names: tuple[str, ...]
+    augmentation: Tensor
+    """Random numbers [B,3,7] for what the discriminator sees: the output in the autoencoder's turn, real, output."""
+    output: Tensor | None = None
+    """What the autoencoder made of them in this step, for the discriminator's turn."""
+
+
+def train_tokenizer(recipe: Recipe, data: Path | str, run: Path) -> Path:
     """Trains, or goes on training, the tokenizer of `recipe` on `data`/train in `run`/tokenizer.
 
     Returns:
         The file with the averaged weights. `report.json` beside it holds PSNR and code usage on the held-out set.
     """
-    settings, folder = recipe.tokenizer, run / "tokenizer"
-    pictures = load_pictures(data / "train", recipe.config.image_size, recipe.classes or None)
-    torch.manual_seed(recipe.seed)  # the initial weights only; nothing else here uses the global generator
-    tokenizer = Tokenizer(recipe.config)
+    recipe, settings, folder, world = recipe.resolved(), recipe.tokenizer, run / "tokenizer", distributed.start()
+    pictures = recipe.pictures(data, "train")
+    held_out = recipe.pictures(data, "held-out", pictures.classes)
+    torch.manual_seed(recipe.seed)  # the initial weights only
+    tokenizer = Tokenizer(recipe.config).to(world.device)
     tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # three times faster on CPUs
-    optimizer = torch.optim.AdamW(
-        tokenizer.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
-    )
+    describe_run(folder, recipe, world, data=str(data))
+    starting_point(tokenizer, recipe)
+    phases = training_phases(tokenizer, settings, world)
 
-    def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def draw(step: int, share: Share) -> Batch:
         generator = stream(recipe.seed, step * settings.batch)
         index = draw_balanced(pictures.labels, len(pictures.classes), settings.batch, generator)
-        images = draw_views(pictures, index, recipe.views, generator)
-        return tokenizer_loss(tokenizer, images, settings, soft_assignment=step < settings.soft_assignment_steps)
+        images = draw_views(pictures, index, recipe.views, generator, share.slice(settings.batch))
+        augmentation = diffaug.draw(3 * settings.batch, generator).unflatten(0, (settings.batch, 3))
+        return Batch(images, tuple(pictures.names[int(one)] for one in share.of(index)), share.of(augmentation))
+
+    def validate() -> dict[str, float]:
+        report = evaluate_tokenizer(tokenizer, held_out)
+        return {"minus_psnr": -report["psnr"], "codes_used": report["codes_used"]}
 
     average = train(
-        tokenizer,
-        [optimizer],
-        loss,
-        lambda step: cosine(step, settings.steps, settings.warmup),
-        LoopSettings(settings.steps, settings.batch, recipe.seed, settings.ema),
+        Job(
+            phases,
+            draw,
+            names=lambda batch: batch.names,
+            validate=validate,
+            sample=lambda: {"reconstructions": reconstruction_sheet(tokenizer, held_out)},
+            meta={"recipe": dataclasses.asdict(recipe)},
+        ),
+        LoopSettings.of(settings, recipe.seed),
         folder,
+        world,
     )
-    return _finish(tokenizer, average.state_dict(), recipe, data, folder)
-
-
-def tokenizer_loss(
-    tokenizer: Tokenizer, images: Tensor, settings: TokenizerRecipe, soft_assignment: bool
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """L1 + multi-scale gradient + quantiser loss of a batch of images, and its parts for the log."""
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.bfloat16):
-        latent = tokenizer.encode(images)
-    _, canvases = tokenizer.quantizer(latent, cluster(latent), soft_assignment)
-    canvas = canvases[:, -1]
-    if soft_assignment:  # the soft assignment has a gradient of its own to the codebook
-        canvas = canvas + (latent - latent.detach())
-    else:
-        canvas = straight_through(latent, canvas)
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.bfloat16):
-        output = tokenizer.decoder(canvas.mT.unflatten(2, tokenizer.grid)).float()
-    parts = {
-        "l1": F.l1_loss(output, images),
-        "gradient_loss": multiscale_gradient(output, images),
-        "quantizer": quantizer_loss(latent, canvases),
-    }
-    total = (
-        parts["l1"] + settings.gradient_weight * parts["gradient_loss"] + settings.quantizer_weight * parts["quantizer"]
-    )
-    parts["psnr"] = psnr(output, images).mean()
-    return total, {name: value.detach() for name, value in parts.items()}
-
-
-def _finish(tokenizer: Tokenizer, weights: dict[str, Tensor], recipe: Recipe, data: Path, folder: Path) -> Path:
-    """Saves the averaged weights and the report on the held-out pictures."""
-    tokenizer.load_state_dict(weights)
     path = folder / "tokenizer.pt"
-    torch.save(weights, path)
-    held_out = load_pictures(data / "held-out", recipe.config.image_size, recipe.classes or None)
-    report = evaluate_tokenizer(tokenizer, held_out)
-    (folder / "report.json").write_text(json.dumps(report, indent=1))
-    print(f"tokenizer: {path}; held out: {json.dumps(report)}")
+    if world.first:
+        checkpointing.write(path, tokenizer.state_dict() | _without_prefix(average.state_dict()))
+        _report(tokenizer, path, held_out)
+    world.wait()
     return path
 
 
+def starting_point(tokenizer: Tokenizer, recipe: Recipe) -> None:
+    """Loads the tokenizer of the checkpoint that is fine-tuned, if the recipe names one. Raises NVGError."""
+    if not recipe.start:
+        return
+    tokenizer.load_state_dict(nvg_model.load(recipe.start, dtype=torch.float32).tokenizer.state_dict())
+
+
+def training_phases(tokenizer: Tokenizer, settings: TokenizerRecipe, world: World) -> list[Phase]:
+    """The autoencoder's turn, and the discriminator's where there is one; each with its own optimiser."""
+
+    def schedule(step: int) -> float:
+        return cosine(step, settings.steps, settings.warmup)
+
+    discriminator = make_discriminator(settings)
+    objective = TokenizerObjective(tokenizer, settings, discriminator).to(world.device)
+    phases = [
+        Phase(
+            objective, [adamw([{"params": trained(objective), "weight_decay": 0.0}], settings.learning_rate)], schedule
+        )
+    ]
+    if discriminator is not None:
+        opponent = DiscriminatorObjective(discriminator, settings, world).to(world.device)
+        groups = [{"params": trained(opponent), "weight_decay": settings.discriminator_weight_decay}]
+        second = adamw(groups, settings.discriminator_learning_rate)
+        phases.append(Phase(opponent, [second], schedule, start=settings.adversarial_start))
+    return phases
+
+
+def make_discriminator(settings: TokenizerRecipe) -> nn.Module | None:
+    """The recipe's, or None. Raises DataError where its weights cannot be had."""
+    if settings.discriminator == "patch":
+        return PatchDiscriminator(settings.discriminator_width, layers=settings.discriminator_layers)
+    return dino_discriminator() if settings.discriminator == "dino" else None
+
+
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are trained."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def tokenizer_weights(run: Path) -> dict[str, Tensor]:
+    """The averaged weights of the run's finished tokenizer. Raises DataError where there are none."""
+    path = run / "tokenizer" / "tokenizer.pt"
+    if not path.is_file():
+        raise DataError(f"there is no trained tokenizer {path}; run `python -m training tokenizer` to its end first")
+    return checkpointing.read(path)
+
+
+class TokenizerObjective(nn.Module):
+    """The autoencoder's losses: reconstruction, perceptual, quantiser and adversarial (paper section 2.1)."""
+
+    def __init__(self, tokenizer: Tokenizer, settings: TokenizerRecipe, discriminator: nn.Module | None = None) -> None:
+        super().__init__()
+        self.tokenizer, self.settings = tokenizer, settings
+        self._discriminator = (discriminator,)  # in a tuple: no part of what this objective trains and saves
+        self._lpips = (load_lpips(),) if settings.lpips_weight else ()
+        if settings.decoder_only:
+            tokenizer.requires_grad_(False)
+            tokenizer.decoder.requires_grad_(True)
+        if settings.compile:
+            tokenizer.encoder.compile()
+            tokenizer.decoder.compile()
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and its parts for the log; leaves the output in the batch."""
+        settings, tokenizer = self.settings, self.tokenizer
+        images = batch.images.to(tokenizer.quantizer.codebook.device, non_blocking=True)
+        soft = step < settings.soft_assignment_steps and not settings.decoder_only
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.bfloat16):
+            latent = tokenizer.encode(images)
+        _, canvases = tokenizer.quantizer(latent, cluster(latent), soft)
+        canvas = canvases[:, -1]
+        if soft:  # the soft assignment has a gradient of its own to the codebook
+            canvas = canvas + (latent - latent.detach())
+        else:
+            canvas = straight_through(latent, canvas)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.bfloat16):
+            output = tokenizer.decoder(canvas.mT.unflatten(2, tokenizer.grid)).float()
+        batch.output = output.detach()
+        losses = self._losses(output, images, batch, step)
+        if not settings.decoder_only:
+            losses["quantizer"] = settings.quantizer_weight, quantizer_loss(latent, canvases)
+        total = torch.stack([weight * loss for weight, loss in losses.values()]).sum()
+        return total, {name: loss.detach() for name, (_, loss) in losses.items()} | {
+            "psnr": psnr(output.detach(), images).mean()
+        }
+
+    def _losses(self, output: Tensor, images: Tensor, batch: Batch, step: int) -> dict[str, tuple[float, Tensor]]:
+        """(weight, loss) by name of how far the output is from the images, and from looking real."""
+        settings, discriminator = self.settings, self._discriminator[0]
+        losses = {"l1": (1.0, F.l1_loss(output, images))}
+        if settings.gradient_weight:
+            losses["gradient_loss"] = settings.gradient_weight, multiscale_gradient(output, images)
+        if settings.ssim_weight:
+            losses["ssim_loss"] = settings.ssim_weight, 1 - ssim(output, images).mean()
+        for lpips in self._lpips:
+            losses["lpips"] = settings.lpips_weight, lpips.to(output.device)(output, images).mean()
+        if discriminator is not None and step >= settings.adversarial_start:
+            with frozen(discriminator):
+                seen = augment(output, batch.augmentation[:, 0])
+                losses["adversarial"] = settings.adversarial_weight, non_saturating_generator(discriminator(seen))
+        return losses
+
+
+class DiscriminatorObjective(nn.Module):
+    """The discriminator's side: real images against the outputs of this step, with LeCam."""
+
+    def __init__(self, discriminator: nn.Module, settings: TokenizerRecipe, world: World) -> None:
+        super().__init__()
+        self.discriminator, self.settings, self.lecam = discriminator, settings, LeCam(world=world)
+        hinge = settings.discriminator_loss == "hinge"
+        self.loss = hinge_discriminator if hinge else non_saturating_discriminator
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and its parts for the log."""
+        assert batch.output is not None, "the autoencoder's turn comes first"
+        images = batch.images.to(batch.output.device, non_blocking=True)
+        pair = torch.cat([augment(images, batch.augmentation[:, 1]), augment(batch.output, batch.augmentation[:, 2])])
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
+            real, fake = self.discriminator(pair).float().chunk(2)
+        self.lecam.update(real, fake)
+        loss, lecam = self.loss(real, fake), self.lecam(real, fake)
+        values = {"discriminator": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
+        return loss + self.settings.lecam_weight * lecam, {name: value.detach() for name, value in values.items()}
+
+
+def _without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names as in the tokenizer, from those in its objective."""
+    return {name.removeprefix("tokenizer."): value for name, value in weights.items()}
+
+
+def _report(tokenizer: Tokenizer, path: Path, held_out: Pictures) -> None:
+    """Writes what the saved weights reach on the held-out pictures."""
+    tokenizer.load_state_dict(checkpointing.read(path))
+    report = evaluate_tokenizer(tokenizer, held_out)
+    (path.parent / "report.json").write_text(json.dumps(report, indent=1))
+    print(f"tokenizer: {path}; held out: {json.dumps(report)}")
+
+
 @torch.inference_mode()
-def evaluate_tokenizer(tokenizer: Tokenizer, pictures: Pictures, batch: int = 64) -> dict[str, object]:
+def evaluate_tokenizer(tokenizer: Tokenizer, pictures: Pictures, batch: int = 64) -> dict[str, Any]:
     """Mean PSNR in decibels and, per stage, the share of codes used, on pictures over white."""
     tokenizer.eval()
     values, used = [], torch.zeros(len(tokenizer.quantizer.refiners), len(tokenizer.quantizer.codebook))
     for start in range(0, len(pictures), batch):
         images = plain_views(pictures, torch.arange(start, min(start + batch, len(pictures))))
+        images = images.to(tokenizer.quantizer.codebook.device)
         sequence = tokenizer.tokenize(images)
-        values.append(psnr(tokenizer.decode(sequence.canvases[:, -1]), images))
+        values.append(psnr(tokenizer.decode(sequence.canvases[:, -1]), images).cpu())
         for stage in range(sequence.num_stages):
-            used[stage].scatter_(0, sequence.tokens[:, stage].flatten(), 1.0)
+            used[stage].scatter_(0, sequence.tokens[:, stage].flatten().cpu(), 1.0)
     return {
         "pictures": len(pictures),
         "psnr": round(float(torch.cat(values).mean()), 2),

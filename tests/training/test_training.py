@@ -6,10 +6,8 @@ import os
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 import nvg_model
@@ -18,30 +16,14 @@ from training.__main__ import main
 from training.data import DataError
 from training.data.pictures import load_pictures
 from training.data.views import ViewSettings, compose, draw_balanced, draw_views, plain_views, stream
+from training.distributed import Share
 from training.export import export
 from training.generator import train_generator
-from training.loop import Interrupted, LoopSettings, train
+from training.loop import Interrupted, Job, LoopSettings, Phase, train
 from training.losses.reconstruction import multiscale_gradient, psnr
 from training.optim import cosine, warmup_stable_decay
 from training.recipes import RECIPES, recipe
 from training.tokenizer import train_tokenizer
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of coloured discs, squares and rings, 16x16 RGBA."""
-    folder = tmp_path_factory.mktemp("data")
-    random = np.random.RandomState(0)
-    y, x = np.mgrid[:16, :16] - 7.5
-    shapes = {"disc": x**2 + y**2 < 36, "ring": (x**2 + y**2 < 49) & (x**2 + y**2 > 16), "square": abs(x) + abs(y) < 7}
-    for name, shape in shapes.items():
-        for split, count in (("train", 5), ("held-out", 2)):
-            (folder / split / name).mkdir(parents=True)
-            for index in range(count):
-                pixels = np.zeros((16, 16, 4), np.uint8)
-                pixels[shape] = [*random.randint(0, 255, 3), 255]
-                Image.fromarray(pixels).save(folder / split / name / f"{index}.png")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -54,9 +36,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_from_pictures_to_checkpoint(run: Path) -> None:
-    path = export(
-        dataclasses.replace(recipe("smoke"), classes=("disc", "ring", "square")), run, run / "out.safetensors"
-    )
+    path = export(recipe("smoke"), run, run / "out.safetensors")
     model = nvg_model.load(path)
     assert model.provenance["generator_steps_done"] == recipe("smoke").generator.steps
     images = model.decode(model.generate(["disc", "square"], seed=1))
@@ -76,35 +56,49 @@ def test_the_smoke_losses_fall(data: Path, tmp_path: Path) -> None:
     )
     train_tokenizer(longer, data, tmp_path)
     train_generator(longer, data, tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "generator" / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "generator" / "log.jsonl").read_text().splitlines()]
+    rows = [line for line in lines if "entropy_0" in line]
+    assert "held_out_loss" in lines[-1]
     assert all(rows[-1][f"entropy_{stage}"] < 0.8 * rows[0][f"entropy_{stage}"] for stage in range(5))
     assert rows[-1]["structure_mse"] < 0.9 * rows[0]["structure_mse"]
+
+
+class _ToyObjective(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Dropout(0.1), nn.Linear(8, 4))
+
+    def forward(self, x: torch.Tensor, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        value = (self.net(x) - x.flip(1)).square().mean()
+        return value, {"loss": value}
 
 
 class _Toy:
     """A small module with a loss that depends on the step number alone, for the loop's own tests."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: object) -> None:
         torch.manual_seed(3)
         self.folder = folder
-        self.module = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4))
-        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-2)
+        self.objective = _ToyObjective()
+        self.optimizer = torch.optim.AdamW(self.objective.parameters(), lr=1e-2)
         self.at: dict[int, object] = {}
+        self.settings = LoopSettings(steps=12, batch=16, save_every=4, log_every=3, ema=0.9, **settings)  # type: ignore[arg-type]
 
-    def loss(self, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def draw(self, step: int, share: Share) -> torch.Tensor:
         action = self.at.get(step)
         if callable(action):
             action()
-        x = torch.randn(16, 4, generator=stream(0, step))
-        value = (self.module(x) - x.flip(1)).square().mean()
-        return value * (torch.nan if action == "nan" else 1), {"loss": value.detach()}
+        x = share.of(torch.randn(16, 4, generator=stream(0, step)))
+        return x * (torch.nan if action == "nan" else 1)
 
     def train(self) -> dict[str, torch.Tensor]:
-        settings = LoopSettings(steps=12, batch=16, save_every=4, log_every=3, ema=0.9)
-        average = train(
-            self.module, [self.optimizer], self.loss, lambda step: cosine(step, 12, 3), settings, self.folder
+        job = Job(
+            [Phase(self.objective, [self.optimizer], lambda step: cosine(step, 12, 3))],
+            self.draw,
+            names=lambda x: [f"{one:.0f}.png" for one in range(len(x))],
         )
-        return {**self.module.state_dict(), **{f"average.{k}": v for k, v in average.state_dict().items()}}
+        average = train(job, self.settings, self.folder)
+        return {**self.objective.state_dict(), **{f"average.{k}": v for k, v in average.state_dict().items()}}
 
 
 def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -155,7 +149,7 @@ def test_a_generator_run_resumes_to_equal_weights(run: Path, data: Path, tmp_pat
 def test_a_nan_loss_stops_with_the_last_save_intact(tmp_path: Path) -> None:
     toy = _Toy(tmp_path)
     toy.at = {6: "nan"}
-    with pytest.raises(DataError, match="nan at step 6"):
+    with pytest.raises(DataError, match=r"nan at step 6 with the files 0\.png, 1\.png.*and 8 more; the last save"):
         toy.train()
     state = checkpointing.latest(tmp_path)
     assert state is not None and state["step"] == 4
@@ -180,15 +174,16 @@ def test_views(data: Path) -> None:
     pictures = load_pictures(data / "train", (16, 16))
     assert pictures.classes == ("disc", "ring", "square") and len(pictures) == 15
     plain = plain_views(pictures, torch.arange(15))
-    opaque = pictures.pixels[:, 3:] == 255
-    exact = pictures.pixels[:, :3].float() / 127.5 - 1
+    pixels = pictures.load(torch.arange(15))
+    opaque = pixels[:, 3:] == 255
+    exact = pixels[:, :3].float() / 127.5 - 1
     assert torch.allclose(plain, torch.where(opaque, exact, 1.0), atol=1e-5)  # bicubic at whole pixels is the picture
     views = draw_views(pictures, torch.arange(15), ViewSettings(), stream(5))
     assert torch.equal(views, draw_views(pictures, torch.arange(15), ViewSettings(), stream(5)))
     one, zero = torch.ones(1), torch.zeros(1, 2)
-    mirrored = compose(pictures.pixels[:1], one, -one, zero, torch.ones(1, 3))
+    mirrored = compose(pixels[:1], one, -one, zero, torch.ones(1, 3))
     assert torch.allclose(mirrored.flip(3), plain[:1], atol=1e-5)
-    moved = compose(pictures.pixels[:1], one, one, torch.tensor([[0.25, 0.0]]), torch.ones(1, 3))
+    moved = compose(pixels[:1], one, one, torch.tensor([[0.25, 0.0]]), torch.ones(1, 3))
     assert torch.allclose(moved[..., 4:], plain[:1, :, :, :-4], atol=1e-5)
 
 
@@ -211,10 +206,10 @@ def test_recipes_fit_their_models() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["tokenizer", "nothing"], "there is no recipe 'nothing'; there are emoji64, smoke"),
-        (["tokenizer", "smoke", "--data", "/nowhere"], "there is no folder /nowhere/train"),
-        (["generator", "smoke", "--data", "{data}", "--run", "{empty}"], "there is no trained tokenizer"),
-        (["export", "smoke", "--run", "{empty}"], "there is no trained tokenizer"),
+        (["tokenizer", "nothing"], "there is no recipe 'nothing'; there are emoji64, finetune, smoke"),
+        (["tokenizer", "smoke", "--data", "/nowhere"], "/nowhere"),
+        (["generator", "smoke", "--data", "{data}", "--folder", "{empty}"], "there is no trained tokenizer"),
+        (["export", "smoke", "--folder", "{empty}"], "there is no trained tokenizer"),
     ],
 )
 def test_mistakes_get_one_sentence(

@@ -1,27 +1,40 @@
 """Token cache: views of the pictures, tokenized once, so that generator training needs neither encoder nor clustering.
 
 A view takes L bytes (or two each, above 256 positions) for the labels of the last stage, which nest and so hold all
-stages, and two bytes for each of its 2L-1 tokens.
+stages, two bytes for each of its 2L-1 tokens, and a few for its class and picture.
+
+The views are made in shards, each renamed into place when it is whole, so that a stopped run goes on with the next one
+and several processes can share the work. At the end they are merged into one safetensors file, which is read through
+a memory map.
 Shapes: M views, L positions, B batch, S stages.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from nvg_model.tokenizer import Tokenizer
+from training.data import DataError
+from training.data.loader import batches
 from training.data.pictures import Pictures
 from training.data.views import ViewSettings, draw_balanced, draw_views, stream
 
 CHUNK = 64  # views drawn from one stream, and encoded together
+SHARD = 64 * CHUNK  # views of a shard
+DTYPES = {torch.int32: "I32", torch.int16: "I16", torch.uint8: "U8"}  # safetensors' names
 
 
 @dataclass(frozen=True)
@@ -31,9 +44,13 @@ class TokenCache:
     finest: Tensor
     """uint8 or int16 [M,L]: labels of the last stage."""
     tokens: Tensor
-    """int16 or int32 [M,2L-1]: codes of the clusters of all stages, coarse to fine, in the order of the labels."""
+    """uint8, int16 or int32 [M,2L-1]: codes of the clusters of all stages, coarse to fine, in the labels' order."""
     classes: Tensor
     """uint8 or int16 [M]."""
+    pictures: Tensor
+    """int32 [M]: the picture that the view shows."""
+    names: tuple[str, ...]
+    """Of all pictures."""
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -43,47 +60,152 @@ class TokenCache:
         start = 2**stage - 1
         return self.tokens[index, start : start + 2**stage].long()
 
+    def name(self, index: int) -> str:
+        """The file of the picture that a view shows."""
+        return self.names[int(self.pictures[index])]
+
+
+def load_or_make(
+    path: Path,
+    tokenizer: Tokenizer,
+    pictures: Pictures,
+    settings: ViewSettings,
+    views: int,
+    seed: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    wait: Callable[[], None] = lambda: None,
+    workers: int = 0,
+) -> TokenCache:
+    """The cache at `path`, made first if it is not there or was made by another tokenizer, data or settings.
+
+    A call that was stopped goes on where it was: finished shards, in the folder PATH.shards, are not made again.
+
+    Args:
+        views: how many random views, every class equally often. The views do not depend on `world`.
+        rank, world: this process among those that share the work; each makes the shards with number % world == rank.
+        wait: returns when all processes have called it (a barrier).
+        workers: processes that draw views ahead.
+    Raises:
+        DataError: the cache could not be written; nothing incomplete is left under a final name.
+    """
+    key = f"{fingerprint(tokenizer)} {settings} {views} {seed} {_digest(pictures)}"
+    if _key(path) != key:
+        folder = path.with_name(f"{path.name}.shards")
+        shards = [folder / f"{number:06d}.safetensors" for number in range(-(-views // SHARD))]
+
+        def draw(chunk: int) -> tuple[Tensor, Tensor]:
+            start = chunk * CHUNK
+            generator = stream(seed, 1, start)
+            index = draw_balanced(pictures.labels, len(pictures.classes), min(CHUNK, views - start), generator)
+            return index, draw_views(pictures, index, settings, generator)
+
+        for number in range(rank, len(shards), world):
+            if _key(shards[number]) != key:
+                first, last = number * SHARD // CHUNK, -(-min((number + 1) * SHARD, views) // CHUNK)
+                title = f"tokenizing shard {number + 1} of {len(shards)}"
+                chunks = tqdm(
+                    batches(draw, first, last, workers), title, last - first, disable=rank != 0, mininterval=5
+                )
+                _save(shards[number], _tokenized(chunks, tokenizer, pictures), key)
+        wait()
+        if rank == 0:
+            with _whole(path) as partial:
+                _merge(shards, partial, key)
+            shutil.rmtree(folder, ignore_errors=True)
+        wait()
+    return TokenCache(**_read(path), names=pictures.names)
+
 
 def fingerprint(tokenizer: Tokenizer) -> str:
     """A short hash of the weights, so that a cache is never used with another tokenizer."""
     digest = hashlib.sha256()
     for value in tokenizer.state_dict().values():
-        digest.update(value.contiguous().numpy().tobytes())
+        digest.update(value.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def load_or_make(
-    path: Path, tokenizer: Tokenizer, pictures: Pictures, settings: ViewSettings, views: int, seed: int
-) -> TokenCache:
-    """The cache at `path`, made first if it is not there or was made by another tokenizer or with other settings."""
-    key = f"{fingerprint(tokenizer)} {settings} {views} {seed} {len(pictures)}"
-    if path.is_file():
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("key") == key:
-                return TokenCache(*(file.get_tensor(name) for name in ("finest", "tokens", "classes")))
-    cache = make(tokenizer, pictures, settings, views, seed)
-    partial = path.with_suffix(".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"finest": cache.finest, "tokens": cache.tokens, "classes": cache.classes}, partial, {"key": key})
-    partial.replace(path)
-    return cache
+def _digest(pictures: Pictures) -> str:
+    digest = hashlib.sha256(pictures.labels.numpy().tobytes())
+    digest.update("\n".join((*pictures.classes, *pictures.names)).encode())
+    return digest.hexdigest()[:16]
 
 
 @torch.inference_mode()
-def make(tokenizer: Tokenizer, pictures: Pictures, settings: ViewSettings, views: int, seed: int) -> TokenCache:
-    """Tokenizes `views` random views, every class equally often."""
-    parts = []
-    for start in tqdm(range(0, views, CHUNK), desc="tokenizing", unit="batch", mininterval=5):
-        generator = stream(seed, 1, start)
-        index = draw_balanced(pictures.labels, len(pictures.classes), min(CHUNK, views - start), generator)
-        sequence = tokenizer.tokenize(draw_views(pictures, index, settings, generator))
+def _tokenized(chunks: Iterable[tuple[Tensor, Tensor]], tokenizer: Tokenizer, pictures: Pictures) -> dict[str, Tensor]:
+    """TokenCache's tensors for chunks of (pictures [B], views [B,3,H,W])."""
+    columns: dict[str, list[Tensor]] = {"finest": [], "tokens": [], "classes": [], "pictures": []}
+    for index, images in chunks:
+        sequence = tokenizer.tokenize(images)
         codes = [sequence.cluster_tokens(stage) for stage in range(sequence.num_stages)]
-        parts.append((sequence.structure[:, -1], torch.cat(codes, dim=1), pictures.labels[index]))
-    finest, tokens, classes = (torch.cat(column) for column in zip(*parts, strict=True))
-    return TokenCache(_small(finest), _small(tokens), _small(classes))
+        row = (sequence.structure[:, -1].cpu(), torch.cat(codes, dim=1).cpu(), pictures.labels[index], index)
+        for column, values in zip(columns.values(), row, strict=True):
+            column.append(values)
+    # By what may come, not by what came: all shards must have the same types.
+    positions, codes_in_all = tokenizer.grid[0] * tokenizer.grid[1], len(tokenizer.quantizer.codebook)
+    types = (*map(_smallest, (positions, codes_in_all, len(pictures.classes))), torch.int32)
+    return {name: torch.cat(column).to(dtype) for (name, column), dtype in zip(columns.items(), types, strict=True)}
 
 
-def _small(x: Tensor) -> Tensor:
-    """The smallest integer type that holds the values."""
-    top = int(x.max())
-    return x.to(torch.uint8 if top < 2**8 else torch.int16 if top < 2**15 else torch.int32)
+def _smallest(values: int) -> torch.dtype:
+    """The smallest integer type for 0 .. values - 1."""
+    return torch.uint8 if values <= 2**8 else torch.int16 if values <= 2**15 else torch.int32
+
+
+def _key(path: Path) -> str | None:
+    """What the file was made from; None where there is no readable one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("key")
+    except (OSError, SafetensorError):
+        return None
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, memory-mapped."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in ("finest", "tokens", "classes", "pictures")}
+
+
+def _merge(shards: list[Path], path: Path, key: str) -> None:
+    """Writes all shards as one safetensors file, tensor by tensor: a large cache need not fit into memory."""
+    parts = [_read(shard) for shard in shards]
+    # Large elements first keep every tensor aligned, as safetensors itself does it.
+    names = sorted(parts[0], key=lambda name: -parts[0][name].itemsize)
+    header: dict[str, object] = {"__metadata__": {"key": key}}
+    end = 0
+    for name in names:
+        first, rows = parts[0][name], sum(len(part[name]) for part in parts)
+        start, end = end, end + rows * first[0].numel() * first.itemsize
+        shape = [rows, *first.shape[1:]]
+        header[name] = {"dtype": DTYPES[first.dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            for part in parts:
+                file.write(part[name].numpy().data)
+
+
+def _save(path: Path, tensors: dict[str, Tensor], key: str) -> None:
+    with _whole(path) as partial:
+        save_file(tensors, partial, {"key": key})
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that is renamed to it at the end: `path` is whole or not there."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(
+            f"the token cache {path} could not be written ({error}); make room there, what is finished is kept"
+        ) from error

@@ -1,4 +1,4 @@
-"""Random views of pictures: class-balanced draws, small geometric changes, plain backgrounds.
+"""Random views of pictures: class-balanced draws, small geometric changes, plain backgrounds; or crops of photos.
 
 Everything is a pure function of (seed, number of images seen): a resumed run needs one integer to go on exactly.
 Shapes: B batch, H W pixels.
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from training.data.pictures import Pictures
 
+EVERYTHING = slice(None)
+
 
 @dataclass(frozen=True)
 class ViewSettings:
@@ -23,13 +25,17 @@ class ViewSettings:
     flip: float = 0.5
     """Probability of a horizontal flip."""
     shift: float = 0.04
-    """Largest shift in each direction, as a share of the side."""
+    """Largest shift in each direction, as a share of the side. Not for photos."""
     scale: tuple[float, float] = (0.86, 1.0)
-    """Smallest and largest size of the picture within the view."""
+    """Smallest and largest size of the picture within the view. Not for photos."""
     white: float = 0.7
-    """Probability of a white background; else a light plain colour."""
+    """Probability of a white background, behind what is transparent; else a light plain colour."""
     darkest: float = 0.75
     """Darkest value of a channel of a coloured background, in [0, 1]."""
+    margin: float | None = None
+    """None: the whole picture, stretched to the size, moved over a plain background. A number, for photos: the short
+    side is resized to margin x size and the view cropped from it, anywhere in training, in the centre in evaluation
+    (paper section 3.1: 1.125). `open_pictures` takes it."""
 
 
 def stream(*keys: int) -> torch.Generator:
@@ -47,16 +53,54 @@ def draw_balanced(labels: Tensor, num_classes: int, count: int, generator: torch
     return order[(sizes.cumsum(0) - sizes)[classes] + inside]
 
 
-def draw_views(pictures: Pictures, index: Tensor, settings: ViewSettings, generator: torch.Generator) -> Tensor:
-    """Random views [B,3,H,W] in [-1,1] of the pictures `index` [B]."""
+def draw_views(
+    pictures: Pictures,
+    index: Tensor,
+    settings: ViewSettings,
+    generator: torch.Generator,
+    part: slice = EVERYTHING,
+) -> Tensor:
+    """Random views [B,3,H,W] in [-1,1] of the pictures `index` [B].
+
+    Args:
+        part: which of them to make. The random numbers are drawn for all, so a process that makes its part of a batch
+            makes the same views as one that makes the whole.
+    """
+    if settings.margin != pictures.margin:
+        raise ValueError(f"the pictures were opened with margin {pictures.margin}, the views want {settings.margin}")
+    if settings.margin is not None:
+        return _draw_crops(pictures, index, settings, generator, part)
     count = len(index)
     low, high = settings.scale
     scale = low + (high - low) * torch.rand(count, generator=generator)
     flip = torch.where(torch.rand(count, generator=generator) < settings.flip, -1.0, 1.0)
     shift = settings.shift * (2 * torch.rand(count, 2, generator=generator) - 1)
+    background = _draw_backgrounds(count, settings, generator)
+    return compose(pictures.load(index[part]), scale[part], flip[part], shift[part], background[part])
+
+
+def _draw_crops(
+    pictures: Pictures, index: Tensor, settings: ViewSettings, generator: torch.Generator, part: slice
+) -> Tensor:
+    count = len(index)
+    corner = torch.rand(count, 2, generator=generator)
+    flip = torch.rand(count, generator=generator) < settings.flip
+    background = _draw_backgrounds(count, settings, generator)
+    images = over(pictures.load(index[part], corner[part]), background[part])
+    return torch.where(flip[part, None, None, None], images.flip(3), images)
+
+
+def _draw_backgrounds(count: int, settings: ViewSettings, generator: torch.Generator) -> Tensor:
+    """Colours [B,3] in [0,1]."""
     colour = settings.darkest + (1 - settings.darkest) * torch.rand(count, 3, generator=generator)
     white = torch.rand(count, 1, generator=generator) < settings.white
-    return compose(pictures.pixels[index], scale, flip, shift, torch.where(white, 1.0, colour))
+    return torch.where(white, 1.0, colour)
+
+
+def over(pixels: Tensor, background: Tensor) -> Tensor:
+    """RGBA pictures uint8 [B,4,H,W] on plain backgrounds [B,3] in [0,1]: float [B,3,H,W] in [-1,1]."""
+    rgba = pixels.float() / 255
+    return 2 * torch.lerp(background[:, :, None, None], rgba[:, :3], rgba[:, 3:]) - 1
 
 
 def compose(pixels: Tensor, scale: Tensor, flip: Tensor, shift: Tensor, background: Tensor) -> Tensor:
@@ -82,8 +126,9 @@ def compose(pixels: Tensor, scale: Tensor, flip: Tensor, shift: Tensor, backgrou
 
 
 def plain_views(pictures: Pictures, index: Tensor) -> Tensor:
-    """The pictures as they are on white: [B,3,H,W] in [-1,1], for evaluation."""
+    """The pictures as they are, photos cut to their centre, on white: [B,3,H,W] in [-1,1], for evaluation."""
     count = len(index)
-    return compose(
-        pictures.pixels[index], torch.ones(count), torch.ones(count), torch.zeros(count, 2), torch.ones(count, 3)
-    )
+    pixels, white = pictures.load(index), torch.ones(count, 3)
+    if pictures.margin is not None:
+        return over(pixels, white)
+    return compose(pixels, torch.ones(count), torch.ones(count), torch.zeros(count, 2), white)

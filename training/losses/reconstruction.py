@@ -1,6 +1,6 @@
-"""Reconstruction losses that need no downloaded weights.
+"""Reconstruction losses and measures that need no downloaded weights.
 
-Shapes: images [B,3,H,W] in [-1,1].
+Shapes: B images [B,3,H,W] in [-1,1]. Half precision is taken up to float32, also under autocast.
 """
 
 from __future__ import annotations
@@ -9,12 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MULTISCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Exponents of the scales, from fine to coarse (Wang, Simoncelli and Bovik 2003, section 3.2)."""
+
 
 def multiscale_gradient(output: Tensor, target: Tensor, scales: int = 3) -> Tensor:
     """Mean absolute difference of the horizontal and vertical gradients over `scales` halvings of the images.
 
     L1 alone rewards the blurred mean of the sharp answers; differences of neighbours make edges count.
+
+    Raises:
+        ValueError: the shapes differ, or a side is shorter than 2^scales pixels.
     """
+    check_pair(output, target, 2**scales, f"the gradient loss over {scales} scales")
+    output, target = _precise(output), _precise(target)
     loss = output.new_zeros(())
     for _ in range(scales):
         difference = output - target
@@ -24,6 +32,83 @@ def multiscale_gradient(output: Tensor, target: Tensor, scales: int = 3) -> Tens
 
 
 def psnr(output: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of every image, in decibels: [B]."""
-    error = (output - target).square().mean(dim=(1, 2, 3))
+    """Peak signal-to-noise ratio of every image, in decibels: [B]. Raises ValueError if the shapes differ."""
+    check_pair(output, target, 1, "PSNR")
+    error = (_precise(output) - _precise(target)).square().mean(dim=(1, 2, 3))
     return 10 * torch.log10(4 / error)  # the peak-to-peak range of [-1,1] is 2
+
+
+def ssim(output: Tensor, target: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
+    """Structural similarity of every image (Wang et al. 2004), 1 where they are equal: [B].
+
+    Gaussian windows that lie wholly inside the image, every colour channel by itself. A loss is `1 - ssim(...).mean()`.
+
+    Raises:
+        ValueError: the shapes differ, or a side is shorter than the window.
+    """
+    check_pair(output, target, window, f"SSIM with a window of {window} pixels")
+    luminance, contrast = _similarity(_precise(output), _precise(target), window, sigma)
+    return (luminance * contrast).mean(dim=(1, 2, 3))
+
+
+def multiscale_ssim(output: Tensor, target: Tensor, scales: int = 5, window: int = 11, sigma: float = 1.5) -> Tensor:
+    """Multi-scale structural similarity of every image (Wang, Simoncelli and Bovik 2003), 1 where they are equal: [B].
+
+    Contrast and structure at every scale, luminance at the coarsest, images halved in between. With fewer than the
+    five scales of the paper its first exponents are used, scaled to the sum of 1; 64x64 images have room for three.
+
+    Raises:
+        ValueError: the shapes differ, there are more scales than five, or the window is wider than the coarsest scale.
+    """
+    if not 1 <= scales <= len(MULTISCALE_WEIGHTS):
+        raise ValueError(f"multi-scale SSIM takes 1 to {len(MULTISCALE_WEIGHTS)} scales, not {scales}")
+    check_pair(output, target, window * 2 ** (scales - 1), f"multi-scale SSIM with {scales} scales of {window} pixels")
+    output, target = _precise(output), _precise(target)
+    exponents = output.new_tensor(MULTISCALE_WEIGHTS[:scales])
+    factors = []
+    for scale in range(scales):
+        if scale:
+            output, target = F.avg_pool2d(output, 2), F.avg_pool2d(target, 2)
+        luminance, contrast = _similarity(output, target, window, sigma)
+        last = scale == scales - 1
+        factors.append((luminance * contrast if last else contrast).mean(dim=(2, 3)))
+    # A power of a negative value is NaN, and at 0 its slope is infinite: far from alike counts as just above 0.
+    positive = torch.stack(factors, dim=2).clamp(min=1e-6)  # [B,3,scales]
+    return positive.pow(exponents / exponents.sum()).prod(dim=2).mean(dim=1)
+
+
+def _similarity(output: Tensor, target: Tensor, window: int, sigma: float) -> tuple[Tensor, Tensor]:
+    """Luminance term, and contrast times structure term, of SSIM at every position: [B,C,H-window+1,W-window+1]."""
+    x, y = (output + 1) / 2, (target + 1) / 2  # the luminance term compares ratios, so black must be 0
+    c1, c2 = 0.01**2, 0.03**2
+    moments = _blur(torch.cat([x, y, x * x, y * y, x * y], dim=1), window, sigma)
+    mean_x, mean_y, square_x, square_y, product = moments.chunk(5, dim=1)
+    variance_x, variance_y = square_x - mean_x**2, square_y - mean_y**2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    contrast = (2 * (product - mean_x * mean_y) + c2) / (variance_x + variance_y + c2)
+    return luminance, contrast
+
+
+def _blur(maps: Tensor, window: int, sigma: float) -> Tensor:
+    """Gaussian mean of maps [B,M,H,W] over every window that lies inside, first along the columns, then the rows."""
+    place = torch.arange(window, device=maps.device, dtype=maps.dtype) - (window - 1) / 2
+    line = torch.exp(-place.square() / (2 * sigma**2))
+    line = (line / line.sum()).view(1, 1, window, 1).expand(maps.shape[1], 1, window, 1)
+    with torch.autocast(maps.device.type, enabled=False):  # variances are small differences of large numbers
+        return F.conv2d(F.conv2d(maps, line, groups=maps.shape[1]), line.mT, groups=maps.shape[1])
+
+
+def _precise(images: Tensor) -> Tensor:
+    """At least float32."""
+    return images.to(torch.promote_types(images.dtype, torch.float32))
+
+
+def check_pair(output: Tensor, target: Tensor, side: int, what: str) -> None:
+    """Raises ValueError unless both are images [B,C,H,W] of one shape, at least `side` pixels high and wide."""
+    if output.ndim != 4 or output.shape != target.shape:
+        raise ValueError(
+            f"{what} compares images [B,C,H,W] of one shape, not {list(output.shape)} with {list(target.shape)}"
+        )
+    if min(output.shape[2:]) < side:
+        height, width = output.shape[2:]
+        raise ValueError(f"{what} needs images of at least {side}x{side} pixels; these have {height}x{width}")

@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
+import nvg_model
 from nvg_model.config import NVGConfig
 from nvg_model.sampling import SamplingSettings
+from training.data.pictures import Pictures, open_pictures
+from training.data.sources import Split
 from training.data.views import ViewSettings
 
 
-@dataclass(frozen=True)
-class TokenizerRecipe:
-    """Settings of the tokenizer's training (paper section 3.1; sizes for small machines)."""
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """How a training runs, whatever it trains: sizes, saves, and what the machine can do."""
 
     steps: int
+    batch: int
+    """Images of a step, over all processes and accumulation steps."""
+    accumulate: int = 1
+    """Parts that a process computes its share of a step in, one after the other, to save memory."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema: float = 0.999
+    """Decay of the averaged weights, a step."""
+    bfloat16: bool = False
+    """Matrix products in bfloat16 (faster where the processor multiplies it natively); weights stay in float32."""
+    compile: bool = False
+    """torch.compile for the networks."""
+    workers: int = 0
+    """Processes that prepare batches ahead; 0: none, the data is in memory and cheap to prepare."""
+    save_every: int = 500
+    """Steps between saves."""
+    sample_every: int = 0
+    """Steps between sample pictures and numbers on held-out data; 0: at the end only."""
+    log_every: int = 50
+    """Steps between lines of the log."""
+    track: tuple[str, ...] = ()
+    """More than log.jsonl: tensorboard, wandb."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerRecipe(Running):
+    """Settings of the tokenizer's training (paper section 3.1; sizes for small machines)."""
+
     batch: int = 32
     learning_rate: float = 1e-3
     warmup: int = 100
@@ -21,20 +56,38 @@ class TokenizerRecipe:
     """Steps at the start with IBQ's soft assignment, by which every code receives gradient."""
     gradient_weight: float = 1.0
     """Weight of the multi-scale gradient loss beside L1."""
+    ssim_weight: float = 0.0
+    """Weight of 1 - SSIM."""
+    lpips_weight: float = 0.0
+    """Weight of LPIPS (needs the extra `perceptual` and its downloaded weights)."""
     quantizer_weight: float = 1.0
-    ema: float = 0.999
-    bfloat16: bool = False
-    """Convolutions in bfloat16 (faster where the processor multiplies it natively); the quantiser stays in float32."""
+    discriminator: Literal["", "patch", "dino"] = ""
+    """Adversarial loss: none, a PatchGAN that needs no downloaded weights, or heads on frozen DINO features."""
+    adversarial_weight: float = 0.1
+    adversarial_start: int = 0
+    """The step from which there is an adversarial loss."""
+    discriminator_loss: Literal["hinge", "non-saturating"] = "hinge"
+    discriminator_learning_rate: float = 1e-4
+    discriminator_weight_decay: float = 5e-4
+    discriminator_width: int = 32
+    """Channels of the PatchGAN's first layer."""
+    discriminator_layers: int = 3
+    """Halvings of the PatchGAN: 3 judge patches of 70 pixels, 2 of 34, 1 of 16."""
+    lecam_weight: float = 0.001
+    decoder_only: bool = False
+    """Leaves encoder and codes as they are, so that generators trained on them stay valid: an adversarial finish."""
 
 
-@dataclass(frozen=True)
-class GeneratorRecipe:
+@dataclass(frozen=True, kw_only=True)
+class GeneratorRecipe(Running):
     """Settings of the generators' training (paper section 3.1; sizes for small machines)."""
 
-    steps: int
     batch: int = 64
+    ema: float = 0.9995
+    networks: Literal["both", "content", "structure"] = "both"
+    """Which of the two generators is trained."""
     views: int = 24_000
-    """Random views whose tokens are cached, every class equally often."""
+    """Random views whose tokens are cached, every class equally often; 0: straight from images, without a cache."""
     content_stages: int = 3
     """Stages of the content generator trained per image and step."""
     structure_stages: int = 2
@@ -43,20 +96,72 @@ class GeneratorRecipe:
     """How likely each stage is drawn, relative to the others; empty: all alike."""
     structure_stage_odds: tuple[float, ...] = ()
     """The same for the structure generator's splits."""
+    content_stage_weights: tuple[float, ...] = ()
+    """Weight of each stage in the loss, relative to the others; empty: all alike."""
+    structure_stage_weights: tuple[float, ...] = ()
+    """The same for the structure generator's splits."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """Of the blocks' matrices; everything else has AdamW."""
     learning_rate: float = 1e-3
-    """Of AdamW, for embeddings, biases and scales."""
+    """Of AdamW."""
     matrix_learning_rate: float = 2e-3
-    """Of Muon, for the matrices of the blocks."""
+    """Of Muon."""
     head_learning_rate: float = 5e-3
     """Of AdamW, for the code head: codes of late stages are small vectors, so its weights have far to grow."""
     weight_decay: float = 0.05
+    """Of the matrices."""
     warmup: int = 200
     decay: float = 0.2
     """Share of the steps, at the end, over which the rate falls to a tenth."""
     label_dropout: float = 0.1
-    ema: float = 0.9995
-    bfloat16: bool = False
-    """Matrix products in bfloat16 (faster where the processor multiplies it natively); weights stay in float32."""
+    repa_weight: float = 0.0
+    """Weight of REPA, which aligns the content generator's tokens with the features of a frozen DINOv2."""
+    repa_layer: int = 8
+    """The block after which the tokens are aligned."""
+    repa_encoder: str = "facebook/dinov2-base"
+    lora_rank: int = 0
+    """Trains low-rank changes of the blocks' matrices instead of all weights; 0: all weights."""
+    checkpoint_blocks: bool = False
+    """Computes the blocks' activations again in the backward pass, to save memory."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """With several processes: copies of the networks, or the networks parted among the processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewStepRecipe(Running):
+    """Settings of the conversion of a trained structure flow into one of few steps."""
+
+    steps: int = 2000
+    batch: int = 32
+    ema: float = 0.995
+    teacher: str = ""
+    """A checkpoint to convert (a name, a file or a hub id) instead of the run's own generator."""
+    objective: Literal["trajectory", "meanflow", "shortcut"] = "trajectory"
+    """Where the average velocity comes from: the teacher's path, its derivative, or its own two halves."""
+    structure_stages: int = 1
+    """Splits trained per image and step."""
+    largest_guidance: float = 6.0
+    """The converted network knows the guidance scales from 1 to this one."""
+    label_dropout: float = 0.1
+    teacher_steps: int = 8
+    """Steps of the teacher's path, for the objective trajectory."""
+    spans: int = 4
+    """Spans of each of these paths that are learned at once."""
+    split_weight: float = 0.5
+    """Share of the loss that looks at the one channel by which the positions are split."""
+    adaptive_power: float = 0.5
+    """Rows weigh 1 / error^power (MeanFlow); 0: all alike."""
+    learning_rate: float = 5e-4
+    """Of AdamW."""
+    matrix_learning_rate: float = 1e-3
+    """Of Muon, for the blocks' matrices."""
+    warmup: int = 50
+    sampling_steps: int = 2
+    """Default number of steps of the converted checkpoint."""
+    table_images: int = 48
+    """Generated images on which the splits are compared."""
+    frechet_pictures: int = 0
+    """Pictures generated for every Frechet distance of the table; 0: leaves it out, as it takes long."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +172,24 @@ class Recipe:
     config: NVGConfig
     tokenizer: TokenizerRecipe
     generator: GeneratorRecipe
+    few_step: FewStepRecipe = field(default_factory=FewStepRecipe)
     views: ViewSettings = field(default_factory=ViewSettings)
     classes: tuple[str, ...] = ()
-    """Class names in order; empty: the sub-folders of the data, sorted."""
+    """Class names in order; empty: those of the data."""
+    start: str = ""
+    """A checkpoint to fine-tune: its tokenizer is kept, its generators are trained on, with the data's classes."""
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     """Sampling defaults, written into the exported checkpoint."""
     seed: int = 0
     licence: str = ""
     """Licence of the weights, written into the exported checkpoint."""
     attribution: str = ""
+
+    def pictures(self, data: Path | str, split: Split, classes: Sequence[str] = ()) -> Pictures:
+        """The pictures of `data` as this recipe wants them. Raises DataError (`open_pictures`)."""
+        wanted = classes or self.classes or None
+        return open_pictures(data, self.config.image_size, wanted, split, margin=self.views.margin)
+
+    def resolved(self) -> Recipe:
+        """With the sizes of the checkpoint that it starts from, if it does."""
+        return dataclasses.replace(self, config=nvg_model.load(self.start).config) if self.start else self

@@ -1,0 +1,24 @@
+"""Small data for the training's tests."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of coloured discs, squares and rings, 16x16 RGBA."""
+    folder = tmp_path_factory.mktemp("data")
+    random = np.random.RandomState(0)
+    y, x = np.mgrid[:16, :16] - 7.5
+    shapes = {"disc": x**2 + y**2 < 36, "ring": (x**2 + y**2 < 49) & (x**2 + y**2 > 16), "square": abs(x) + abs(y) < 7}
+    for name, shape in shapes.items():
+        for split, count in (("train", 5), ("held-out", 2)):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = np.zeros((16, 16, 4), np.uint8)
+                pixels[shape] = [*random.randint(0, 255, 3), 255]
+                Image.fromarray(pixels).save(folder / split / name / f"{index}.png")
+    return folder

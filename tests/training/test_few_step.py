@@ -1,0 +1,291 @@
+"""Conversion to few steps: what is learned is the average of the velocity, and the command around it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import nvg_model
+from nvg_model.structure_flow import StructureGenerator
+from training import checkpointing
+from training.__main__ import main
+from training.data import DataError
+from training.distributed import Share
+from training.export import export
+from training.few_step import (
+    FewStepObjective,
+    Rows,
+    as_generator,
+    converted,
+    draw,
+    draw_parts,
+    draw_spans,
+    guided_velocity,
+    student_velocity,
+    train_few_step,
+)
+from training.generator import Batch, optimizers, train_generator
+from training.recipes import recipe
+from training.recipes.base import FewStepRecipe, Recipe
+from training.split_agreement import TABLE, Images, agreement, search_grid, splits, with_steps
+from training.tokenizer import train_tokenizer
+
+SPREAD = 0.5  # of the data in the flow known in closed form
+
+
+class GaussianFlow(StructureGenerator):
+    """The exact flow from standard noise to a centred Gaussian: every state keeps its direction, z_0 = SPREAD z_1."""
+
+    def forward(self, z: Tensor, t: Tensor, *conditions: Tensor) -> Tensor:
+        """Velocity noise - data, expected at z."""
+        t = t[:, None, None]
+        return (t - (1 - t) * SPREAD**2) / (t**2 + (1 - t) ** 2 * SPREAD**2) * z
+
+
+def smooth_tiny(tiny_model: nvg_model.NVG) -> nvg_model.NVG:
+    """The tiny model with a time factor that can be differentiated by."""
+    generator = dataclasses.replace(tiny_model.config.generator, time_factor=4.0)
+    model = nvg_model.NVG(dataclasses.replace(tiny_model.config, generator=generator), tiny_model.classes)
+    model.load_state_dict(tiny_model.state_dict())
+    return model.eval().requires_grad_(False)
+
+
+def few_step_recipe(**settings: object) -> Recipe:
+    """smoke with a short conversion."""
+    base = dict(
+        steps=4, batch=6, save_every=2, warmup=1, teacher_steps=4, spans=2, table_images=3, largest_guidance=3.0
+    )
+    return dataclasses.replace(recipe("smoke"), few_step=FewStepRecipe(**{**base, **settings}))  # type: ignore[arg-type]
+
+
+def a_batch(count: int, generator: torch.Generator, splits_each: int = 2) -> Batch:
+    """Random cached tokens of the tiny model."""
+    stages = torch.rand(count, 3, generator=generator).argsort(1)[:, :splits_each]
+    return Batch(
+        classes=torch.randint(3, (count,), generator=generator),
+        content_stages=stages,
+        structure_stages=stages,
+        noise=torch.randn(count, 16, 4, generator=generator),
+        times=torch.rand(stages.shape, generator=generator),
+        finest=torch.rand(count, 16, generator=generator).argsort(1),
+        codes=tuple(torch.randint(32, (count, 2**stage), generator=generator) for stage in range(5)),
+    )
+
+
+def some_rows(count: int = 3) -> tuple[Rows, Tensor, Tensor, Tensor]:
+    """Rows of different stages with their state, t and span, span < t."""
+    generator = torch.Generator().manual_seed(5)
+    stage = torch.arange(count) % 3
+    known = torch.arange(4) < stage[:, None, None]
+    rows = Rows(
+        canvas=torch.randn(count, 16, 8, generator=generator),
+        labels=torch.stack([torch.arange(16) // 2 ** (4 - one) for one in stage.tolist()]),
+        classes=torch.arange(count) % 3,
+        stage=stage,
+        guidance=1 + 2 * torch.rand(count, generator=generator),
+        clean=torch.where(known, 1.0, 0.0).expand(-1, 16, -1),
+        known=known,
+    )
+    t = 0.3 + 0.7 * torch.rand(count, generator=generator)
+    return rows, rows.project(torch.randn(count, 16, 4, generator=generator)), t, 0.8 * t
+
+
+def test_the_conversion_starts_as_the_trained_flow(tiny_model):
+    student = converted(tiny_model, 3.0)
+    rows, z, t, span = some_rows()
+    trained = tiny_model.structure(z, t, rows.canvas, rows.labels, rows.classes, rows.stage)
+    for length in (0 * span, span):
+        u = student_velocity(student.structure, rows, z, t, length)
+        assert torch.equal(u, torch.where(rows.known, 0.0, trained))
+    assert student.config.generator.flow == "average" and tiny_model.config.generator.flow == "velocity"
+    trainable = {name.split(".")[0] for name, one in student.named_parameters() if one.requires_grad}
+    assert trainable == {"structure"}
+
+
+def test_guided_velocity_is_that_of_two_passes(tiny_model):
+    rows, z, t, _ = some_rows()
+    flow = tiny_model.structure
+    own, null = (
+        flow(z, t, rows.canvas, rows.labels, classes, rows.stage)
+        for classes in (rows.classes, torch.full_like(rows.classes, 3))
+    )
+    wanted = null + rows.guidance[:, None, None] * (own - null)
+    assert torch.allclose(guided_velocity(flow, rows, z, t), torch.where(rows.known, 0.0, wanted), atol=1e-5)
+
+
+def test_the_derivative_equals_finite_differences(tiny_model):
+    """meanflow's target, v - (t - r) du/dt, with du/dt as the change of u along the path, r fixed."""
+    teacher = smooth_tiny(tiny_model).double()
+    torch.manual_seed(0)
+    student = converted(teacher, 3.0).double()
+    for parameter in student.structure.average_mlp[-1].parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    objective = FewStepObjective(teacher, student, FewStepRecipe(objective="meanflow"))
+    rows, z, t, span = some_rows()
+    lesson = objective._meanflow(rows, z, t, span)
+    v, h = guided_velocity(teacher.structure, rows, z, t), 1e-2
+
+    def u(by: float) -> Tensor:
+        return student_velocity(student.structure, rows, z + by * v, t + by, span + by)
+
+    slope = (8 * (u(h) - u(-h)) - (u(2 * h) - u(-2 * h))) / (12 * h)
+    assert float(slope.abs().max()) > 0.1  # or there would be nothing to compare
+    assert torch.allclose(lesson.target, v - span[:, None, None] * slope, atol=2e-2 * float(slope.abs().max()))
+    assert bool((lesson.target[rows.known.expand_as(v)] == 0).all())  # known channels stand still
+
+
+@pytest.mark.parametrize("name", ["trajectory", "meanflow", "shortcut"])
+def test_one_step_of_a_flow_known_in_closed_form(tiny_model, name):
+    """After a short training one step ends nearer to the exact end than a step of the exact velocity does."""
+    teacher = smooth_tiny(tiny_model)
+    torch.manual_seed(0)
+    for network in (teacher.structure,):
+        network.initialize()
+    student = converted(teacher, 1.5)
+    teacher.structure = GaussianFlow(teacher.config)
+    settings = few_step_recipe(
+        objective=name, batch=16, teacher_steps=8, spans=2, structure_stages=2, largest_guidance=1.5, split_weight=0.0
+    )
+    objective = FewStepObjective(teacher, student, settings.few_step)
+    chosen = as_generator(settings)
+    optimizer, *others = optimizers(
+        objective, dataclasses.replace(chosen, matrix_learning_rate=0.01, learning_rate=0.01)
+    )
+    rows, noise, _, _ = some_rows(12)
+    one = torch.ones(12)
+
+    def error() -> float:
+        with torch.no_grad():
+            end = noise - student_velocity(student.structure, rows, noise, one, one)
+        return float((end - SPREAD * noise)[~rows.known.expand_as(noise)].square().mean().sqrt())
+
+    before = error()
+    for step in range(80):
+        loss, _ = objective(
+            draw(a_batch(16, torch.Generator().manual_seed(step)), step, Share(), settings.few_step, 0), 0
+        )
+        for each in (optimizer, *others):
+            each.zero_grad()
+        loss.backward()
+        for each in (optimizer, *others):
+            each.step()
+    of_euler = SPREAD  # z_1 - v(z_1) = 0, and z_0 = SPREAD z_1 with z_1 of unit variance
+    assert error() < 0.6 * of_euler < before
+
+
+def test_draws_are_shared_and_within_bounds():
+    settings = FewStepRecipe(batch=8, structure_stages=2, teacher_steps=8, spans=3)
+    whole = a_batch(8, torch.Generator().manual_seed(0))
+    parts = [draw(whole, 5, Share(number, 2), settings, 1) for number in range(2)]
+    together = draw(whole, 5, Share(), settings, 1)
+    for name in ("guidance", "spans", "jitter", "parts"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(together, name))
+    assert not torch.equal(draw(whole, 6, Share(), settings, 1).guidance, together.guidance)
+    generator = torch.Generator().manual_seed(0)
+    t, r = draw_spans((4000,), generator).unbind(-1)
+    assert bool(((r >= 0) & (r <= t) & (t <= 1)).all())
+    assert all(0.15 < float(share.float().mean()) < 0.35 for share in (t == 1, r == 0, t == r))
+    first, last = draw_parts((4000,), 8, generator).unbind(-1)
+    assert bool(((first >= 0) & (last <= 8)).all()) and set((last - first).tolist()) == {1, 2, 4, 8}
+    assert set(first[last - first == 1].tolist()) == set(range(8))
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a tokenizer and a generator, hardly trained."""
+    folder = tmp_path_factory.mktemp("few-step")
+    base = recipe("smoke")
+    short = dataclasses.replace(base, generator=dataclasses.replace(base.generator, steps=3))
+    train_tokenizer(base, data, folder)
+    train_generator(short, data, folder)
+    return folder
+
+
+def linked(trained: Path, folder: Path) -> Path:
+    """A run of its own on the same tokenizer and generator."""
+    folder.mkdir()
+    for part in ("tokenizer", "generator"):
+        (folder / part).symlink_to(trained / part)
+    return folder
+
+
+def test_the_command_resumes_to_equal_weights_and_exports(trained, data, tmp_path, capsys):
+    whole, broken = (linked(trained, tmp_path / name) for name in ("whole", "broken"))
+    train_few_step(few_step_recipe(), data, whole)
+    train_few_step(few_step_recipe(steps=2), data, broken)
+    path = train_few_step(few_step_recipe(), data, broken)
+    one, other = (checkpointing.latest(run / "few-step") for run in (whole, broken))
+    assert one is not None and other is not None and one["step"] == other["step"] == 4
+    for saved in ("average",):
+        assert all(torch.equal(one[saved][name], other[saved][name]) for name in one[saved])
+    rows = json.loads((whole / "few-step" / "table.json").read_text())
+    assert [(row["method"], row["steps"]) for row in rows] == list(TABLE)
+    assert rows[0]["agreement"] == 1 and len(rows[0]["by_stage"]) == 3
+    assert "| average velocity | 1 |" in capsys.readouterr().out
+    model = nvg_model.load(path)
+    assert model.structure.averages and model.settings.structure_steps == 2
+    exported = nvg_model.load(export(few_step_recipe(sampling_steps=4), whole, tmp_path / "out.safetensors"))
+    assert exported.config == model.config and exported.settings.structure_steps == 4
+    wanted = torch.cat([model.structure.average_mlp[0].weight.flatten(), model.structure.structure_in.weight.flatten()])
+    found = torch.cat(
+        [exported.structure.average_mlp[0].weight.flatten(), exported.structure.structure_in.weight.flatten()]
+    )
+    assert torch.allclose(found, wanted, atol=1e-3)  # exported in half precision
+    assert bool(torch.isfinite(exported.decode(exported.generate(["disc", None], seed=1))).all())
+
+
+def test_a_checkpoint_can_be_converted(tiny_model, data, tmp_path):
+    """With the checkpoint's classes, and a token cache of its own; its result is not mixed into another export."""
+    named = nvg_model.NVG(tiny_model.config, ("disc", "ring", "square"))
+    named.load_state_dict(tiny_model.state_dict())
+    teacher = nvg_model.save(named, tmp_path / "teacher.safetensors")
+    settings = few_step_recipe(teacher=str(teacher), steps=2, objective="shortcut")
+    student = nvg_model.load(train_few_step(settings, data, tmp_path / "run"))
+    assert student.classes == named.classes and student.structure.averages
+    assert (tmp_path / "run" / "few-step" / "cache.safetensors").is_file()
+    assert torch.equal(student.content.code_head.weight, named.content.code_head.weight)
+    with pytest.raises(DataError, match="a structure generator of few steps already; convert a trained"):
+        converted(student, 2.0)
+
+
+def test_an_export_does_not_mix_two_models(trained, data, tiny_model, tmp_path):
+    run = linked(trained, tmp_path / "run")
+    named = nvg_model.NVG(tiny_model.config, ("disc", "ring", "square"))
+    named.load_state_dict(tiny_model.state_dict())
+    teacher = nvg_model.save(named, tmp_path / "teacher.safetensors")
+    train_few_step(few_step_recipe(teacher=str(teacher), steps=1), data, run)
+    with pytest.raises(DataError, match=r"was converted from .*teacher\.safetensors, not from this run's generator"):
+        export(few_step_recipe(), run, tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"objective": "meanflow"}, "a time_factor of 1000 makes too steep"),
+        ({"largest_guidance": 0.5}, "largest_guidance is 0.5; it must be at least 1"),
+        ({"spans": 0}, "teacher_steps and spans must be at least 1"),
+    ],
+)
+def test_wrong_settings(settings, said, trained, data, tmp_path):
+    with pytest.raises(DataError, match=said):
+        train_few_step(few_step_recipe(**settings), data, linked(trained, tmp_path / "run"))
+
+
+def test_without_a_generator_the_command_says_so(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["training", "few-step", "smoke", "--data", str(data), "--run", str(tmp_path)])
+    assert main() == 2
+    assert "there is no saved generator" in capsys.readouterr().err
+
+
+def test_agreement_and_grids(tiny_model):
+    images = Images.generate(tiny_model, 4, with_steps(tiny_model.settings, 4))
+    wanted = splits(tiny_model, images, with_steps(tiny_model.settings, 4))
+    assert agreement(wanted, wanted) == [1, 1, 1] and agreement(~wanted, wanted) == [0, 0, 0]
+    settings = with_steps(tiny_model.settings, 2)
+    even = [torch.tensor([1, 0.5, 0])] * 3
+    grids = [search_grid(tiny_model, images, settings, stage, wanted[:, stage]) for stage in range(3)]
+    before, after = (agreement(splits(tiny_model, images, settings, chosen), wanted) for chosen in (even, grids))
+    assert all(b >= a for a, b in zip(before, after, strict=True)) and sum(after) > sum(before)

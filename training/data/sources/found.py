@@ -1,0 +1,73 @@
+"""What every kind of source gives, and what the rest of the training gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.data import DataError
+
+Split = Literal["train", "held-out", "all"]
+HELD_OUT = ("held-out", "val", "validation", "valid", "test")
+CLASS_KEYS = ("class", "label", "class_name", "category", "cls")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Pictures of a source with the labels that it gives them."""
+
+    where: str
+    names: list[str]
+    labels: list[str]
+    """A class name or a number each."""
+    read: Callable[[int], bytes]
+    classes: tuple[str, ...] | None = None
+    """All classes in order, where the source knows them."""
+    split: bool = False
+    """Whether these are only the pictures of the split that was asked for."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures to use."""
+
+    where: str
+    names: tuple[str, ...]
+    labels: Tensor
+    """long [M], index into `classes`."""
+    classes: tuple[str, ...]
+    rows: np.ndarray
+    """int64 [M]: the picture's number for `reader`."""
+    reader: Callable[[int], bytes]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> bytes:
+        """The bytes of a picture's file."""
+        return self.reader(int(self.rows[index]))
+
+    def subset(self, keep: np.ndarray) -> Listing:
+        """The pictures `keep` (int64, ascending)."""
+        names = tuple(self.names[index] for index in keep)
+        return replace(self, names=names, labels=self.labels[torch.from_numpy(keep)], rows=self.rows[keep])
+
+    def require_every_class(self) -> Listing:
+        """Itself. Raises DataError where a class has no pictures."""
+        counts = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
+        for name, count in zip(self.classes, counts, strict=True):
+            if not count:
+                raise DataError(f"class {name!r} has no pictures in {self.where}; add some or leave the class out")
+        return self
+
+
+def few(names: Iterable[str], most: int = 3) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

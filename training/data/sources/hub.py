@@ -1,0 +1,69 @@
+"""Data sets of the hub, and parquet files as they come from there, through the package `datasets`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.data import DataError
+from training.data.sources.found import CLASS_KEYS, HELD_OUT, Found, Split
+
+
+@dataclass(frozen=True)
+class _Column:
+    """Reads the image column of a data set of the package `datasets`."""
+
+    data: Any
+    name: str
+
+    def __call__(self, row: int) -> bytes:
+        cell = self.data[row][self.name]
+        return cell["bytes"] or Path(cell["path"]).read_bytes()
+
+
+def hub(where: str, source: str | Path, split: Split) -> Found:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"{where} needs the package datasets; install it with `pip install 'nvg[hub]'`") from error
+    try:
+        parts = _load_parts(datasets, source)
+    except Exception as error:  # of the hub's client, its transport, and every file format
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{where} cannot be had ({reason}); check the name, the network and your access to it"
+        ) from error
+    apart = next((name for name in HELD_OUT if name in parts), None) if "train" in parts else None
+    if apart and split != "all":
+        data = parts[apart if split == "held-out" else "train"]
+    else:
+        data = datasets.concatenate_datasets(list(parts.values()))
+    images = [name for name, kind in data.features.items() if isinstance(kind, datasets.Image)]
+    names = [name for name, kind in data.features.items() if isinstance(kind, datasets.ClassLabel)]
+    names += [name for name in CLASS_KEYS if name in data.features and name not in names]
+    if not images or not names:
+        raise DataError(f"{where} has the columns {', '.join(data.features)}; it needs one of images and one of labels")
+    kind = data.features[names[0]]
+    labels = [str(value) for value in data[names[0]]]
+    if unlabelled := [row for row, label in enumerate(labels) if label in ("-1", "None", "")]:
+        raise DataError(f"{where}: row {unlabelled[0]} has no label ({len(unlabelled)} in all); choose another split")
+    column = data.select_columns(images[:1]).cast_column(images[0], datasets.Image(decode=False))
+    classes = tuple(kind.names) if isinstance(kind, datasets.ClassLabel) else None
+    if classes:
+        labels = [classes[int(label)] for label in labels]
+    rows = [f"row {row}" for row in range(len(labels))]
+    return Found(where, rows, labels, _Column(column, images[0]), classes, split=apart is not None)
+
+
+def _load_parts(datasets: Any, source: str | Path) -> dict[str, Any]:
+    if isinstance(source, Path) and source.is_file():
+        return datasets.load_dataset("parquet", data_files=str(source))
+    if isinstance(source, Path):
+        return datasets.load_dataset(str(source.resolve()))
+    address = re.fullmatch(r"([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?", source)
+    if not address:
+        raise ValueError("it should read hf://OWNER/NAME")
+    name, revision, configuration = address.groups()
+    return datasets.load_dataset(name, configuration, revision=revision)

@@ -1,0 +1,140 @@
+"""Several processes under torchrun: who does which part, and what they must agree on.
+
+A step is the same whatever the number of processes: everything random of a step is drawn for its whole batch, from
+(seed, images seen), and every process takes its share of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from training.data import DataError
+
+TIMEOUT = timedelta(minutes=10)
+"""After which a process that waits for a dead one gives up."""
+
+CPU = torch.device("cpu")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all that train together."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = CPU
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in some process; the same answer in all."""
+        if self.size == 1:
+            return flag
+        value = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return bool(value)
+
+    def mean(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Mean over the processes of values that all have under the same names."""
+        if self.size == 1 or not values:
+            return values
+        stacked = torch.stack([value.detach().float().to(self.device) for value in values.values()])
+        dist.all_reduce(stacked)
+        return dict(zip(values, stacked / self.size, strict=True))
+
+    def gather(self, value: T) -> list[T]:
+        """The small picklable value of every process, in order of rank."""
+        if self.size == 1:
+            return [value]
+        everyone: list[T | None] = [None] * self.size
+        dist.all_gather_object(everyone, value)
+        return everyone  # type: ignore[return-value]
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of `parts` equal parts of a batch: of one process, and of one accumulation step."""
+
+    part: int = 0
+    parts: int = 1
+
+    def of(self, batch: Tensor) -> Tensor:
+        """This part of a tensor whose first axis is the batch."""
+        return batch[self.slice(len(batch))]
+
+    def slice(self, count: int) -> slice:
+        """Which of `count` items are this part's. Raises DataError where they cannot be parted evenly."""
+        size, rest = divmod(count, self.parts)
+        if rest:
+            raise DataError(
+                f"a batch of {count} cannot be parted evenly among {self.parts} (processes x accumulation steps); "
+                "choose another --batch or --accumulate"
+            )
+        return slice(self.part * size, (self.part + 1) * size)
+
+
+def start() -> World:
+    """Joins the other processes if torchrun started this one. Raises DataError where that fails."""
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = CPU
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    if size > 1 and not dist.is_initialized():
+        try:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"the {size} processes could not find each other ({error}); start with torchrun") from error
+    return World(rank, size, device)
+
+
+def stop() -> None:
+    """Leaves the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def replicate(objective: nn.Module, world: World) -> nn.Module:
+    """DistributedDataParallel around a module whose forward gives its loss; the module itself for one process."""
+    if world.size == 1 or is_sharded(objective):
+        return objective
+    devices = [world.device] if world.device.type == "cuda" else None
+    # The first backward differs in no way from the later ones: every parameter takes part in every step.
+    return nn.parallel.DistributedDataParallel(objective, device_ids=devices, broadcast_buffers=False)
+
+
+def shard(objective: nn.Module, blocks: Iterable[nn.Module], world: World) -> None:
+    """FSDP2, in place: every block, and what is left as one, keeps only its share of parameters in a process."""
+    if world.size == 1:
+        return
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    for block in blocks:
+        fully_shard(block)
+        register_fsdp_forward_method(block, "modulate")  # called apart from forward, and needs the weights as well
+    fully_shard(objective)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether `shard` was applied."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(module, FSDPModule)

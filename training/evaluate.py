@@ -1,0 +1,432 @@
+"""Evaluation of a checkpoint: `evaluate`, `write_samples_of` and `train_classifier`, one command each.
+
+Everything is a function of the checkpoint, the data, the settings and the seed. Samples and the classifier are kept in
+files, so that an evaluation that was interrupted goes on.
+Shapes: N pictures, D features, C classes; pixels uint8 [N,3,H,W].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+import nvg_model
+from nvg_model.model import NVG
+from nvg_model.sampling import SamplingSettings
+from training.data import DataError
+from training.data.sources import Split
+from training.data.views import stream
+from training.distributed import World
+from training.losses.reconstruction import psnr, ssim
+from training.metrics import adherence as following
+from training.metrics import cost
+from training.metrics import memorisation as copying
+from training.metrics.classifier import Classifier, ClassifierSettings, classify, load_or_train
+from training.metrics.codes import CodeCounts
+from training.metrics.distribution import frechet_distance, gaussian, inception_score, precision_recall
+from training.metrics.features import Extract, Space, inception
+from training.metrics.files import replacing
+from training.metrics.pictures import Labelled, read_split, to_images, to_pixels
+from training.metrics.report import Measured, Report, Section
+from training.metrics.sampler import ALONE, SampleSettings, read_samples, sample_classes, write_samples
+
+Part = Literal["tokenizer", "distribution", "classifier", "memorisation", "adherence", "cost"]
+CLASSIFIERS = Path("~/nvg-runs/classifiers").expanduser()
+BATCH = 64  # pictures tokenized together
+NEIGHBOURS = 3  # of precision and recall, as in OpenAI's evaluator
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What to measure of which checkpoint, on which data."""
+
+    checkpoint: str
+    """What nvg_model.load reads: an embedded name, a file, a folder, or a hub id."""
+    data: str
+    """The pictures that it was trained on, with the same classes: a data set of any kind that training reads."""
+    out: Path
+    """Folder for evaluation.json, evaluation.md, samples and sheets."""
+    parts: tuple[Part, ...] = ("tokenizer", "distribution", "classifier", "memorisation", "adherence", "cost")
+    """What to measure."""
+    features: Space = "data"
+    """Feature space of the distances: `data` is a classifier trained on the training pictures, `inception` the
+    network of the published numbers, through torch-fidelity."""
+    per_class: int = 100
+    """Generated pictures of every class."""
+    maps: int = 50
+    """Structure maps taken from held-out pictures."""
+    margin: float | None = None
+    """None: whole pictures. For photos 1 or more: the short side is resized to so many sizes, the centre is taken."""
+    limit: int = 50_000
+    """Pictures of a split that are read at most, spread evenly over it."""
+    seed: int = 0
+    batch: int = 64
+    """Pictures generated together."""
+    sampling: SamplingSettings | None = None
+    """Instead of the checkpoint's own."""
+    lpips: bool = False
+    """Also measure LPIPS, whose weights are a download of 528 MB."""
+    classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
+    classifiers: Path = CLASSIFIERS
+    """Folder where trained classifiers are kept."""
+    device: str = ""
+    """cpu, cuda, cuda:1; empty: a GPU if there is one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise DataError(f"no part was chosen; give at least one of {', '.join(PARTS)}")
+        for name in ("per_class", "maps", "limit"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+def evaluate(settings: EvaluationSettings, world: World = ALONE) -> Report | None:
+    """Measures a checkpoint, prints the tables and writes evaluation.json and evaluation.md.
+
+    Under torchrun the processes share the sampling; the first one does the rest.
+
+    Returns:
+        The report; None in the other processes, and for a checkpoint without generator whose parts all need one.
+    Raises:
+        NVGError: the checkpoint cannot be read. DataError: the data does not fit it, or something is not to be had.
+    """
+    work = Evaluation(settings, world)
+    parts = settings.parts
+    if work.nvg.config.generator is None:
+        parts = tuple(part for part in parts if part == "tokenizer")
+        if not parts:
+            raise DataError(f"{settings.checkpoint} has no generator; choose --parts tokenizer")
+    if not world.first:
+        if set(parts) & {"distribution", "classifier", "memorisation"}:
+            work.sample()
+        return None
+    report = Report(work.about())
+    for part in parts:
+        PARTS[part](work, report)
+        report.write(settings.out)  # after every part: the next may take long
+    print(report.to_markdown())
+    print(f"written: {settings.out / 'evaluation.json'}, {settings.out / 'evaluation.md'}")
+    return report
+
+
+def write_samples_of(
+    checkpoint: str, out: Path, settings: SampleSettings, device: str = "", dtype: str = "float32", world: World = ALONE
+) -> Path | None:
+    """Writes samples of a checkpoint as the .npz that OpenAI's evaluator reads; see training/metrics/sampler.py."""
+    path = write_samples(_load(checkpoint, device, dtype, world), out, settings, world)
+    if path is not None:
+        print(f"{settings.count} samples: {path}")
+    return path
+
+
+def train_classifier(
+    data: str,
+    size: tuple[int, int] = (64, 64),
+    settings: ClassifierSettings | None = None,
+    folder: Path = CLASSIFIERS,
+    margin: float | None = None,
+) -> dict[str, float]:
+    """Trains the classifier of the training pictures of `data`, or finds it; reports its accuracy on the held-out ones.
+
+    Returns:
+        `accuracy` over all held-out pictures, and `class_mean`, in which every class counts alike.
+    """
+    train = read_split(data, "train", size, margin=margin)
+    held_out = read_split(data, "held-out", size, train.classes, margin=margin)
+    _, logits = classify(load_or_train(folder, train, settings or ClassifierSettings()), held_out.pixels)
+    result = _accuracy(logits, held_out)
+    print(
+        f"classifier of {len(train)} pictures in {len(train.classes)} classes: {result['accuracy']:.1%} of "
+        f"{len(held_out)} held-out pictures are right, {result['class_mean']:.1%} as a mean over the classes"
+    )
+    return result
+
+
+class Evaluation:
+    """What the parts share, made when it is first needed."""
+
+    def __init__(self, settings: EvaluationSettings, world: World) -> None:
+        self.settings, self.world = settings, world
+        self.nvg = _load(settings.checkpoint, settings.device, settings.dtype, world)
+
+    def about(self) -> dict[str, object]:
+        """What the numbers belong to."""
+        settings = dataclasses.asdict(self.settings)
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+        sampling = dataclasses.asdict(self.settings.sampling or self.nvg.settings)
+        versions = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(self.nvg.device)}
+        return plain | {"sampling": sampling} | versions
+
+    @cached_property
+    def train(self) -> Labelled:
+        return self._read("train")
+
+    @cached_property
+    def held_out(self) -> Labelled:
+        return self._read("held-out")
+
+    def _read(self, split: Split) -> Labelled:
+        settings, size = self.settings, self.nvg.config.image_size
+        classes = self.nvg.classes if self.nvg.config.generator is not None else ()
+        return read_split(settings.data, split, size, classes, margin=settings.margin, limit=settings.limit)
+
+    @cached_property
+    def network(self) -> Classifier:
+        return load_or_train(self.settings.classifiers, self.train, self.settings.classifier)
+
+    @cached_property
+    def extract(self) -> Extract:
+        """Pixels -> features and logits in the chosen space."""
+        if self.settings.features == "inception":
+            return inception(self.nvg.device)
+        return lambda pixels: classify(self.network, pixels)
+
+    def sample(self) -> Path | None:
+        """Makes this process's share of the samples."""
+        settings = self.settings
+        count = settings.per_class * len(self.nvg.classes)
+        wanted = SampleSettings(count, settings.seed, settings.batch, settings.sampling)
+        return write_samples(self.nvg, settings.out / "samples", wanted, self.world)
+
+    @cached_property
+    def generated(self) -> Labelled:
+        path = self.sample()
+        assert path is not None, "only the first process measures"
+        pixels = read_samples(path)
+        return Labelled(pixels, sample_classes(len(pixels), len(self.nvg.classes)), self.nvg.classes)
+
+    @cached_property
+    def train_features(self) -> Tensor:
+        return self.extract(self.train.pixels)[0]
+
+    @cached_property
+    def generated_features(self) -> tuple[Tensor, Tensor]:
+        """Features [N,D] and logits."""
+        return self.extract(self.generated.pixels)
+
+
+def tokenizer_part(work: Evaluation, report: Report) -> None:
+    """PSNR, SSIM, LPIPS, rFID and code usage on the held-out pictures (paper, table 3)."""
+    nvg, pixels = work.nvg, work.held_out.pixels
+    codes = CodeCounts.empty(nvg.config.num_stages, nvg.config.autoencoder.codebook_size)
+    outputs = []
+    for part in pixels.split(BATCH):
+        sequence = nvg.tokenize(to_images(part))
+        codes.add(sequence)
+        outputs.append(nvg.decode(sequence).cpu())
+    output, target = torch.cat(outputs), to_images(pixels)
+    section: Section = {
+        "PSNR": Measured(float(psnr(output, target).mean()), "dB", f"mean of {len(pixels)} held-out pictures"),
+        "SSIM": _ssim(output, target),
+        "LPIPS": _lpips(output, target, work),
+        "rFID": _reconstruction_distance(work, to_pixels(output)),
+        "codes used": Measured(codes.used(), "%", f"of {codes.counts.shape[1]}, at any stage"),
+        "code perplexity": Measured(codes.perplexity(), "", "so many codes, used alike, would be as diverse"),
+    }
+    for stage, (used, tokens) in enumerate(zip(codes.used_per_stage(), codes.tokens_per_stage(), strict=True)):
+        section[f"codes used, stage {stage}"] = Measured(used, "%", f"{tokens} tokens")
+    report.sections["tokenizer"] = section
+
+
+def _ssim(output: Tensor, target: Tensor) -> Measured:
+    try:
+        return Measured(float(ssim(output, target).mean()))
+    except ValueError as error:  # pictures smaller than its window
+        return Measured(None, "", f"not available: {error}")
+
+
+def _lpips(output: Tensor, target: Tensor, work: Evaluation) -> Measured:
+    if not work.settings.lpips:
+        return Measured(None, "", "not asked for: --lpips downloads 528 MB")
+    try:
+        from training.losses.lpips import load_lpips
+
+        network = load_lpips().to(work.nvg.device)
+        pairs = zip(output.split(BATCH), target.split(BATCH), strict=True)
+        values = [network(a.to(work.nvg.device), b.to(work.nvg.device)).cpu() for a, b in pairs]
+        return Measured(float(torch.cat(values).mean()), "", "VGG")
+    except (DataError, ImportError, ValueError) as error:
+        return Measured(None, "", f"not available: {error}")
+
+
+def _reconstruction_distance(work: Evaluation, reconstructed: Tensor) -> Measured:
+    if len(reconstructed) < 2:
+        return Measured(None, "", "needs two held-out pictures or more")
+    real, ours = work.extract(work.held_out.pixels)[0], work.extract(reconstructed)[0]
+    distance = frechet_distance(gaussian(ours), gaussian(real))
+    return Measured(distance, "", _space_note(work, len(real), real.shape[1]))
+
+
+def distribution_part(work: Evaluation, report: Report) -> None:
+    """Frechet distance, precision and recall of generated and real pictures, and of two halves of the real ones."""
+    real, weights = work.train_features, work.train.weights
+    ours, logits = work.generated_features
+    first, second = halves(work.train, work.settings.seed)
+    if min(len(ours), len(first), len(second)) <= NEIGHBOURS:
+        raise DataError(
+            f"{len(ours)} generated and {len(real)} real pictures are too few to compare; "
+            f"use more than {NEIGHBOURS} and {2 * NEIGHBOURS}"
+        )
+    few = torch.randperm(len(ours), generator=stream(work.settings.seed, 11))[: len(second)]
+    first_weights, second_weights = work.train.at(first).weights, work.train.at(second).weights
+    half_a, half_b = gaussian(real[first], first_weights), gaussian(real[second], second_weights)
+    score, deviation = inception_score(logits)
+    precision, recall = precision_recall(ours, real, NEIGHBOURS, weights)
+    best_precision, best_recall = precision_recall(real[first], real[second], NEIGHBOURS, second_weights)
+    note = _space_note(work, len(ours), ours.shape[1])
+    report.sections["distribution"] = {
+        "Frechet distance": Measured(frechet_distance(gaussian(ours), gaussian(real, weights)), "", note),
+        "Frechet distance, smaller": Measured(
+            frechet_distance(gaussian(ours[few]), half_a), "", f"{len(few)} generated to {len(first)} real pictures"
+        ),
+        "Frechet distance, real": Measured(
+            frechet_distance(half_a, half_b),
+            "",
+            f"two halves, {len(first)} and {len(second)}, of the training pictures",
+        ),
+        "Inception score": Measured(score, "", f"deviation {deviation:.3g} over ten parts; at most {logits.shape[1]}"),
+        "precision": Measured(precision, "%", f"{NEIGHBOURS} neighbours"),
+        "recall": Measured(recall, "%", f"{NEIGHBOURS} neighbours, every class counted alike"),
+        "precision, real": Measured(best_precision, "%", "the two halves"),
+        "recall, real": Measured(best_recall, "%", "the two halves"),
+    }
+
+
+def halves(pictures: Labelled, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of two random halves, each with half of every class (the first with the odd one)."""
+    shuffled = torch.randperm(len(pictures), generator=stream(seed, 10))
+    by_class = [shuffled[pictures.labels[shuffled] == one] for one in range(len(pictures.classes))]
+    return torch.cat([part[::2] for part in by_class]), torch.cat([part[1::2] for part in by_class])
+
+
+def _space_note(work: Evaluation, pictures: int, features: int) -> str:
+    note = f"{work.settings.features} features, {pictures} pictures"
+    if pictures <= features:
+        note += f" for {features} features: too few, far too large; compare with the same number only"
+    return note
+
+
+def classifier_part(work: Evaluation, report: Report) -> None:
+    """Whether generated pictures are recognised as their class, beside held-out real ones."""
+    real, ours = work.held_out, work.generated
+    results = {}
+    for name, pictures in (("held out", real), ("generated", ours)):
+        _, logits = classify(work.network, pictures.pixels)
+        results[name] = logits.argmax(1), _accuracy(logits, pictures)
+    note = f"trained on {len(work.train)} training pictures only"
+    report.sections["classifier"] = {
+        "accuracy, held out": Measured(results["held out"][1]["accuracy"], "%", f"{len(real)} pictures; {note}"),
+        "accuracy, held out, mean over classes": Measured(results["held out"][1]["class_mean"], "%"),
+        "accuracy, generated": Measured(results["generated"][1]["accuracy"], "%", f"{len(ours)} pictures"),
+    }
+    report.tables["Accuracy of every class"] = [
+        {"class": name}
+        | _class_row("held out", results["held out"][0], real, index)
+        | _class_row("generated", results["generated"][0], ours, index)
+        for index, name in enumerate(work.nvg.classes)
+    ]
+
+
+def _accuracy(logits: Tensor, pictures: Labelled) -> dict[str, float]:
+    """Share of the pictures that are right, and the mean of the classes' shares."""
+    right = (logits.argmax(1) == pictures.labels).double()
+    return {"accuracy": float(right.mean()), "class_mean": float(right @ pictures.weights)}
+
+
+def _class_row(title: str, predicted: Tensor, pictures: Labelled, index: int) -> dict[str, str]:
+    """How many of a class are right, and as what the others are taken most often."""
+    answers = predicted[pictures.labels == index]
+    counts = torch.bincount(answers, minlength=len(pictures.classes))
+    right = int(counts[index])
+    counts[index] = 0
+    taken = pictures.classes[int(counts.argmax())] if int(counts.sum()) else ""
+    return {title: f"{right} of {len(answers)}", f"{title}, taken for": taken}
+
+
+def memorisation_part(work: Evaluation, report: Report) -> None:
+    """Share of generated pictures that nearly repeat a training picture, and a sheet of the nearest ones."""
+    found = copying.memorisation(work.nvg, work.generated.pixels, work.train, work.held_out, work.settings.seed)
+    with replacing(work.settings.out / "nearest.png") as partial:
+        copying.sheet(work.generated.pixels, work.train, found.nearest).save(partial, format="PNG")
+    few = "" if len(work.held_out) >= 100 else f"; only {len(work.held_out)} of these, so it is rough"
+    report.sections["memorisation"] = {
+        "nearly identical, generated": Measured(
+            found.share, "%", f"nearer than {found.threshold:.4f} to a training picture; the nearest are in nearest.png"
+        ),
+        "nearly identical, held out": Measured(
+            found.held_out_share, "%", f"chance: the threshold is the {copying.QUANTILE:.0%} quantile of these{few}"
+        ),
+        "true copies found": Measured(
+            found.copies_found, "%", "reconstructed views of training pictures that are nearer than the threshold"
+        ),
+        "median distance, generated": Measured(found.median, "", "to the nearest training picture"),
+        "median distance, held out": Measured(found.held_out_median, "", "the same of reconstructed held-out pictures"),
+    }
+
+
+def adherence_part(work: Evaluation, report: Report) -> None:
+    """Whether generated pictures have the structure that they were given (issue 5: 85% of the positions)."""
+    nvg, settings = work.nvg, work.settings
+    number = len(nvg.classes)
+    classes = torch.linspace(0, number - 1, min(24, number)).round().long()
+    section: Section = {}
+    for name, one in following.shapes(nvg.config.grid).items():
+        result = following.adherence(nvg, one.expand(len(classes), -1), classes, settings.seed, settings.sampling)
+        section |= _adherence_rows(name, result, f"{len(classes)} classes")
+    chosen = following.held_out_sample(work.held_out, settings.maps)
+    pixels, labels = work.held_out.pixels[chosen], work.held_out.labels[chosen]
+    maps = following.first_splits(nvg, pixels)
+    result = following.adherence(nvg, maps, labels, settings.seed, settings.sampling)
+    section |= _adherence_rows("held-out maps", result, f"{len(chosen)} maps, each with its own class")
+    by_chance = "each map with what was found for the others"
+    section["held-out maps, by chance"] = Measured(result.by_chance, "%", by_chance)
+    best = following.reconstruction_adherence(nvg, pixels)
+    section["held-out maps, reconstructed"] = Measured(best.mean, "%", "the pictures themselves, tokenized twice")
+    report.sections["structure adherence"] = section
+
+
+def _adherence_rows(name: str, result: following.Adherence, note: str) -> Section:
+    return {
+        f"{name}, agreement": Measured(result.mean, "%", f"mean share of positions; {note}"),
+        f"{name}, followed": Measured(
+            result.followed, "%", f"share with {following.ENOUGH:.0%} of the positions or more"
+        ),
+    }
+
+
+def cost_part(work: Evaluation, report: Report) -> None:
+    """Time and memory of an image, in a process of its own."""
+    measured = cost.measure(work.settings.checkpoint, str(work.nvg.device), work.settings.dtype)
+    threads = "" if work.nvg.device.type == "cuda" else f", {measured.threads} threads"
+    report.sections["cost"] = {
+        "time, one image": Measured(measured.seconds, "s", f"with decoding, loading apart{threads}"),
+        "time, one of a batch": Measured(measured.seconds_in_batch, "s", f"batch of {measured.batch}"),
+        "time to load": Measured(measured.loading_seconds, "s"),
+        "peak memory": Measured(measured.peak_mib, "MiB", f"{measured.before_mib:.0f} MiB of it before loading"),
+    }
+
+
+PARTS: dict[Part, Callable[[Evaluation, Report], None]] = {
+    "tokenizer": tokenizer_part,
+    "distribution": distribution_part,
+    "classifier": classifier_part,
+    "memorisation": memorisation_part,
+    "adherence": adherence_part,
+    "cost": cost_part,
+}
+
+
+def _load(checkpoint: str, device: str, dtype: str, world: World) -> NVG:
+    """The model for evaluation; on the process's own GPU if none is named."""
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if place == "cuda" and world.device.type == "cuda":
+        place = str(world.device)
+    return nvg_model.load(checkpoint, place, getattr(torch, dtype)).eval()

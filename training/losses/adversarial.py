@@ -1,0 +1,121 @@
+"""Adversarial losses of tokenizer training (paper section A.5, as Open-MAGVIT2 and VAR define them).
+
+Logits may have any shape; they are averaged in float32. The two sides are kept apart like this:
+
+    with frozen(discriminator):                      # the autoencoder's step: gradient to the images only
+        loss = non_saturating_generator(discriminator(output))
+    logits = discriminator(torch.cat([images, output.detach()]))   # the discriminator's step
+    loss = hinge_discriminator(*logits.chunk(2))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.distributed import World
+
+
+def hinge_generator(fake: Tensor) -> Tensor:
+    """-mean(fake): the generator's side of the hinge game (Lim and Ye 2017)."""
+    return -fake.float().mean()
+
+
+def non_saturating_generator(fake: Tensor) -> Tensor:
+    """mean(-log sigmoid(fake)) (Goodfellow et al. 2014): the generator's loss in the paper."""
+    return F.softplus(-fake.float()).mean()
+
+
+def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """Half the sum of mean(max(0, 1-real)) and mean(max(0, 1+fake)): the discriminator's loss in the paper."""
+    return 0.5 * (F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean())
+
+
+def non_saturating_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """Half the sum of mean(-log sigmoid(real)) and mean(-log sigmoid(-fake))."""
+    return 0.5 * (F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean())
+
+
+class LeCam(nn.Module):
+    """LeCam regularisation (Tseng et al. 2021): holds the logits near moving averages of the other side's.
+
+    The averages are buffers, so they are saved with the module. They start at 0.
+
+    Args:
+        decay: share of an average that stays in an update.
+        world: the processes whose logits go into the averages together.
+    """
+
+    real_mean: Tensor
+    fake_mean: Tensor
+
+    def __init__(self, decay: float = 0.999, world: World | None = None) -> None:
+        super().__init__()
+        self.decay, self.world = decay, world or World()
+        self.register_buffer("real_mean", torch.zeros(()))
+        self.register_buffer("fake_mean", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, real: Tensor, fake: Tensor) -> None:
+        """Takes the logits of a step into the averages; call it once a step, before the loss."""
+        means = self.world.mean({"real": real.float().mean(), "fake": fake.float().mean()})
+        self.real_mean.lerp_(means["real"], 1 - self.decay)
+        self.fake_mean.lerp_(means["fake"], 1 - self.decay)
+
+    def forward(self, real: Tensor, fake: Tensor) -> Tensor:
+        """mean(max(0, real - average fake)^2) + mean(max(0, average real - fake)^2)."""
+        above = F.relu(real.float() - self.fake_mean).square().mean()
+        below = F.relu(self.real_mean - fake.float()).square().mean()
+        return above + below
+
+
+def adversarial_ramp(step: int, start: int, ramp: int = 0) -> float:
+    """Factor on the adversarial weight: 0 before the step `start`, then linearly to 1 within `ramp` steps.
+
+    A discriminator that trains from the first step on wins at once, and its gradient is noise: let the
+    reconstruction settle first.
+    """
+    if step < start:
+        return 0.0
+    return min(1.0, (step - start + 1) / max(1, ramp))
+
+
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, largest: float = 1e4) -> Tensor:
+    """Weight at which both losses pull equally hard on the decoder's last layer (VQGAN, equation 7).
+
+    The paper uses a fixed weight of 0.1 instead. Each process computes its own weight from its own part of a batch.
+
+    Args:
+        reconstruction, adversarial: scalar losses, whose graphs are kept for the backward that follows.
+        last_layer: weight of the decoder's last convolution.
+    Returns:
+        A scalar without gradient, in [0, largest].
+    """
+    pull = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0].norm()
+    push = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0].norm()
+    return (pull / (push + 1e-4)).clamp(max=largest).detach()
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Within it, a forward of `module` makes no graph to its parameters and changes none of its buffers.
+
+    Gradients still flow through to the input. What was computed inside may be differentiated outside. A module in
+    DistributedDataParallel must be called unwrapped (`.module`): the wrapper expects a gradient for its parameters.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        module.eval()  # spectral normalisation moves its buffers in training mode
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        for part, training in modes:
+            part.training = training

@@ -1,0 +1,115 @@
+"""Discriminators: heads on frozen DINO features as in the paper, and a PatchGAN that needs no downloaded weights.
+
+Both give logits [B,n], one for each patch: images [B,3,H,W] in [-1,1] -> how real it looks. Both use GroupNorm and no
+statistics of the batch: the logits of an image do not depend on the images beside it, so a batch of one, several
+processes and accumulation all compute the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from training.losses.dino import DINO_SMALL, DinoFeatures, load_vit
+
+
+class DinoDiscriminator(nn.Module):
+    """A small convolutional head, spectrally normalised, on each of several depths of a frozen DINO.
+
+    As in VAR's tokenizer, after the projected discriminator of StyleGAN-T (Sauer et al. 2023), whose heads work on
+    the patches as one row of L. They normalise over virtual batches of 8; here GroupNorm does.
+
+    Args:
+        features: the frozen transformer; only the heads are trained.
+        kernel: patches that the middle convolution of a head sees.
+    """
+
+    def __init__(self, features: DinoFeatures, kernel: int = 9) -> None:
+        super().__init__()
+        if math.prod(features.grid) < kernel:
+            raise ValueError(f"heads with a kernel of {kernel} need as many patches; the grid is {features.grid}")
+        self.features = features
+        self.heads = nn.ModuleList(_DinoHead(features.width, kernel) for _ in features.depths)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, depths*L]."""
+        features = self.features(images)
+        with torch.autocast(images.device.type, enabled=False):  # spectral norms are estimated in float32
+            logits = [head(one.float().mT) for head, one in zip(self.heads, features, strict=True)]
+        return torch.cat(logits, dim=1)
+
+
+class _DinoHead(nn.Module):
+    """[B,D,L] -> [B,L]."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.project = _row_convolution(width, 1)
+        self.mix = _row_convolution(width, kernel)
+        self.score = spectral_norm(nn.Conv1d(width, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.project(x)
+        x = (x + self.mix(x)) / math.sqrt(2)  # keeps the variance
+        return self.score(x).squeeze(1)
+
+
+def _row_convolution(width: int, kernel: int) -> nn.Sequential:
+    convolution = nn.Conv1d(width, width, kernel, padding=kernel // 2, padding_mode="circular")
+    return nn.Sequential(spectral_norm(convolution), nn.GroupNorm(_groups(width), width), nn.LeakyReLU(0.2))
+
+
+def dino_discriminator(name: str = DINO_SMALL) -> DinoDiscriminator:
+    """The paper's discriminator: DINO ViT-S/16 after the patch embedding and the blocks 3, 6, 9 and 12.
+
+    Raises:
+        DataError: see `load_vit`.
+    """
+    return DinoDiscriminator(DinoFeatures(load_vit(name), depths=(0, 3, 6, 9, 12)))
+
+
+class PatchDiscriminator(nn.Module):
+    """PatchGAN (Isola et al. 2017): convolutions that judge overlapping patches.
+
+    Args:
+        width: channels of the first layer; doubled by every further one, to at most eight times as many.
+        layers: convolutions with stride 2. 3 judge patches of 70 pixels, 2 patches of 34.
+    """
+
+    def __init__(self, width: int = 64, layers: int = 3) -> None:
+        super().__init__()
+        self.smallest = 3 * 2**layers
+        blocks: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        channels = width
+        for layer in range(1, layers + 1):
+            before, channels = channels, width * min(2**layer, 8)
+            blocks += [
+                nn.Conv2d(before, channels, 4, stride=2 if layer < layers else 1, padding=1, bias=False),
+                nn.GroupNorm(_groups(channels), channels),
+                nn.LeakyReLU(0.2),
+            ]
+        blocks.append(nn.Conv2d(channels, 1, 4, padding=1))
+        self.blocks = nn.Sequential(*blocks)
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.normal_(part.weight, std=0.02)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, patches]. Raises ValueError for images that are too small or without three channels."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"the discriminator takes images [B,3,H,W], not {list(images.shape)}")
+        if min(images.shape[2:]) < self.smallest:
+            height, width = images.shape[2:]
+            raise ValueError(
+                f"the discriminator needs images of at least {self.smallest}x{self.smallest} pixels; "
+                f"these have {height}x{width}: give it fewer layers"
+            )
+        return self.blocks(images).flatten(1)
+
+
+def _groups(channels: int) -> int:
+    """Groups of 16 channels, as nearly as they divide."""
+    return math.gcd(channels, max(1, channels // 16))

@@ -1,0 +1,1 @@
+"""What is measured of tokenizers and generators: numbers from pictures, each in a file of its own."""

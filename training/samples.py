@@ -1,0 +1,39 @@
+"""Pictures of what a model can do, for the log of its training."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+
+from nvg_model import render
+from nvg_model.model import NVG
+from nvg_model.sampling import SamplingSettings
+from nvg_model.tokenizer import Tokenizer
+from training.data.pictures import Pictures
+from training.data.views import plain_views
+
+SEED = 7  # the same in every picture, so that they show the training and not the noise
+
+
+@torch.inference_mode()
+def sample_sheets(nvg: NVG, settings: SamplingSettings, each: int = 4, classes: int = 24) -> dict[str, Image.Image]:
+    """Samples of the first classes, a row for each, and the stages of one with their structure maps."""
+    names: list[str | int] = [*(nvg.classes or range(nvg.content.num_classes))][:classes]
+    wanted = [name for name in names for _ in range(each)]
+    sequence = nvg.generate(wanted, seed=SEED, settings=settings)
+    return {
+        "classes": render.grid(
+            render.to_pil(nvg.decode(sequence)), columns=each, captions=[str(name) for name in wanted]
+        ),
+        "stages": render.filmstrip(nvg, sequence),
+    }
+
+
+@torch.inference_mode()
+def reconstruction_sheet(tokenizer: Tokenizer, pictures: Pictures, count: int = 8) -> Image.Image:
+    """Held-out pictures, and what is decoded after every stage: a row for each picture."""
+    images = plain_views(pictures, torch.linspace(0, len(pictures) - 1, min(count, len(pictures))).long())
+    sequence = tokenizer.tokenize(images)
+    rows = [images, *(tokenizer.decode(sequence.canvases[:, stage]) for stage in range(sequence.num_stages))]
+    cells = torch.stack(rows, dim=1).flatten(0, 1)
+    return render.grid(render.to_pil(cells), columns=len(rows))

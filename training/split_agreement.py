@@ -1,0 +1,192 @@
+"""How far cheap ways to run the structure flow agree with many steps: the splits they make, not their velocities.
+
+At every stage of generated images each way splits the regions from the same canvas and the same noise. The agreement
+is the share of positions that go to the same child; by chance it is a half.
+Shapes: B images, K splits, L positions, n time steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nvg_model import structure as hierarchy
+from nvg_model.model import NVG
+from nvg_model.sampling import Request, SamplingSettings, integrate
+from nvg_model.sequence import VisualGranularitySequence
+from training.metrics.files import replacing
+
+Frechet = Callable[[NVG, SamplingSettings], float]
+"""Distance of a model's pictures, sampled so, from real ones."""
+TABLE = (
+    *(("euler", steps) for steps in (25, 8, 4, 2, 1)),
+    *(("multistep", steps) for steps in (8, 4, 2)),
+    *(("average velocity", steps) for steps in (8, 4, 2, 1)),
+)
+"""Ways to run the structure flow that are compared: method, steps. Each step is one evaluation; that of a trained flow
+is two passes, with and without class."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Generated images, every class equally often, with the noise that their structure came from."""
+
+    classes: Tensor
+    """long [B]."""
+    noise: Tensor
+    """float [B,L,K]."""
+    sequence: VisualGranularitySequence
+
+    @classmethod
+    def generate(cls, model: NVG, count: int, settings: SamplingSettings, seed: int = 0) -> Images:
+        """With the solver and the steps of `settings`."""
+        classes = torch.arange(count) % len(model.classes)
+        shape = (count, model.config.positions, model.config.splits)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
+        sequence = model.generate(classes, seed=seed, settings=settings, structure_noise=noise)
+        return cls(classes.to(model.device), noise, sequence)
+
+
+@torch.no_grad()
+def splits(model: NVG, images: Images, settings: SamplingSettings, grids: Sequence[Tensor] = ()) -> Tensor:
+    """Which child every position goes to at the stages that the flow splits: bool [B,K-1,L].
+
+    Args:
+        grids: the times of each stage [n+1] instead of the usual ones.
+    """
+    stages = [
+        split(model, images, settings, stage, grids[stage] if grids else None)
+        for stage in range(model.config.splits - 1)
+    ]
+    return torch.stack(stages, dim=1)
+
+
+@torch.no_grad()
+def split(model: NVG, images: Images, settings: SamplingSettings, stage: int, grid: Tensor | None = None) -> Tensor:
+    """The same for one stage: bool [B,L]."""
+    request = Request(images.classes, 0, 0, settings, images.sequence.structure[:, :1], (), images.noise)
+    canvas, labels = images.sequence.canvases[:, stage], images.sequence.structure[:, stage]
+    end = integrate(model, request, canvas, labels, images.noise, stage, grid)
+    return hierarchy.split(labels, end[..., stage]) % 2 == 1
+
+
+def agreement(found: Tensor, wanted: Tensor) -> list[float]:
+    """Share of positions of each stage that go to the same child, for splits [B,K-1,L]."""
+    return (found == wanted).float().mean(dim=(0, 2)).tolist()
+
+
+def search_grid(
+    model: NVG, images: Images, settings: SamplingSettings, stage: int, wanted: Tensor, rounds: int = 2
+) -> Tensor:
+    """Times [n+1] by which a stage's splits agree best with `wanted` [B,L]: one inner time after the other is moved.
+
+    The images it is measured on must be others than those it is searched on.
+    """
+    best = torch.linspace(1, 0, settings.structure_steps + 1)
+
+    def score(grid: Tensor) -> float:
+        return float((split(model, images, settings, stage, grid) == wanted).float().mean())
+
+    highest = score(best)
+    for _ in range(rounds):
+        for index in range(1, settings.structure_steps):
+            low, high = float(best[index + 1]), float(best[index - 1])
+            for share in (0.15, 0.35, 0.5, 0.65, 0.85):
+                grid = best.clone()
+                grid[index] = low + share * (high - low)
+                if (found := score(grid)) > highest:
+                    best, highest = grid, found
+    return best
+
+
+def with_steps(settings: SamplingSettings, steps: int, solver: str = "euler") -> SamplingSettings:
+    """Settings with another way to run the structure flow."""
+    return dataclasses.replace(settings, structure_steps=steps, solver=solver)
+
+
+def table(
+    teacher: NVG, student: NVG, settings: SamplingSettings, images: Images, frechet: Frechet | None = None
+) -> list[dict[str, Any]]:
+    """The comparison of few steps with 25 of the trained flow: a row of plain values for each of `TABLE`.
+
+    Args:
+        teacher, student: the trained flow, and its conversion to average velocities.
+        images: on which the splits are compared.
+        frechet: adds the distance of the pictures, which takes long.
+    """
+    wanted = splits(teacher, images, with_steps(settings, 25))
+    rows = []
+    for method, steps in TABLE:
+        model = student if method == "average velocity" else teacher
+        chosen = with_steps(settings, steps, "multistep" if method == "multistep" else "euler")
+        stages = agreement(splits(model, images, chosen), wanted)
+        row = {
+            "method": method,
+            "steps": steps,
+            "agreement": sum(stages) / len(stages),
+            "by_stage": stages,
+            "seconds_per_image": seconds_per_image(model, chosen),
+        }
+        rows.append(row if frechet is None else row | {"frechet_distance": frechet(model, chosen)})
+    return rows
+
+
+def seconds_per_image(model: NVG, settings: SamplingSettings, batch: int = 4) -> float:
+    """Time of a whole image, content and all but the decoder, in a small batch."""
+    classes = torch.arange(batch) % len(model.classes)
+    start = time.perf_counter()
+    model.generate(classes, settings=settings)
+    return (time.perf_counter() - start) / batch
+
+
+def frechet_measure(teacher: NVG, data: Path, count: int) -> Frechet:
+    """Frechet distance of `count` pictures, in the features of a classifier trained on `data`, from its pictures."""
+    from training.evaluate import CLASSIFIERS
+    from training.metrics.classifier import ClassifierSettings, classify, load_or_train
+    from training.metrics.distribution import frechet_distance, gaussian
+    from training.metrics.pictures import read_split, to_pixels
+
+    real = read_split(data, "train", teacher.config.image_size, teacher.classes)
+    classifier = load_or_train(CLASSIFIERS, real, ClassifierSettings())
+    wanted = gaussian(classify(classifier, real.pixels)[0], real.weights)
+
+    def measure(model: NVG, settings: SamplingSettings) -> float:
+        classes, features = torch.arange(count) % len(model.classes), []
+        for first, some in enumerate(classes.split(32)):
+            images = model.decode(model.generate(some, seed=0, settings=settings, first_item=32 * first))
+            features.append(classify(classifier, to_pixels(images).cpu())[0])
+        return frechet_distance(gaussian(torch.cat(features)), wanted)
+
+    return measure
+
+
+def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a table for people."""
+    distance = "frechet_distance" in rows[0]
+    lines = [
+        "| method | steps | splits as with 25 Euler steps | by stage | seconds an image |"
+        + (" Frechet distance |" if distance else ""),
+        "|---|---|---|---|---|" + ("---|" if distance else ""),
+    ]
+    for row in rows:
+        stages = " ".join(f"{value:.1%}" for value in row["by_stage"])
+        cells = [row["method"], row["steps"], f"{row['agreement']:.1%}", stages, f"{row['seconds_per_image']:.3f}"]
+        lines.append("| " + " | ".join(map(str, [*cells, *([f"{row['frechet_distance']:.2f}"] * distance)])) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write_table(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Prints the table and writes table.json and table.md."""
+    text = to_markdown(rows)
+    print(text)
+    for name, content in (("table.json", json.dumps(rows, indent=1)), ("table.md", text)):
+        with replacing(folder / name) as partial:
+            partial.write_text(content, encoding="utf-8")
