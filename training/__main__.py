@@ -20,6 +20,7 @@ from training import distributed
 from training.data import DataError
 from training.data.views import ViewSettings
 from training.loop import Interrupted
+from training.metrics.sampler import SampleSettings
 from training.recipes import RECIPES, recipe
 from training.recipes.base import FewStepRecipe, GeneratorRecipe, Recipe, Running, TokenizerRecipe
 
@@ -148,10 +149,49 @@ def export(arguments: Sequence[str]) -> None:
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """Measures a tokenizer, a generator, or trains the classifier that the measures use."""
-    from training.evaluate import main as run
+    """Measures a checkpoint: reconstruction, samples, memorisation, structure adherence, cost."""
+    from training.evaluate import EvaluationSettings
+    from training.evaluate import evaluate as measure
 
-    run(arguments)
+    settings = tyro.cli(
+        EvaluationSettings,
+        args=list(arguments),
+        prog="python -m training evaluate",
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    measure(settings, distributed.start())
+
+
+def samples(arguments: Sequence[str]) -> None:
+    """Writes samples of a checkpoint as the .npz of OpenAI's evaluator."""
+    from training.evaluate import write_samples_of
+
+    def write(
+        checkpoint: str,
+        out: Path,
+        settings: Annotated[SampleSettings, tyro.conf.arg(name="")],
+        device: str = "",
+        dtype: str = "float32",
+    ) -> None:
+        """Writes samples of a checkpoint, every class alike; a call that was stopped goes on.
+
+        Args:
+            checkpoint: what nvg_model.load reads: an embedded name, a file, a folder, or a hub id.
+            out: the folder.
+            settings: what to sample.
+            device: cpu, cuda, cuda:1; empty: a GPU if there is one.
+            dtype: of the weights.
+        """
+        write_samples_of(checkpoint, out, settings, device, dtype, distributed.start())
+
+    tyro.cli(write, args=list(arguments), prog="python -m training samples")
+
+
+def classifier(arguments: Sequence[str]) -> None:
+    """Trains the classifier whose features the evaluation uses."""
+    from training.evaluate import train_classifier
+
+    tyro.cli(train_classifier, args=list(arguments), prog="python -m training classifier")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -161,6 +201,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "generator": generator,
     "few-step": few_step,
     "evaluate": evaluate,
+    "samples": samples,
+    "classifier": classifier,
     "export": export,
 }
 

@@ -11,10 +11,11 @@ import nvg_model
 from nvg_model.model import NVG
 from training import checkpointing
 from training.data import DataError
-from training.few_step import converted, sampling
+from training.few_step import converted
 from training.generator import trained_generator
 from training.logging import versions
 from training.recipes.base import Recipe
+from training.split_agreement import with_steps
 
 
 def export(recipe: Recipe, run: Path, out: Path, best: bool = False) -> Path:
@@ -48,7 +49,7 @@ def _in_few_steps(model: NVG, state: dict[str, Any], recipe: Recipe, run: Path) 
         )
     student = converted(model, settings["largest_guidance"])
     student.load_state_dict(state["phases"][0]["module"] | state["average"], strict=False)
-    student.settings = sampling(recipe)
+    student.settings = with_steps(model.settings, recipe.few_step.sampling_steps)
     return student
 
 

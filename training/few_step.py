@@ -28,7 +28,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import nvg_model
 from nvg_model.model import NVG
-from nvg_model.sampling import SamplingSettings
 from nvg_model.structure_flow import StructureGenerator, known_channels, multistep, time_grid
 from training import distributed
 from training.data import DataError
@@ -61,19 +60,20 @@ def train_few_step(recipe: Recipe, data: Path, run: Path) -> Path:
     torch.manual_seed(recipe.seed)  # the initial weights
     teacher = load_teacher(recipe, run).to(world.device)
     student = converted(teacher, settings.largest_guidance).to(world.device)
+    student.settings = with_steps(teacher.settings, settings.sampling_steps)
     objective = FewStepObjective(teacher, student, settings)
     pictures = load_pictures(data / "train", teacher.config.image_size, teacher.classes)
     describe_run(folder, recipe, world, classes=teacher.classes, data=str(data))
     like = dataclasses.replace(recipe, config=teacher.config, generator=as_generator(recipe))
     tokens = folder if settings.teacher else run / "generator"  # the cache of another tokenizer is another cache
     source = Source.make(like, teacher, pictures, tokens, world)
-    images = Images.generate(teacher, settings.table_images, with_steps(recipe.sampling, 25))
+    images = Images.generate(teacher, settings.table_images, with_steps(teacher.settings, 25))
     average = train(
         Job(
             [Phase(objective, optimizers(objective, like.generator), schedule(like.generator))],
             lambda step, share: draw(source.draw(step, share), step, share, settings, recipe.seed),
             names=lambda batch: batch.images.names,
-            validate=split_error(teacher, student, recipe.sampling, images),
+            validate=split_error(teacher, student, images),
             meta={"classes": list(teacher.classes), "recipe": dataclasses.asdict(recipe)},
         ),
         LoopSettings.of(settings, recipe.seed),
@@ -82,11 +82,10 @@ def train_few_step(recipe: Recipe, data: Path, run: Path) -> Path:
     )
     path = folder / "few-step.safetensors"
     if world.first:
-        student.settings = sampling(recipe)
         with average.applied():
             nvg_model.save(student, path, teacher.provenance | {"few_step": dataclasses.asdict(settings)})
             frechet = frechet_measure(teacher, data, settings.frechet_pictures) if settings.frechet_pictures else None
-            write_table(table(teacher, student, recipe.sampling, images, frechet), folder)
+            write_table(table(teacher, student, images, frechet), folder)
         print(f"few-step: {path}")
     world.wait()
     return path
@@ -94,8 +93,10 @@ def train_few_step(recipe: Recipe, data: Path, run: Path) -> Path:
 
 def load_teacher(recipe: Recipe, run: Path) -> NVG:
     """The trained model to convert, frozen: the recipe's checkpoint, or the run's generator."""
-    named = recipe.few_step.teacher
-    teacher = nvg_model.load(named, dtype=torch.float32) if named else trained_generator(recipe, run)[0]
+    if recipe.few_step.teacher:
+        return nvg_model.load(recipe.few_step.teacher, dtype=torch.float32)
+    teacher = trained_generator(recipe, run)[0]
+    teacher.settings = recipe.sampling
     return teacher.eval().requires_grad_(False)
 
 
@@ -105,14 +106,18 @@ def converted(teacher: NVG, largest_guidance: float) -> NVG:
     Until it is trained it gives the teacher's velocity at t, without guidance, whatever the span.
 
     Raises:
-        DataError: the teacher has no generator, or has been converted before.
+        DataError: the teacher has no generator, has been converted before, or is sampled with a larger guidance.
     """
     generator = teacher.config.generator
     if generator is None or generator.flow == "average":
         had = "no generator" if generator is None else "a structure generator of few steps already"
         raise DataError(f"the model has {had}; convert a trained generator of many steps")
-    if largest_guidance < 1:
-        raise DataError(f"largest_guidance is {largest_guidance:g}; it must be at least 1")
+    usual = teacher.settings.structure_guidance
+    if min(usual) < 1 or max(usual) > largest_guidance:
+        raise DataError(
+            f"the model is sampled with structure guidance {usual}, and the converted one knows the scales from 1 to "
+            f"{largest_guidance:g}; choose another --largest-guidance"
+        )
     generator = dataclasses.replace(generator, flow="average", largest_guidance=largest_guidance)
     student = NVG(dataclasses.replace(teacher.config, generator=generator), teacher.classes, teacher.settings)
     student.load_state_dict(teacher.state_dict(), strict=False)
@@ -123,11 +128,6 @@ def converted(teacher: NVG, largest_guidance: float) -> NVG:
     return student
 
 
-def sampling(recipe: Recipe) -> SamplingSettings:
-    """The sampling defaults of the converted model."""
-    return with_steps(recipe.sampling, recipe.few_step.sampling_steps)
-
-
 def as_generator(recipe: Recipe) -> GeneratorRecipe:
     """The conversion's settings in the terms of the generator's training, whose data and optimisers it takes."""
     settings = recipe.few_step
@@ -136,7 +136,6 @@ def as_generator(recipe: Recipe) -> GeneratorRecipe:
         recipe.generator,
         **{name: getattr(settings, name) for name in names},
         content_stages=1,
-        structure_stage_odds=(),
         repa_weight=0.0,
         parallel="ddp",
     )
@@ -241,6 +240,10 @@ class FewStepObjective(nn.Module):
             )
         if settings.teacher_steps < 1 or settings.spans < 1:
             raise DataError("teacher_steps and spans must be at least 1")
+        if settings.compile:
+            teacher.structure.transformer.compile()
+            if settings.objective != "meanflow":  # forward-mode differentiation does not go through
+                self.structure.transformer.compile()
 
     def forward(self, batch: FewStepBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and values for the log."""
@@ -375,18 +378,16 @@ def teacher_run(
 # ------------------------------------------------------------------------------------------------------ validation
 
 
-def split_error(
-    teacher: NVG, student: NVG, settings: SamplingSettings, images: Images
-) -> Callable[[], dict[str, float]]:
+def split_error(teacher: NVG, student: NVG, images: Images) -> Callable[[], dict[str, float]]:
     """Measures the share of positions that 1, 2 and 4 steps put into another child than 25 of the teacher do."""
     wanted: list[Tensor] = []
 
     def measure() -> dict[str, float]:
         if not wanted:
-            wanted.append(splits(teacher, images, with_steps(settings, 25)))
+            wanted.append(splits(teacher, images, with_steps(teacher.settings, 25)))
         errors = {}
         for steps in (1, 2, 4):
-            found = agreement(splits(student, images, with_steps(settings, steps)), wanted[0])
+            found = agreement(splits(student, images, with_steps(teacher.settings, steps)), wanted[0])
             errors[f"{steps}_step_split_error"] = 1 - sum(found) / len(found)
         return {"split_error": math.fsum(errors.values()) / len(errors), **errors}
 

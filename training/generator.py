@@ -154,7 +154,7 @@ def trained_generator(recipe: Recipe, run: Path, best: bool = False) -> tuple[NV
         raise DataError(f"there is no saved generator in {folder}; run `python -m training generator` first")
     start = state["meta"]["recipe"]["start"]
     nvg = starting_point(dataclasses.replace(recipe, start=start), run, tuple(state["meta"]["classes"]))
-    weights = lora.plain_weights(state["phases"][0]["module"], state["average"])
+    weights = network_weights(state["phases"][0]["module"], state["average"])
     wanted = {name for name in nvg.state_dict() if not name.startswith("tokenizer.")}
     if wanted != weights.keys():
         raise DataError(f"the run does not fit the recipe; they differ in {sorted(wanted ^ weights.keys())[:3]}")
@@ -443,7 +443,7 @@ def _weights(stage: Tensor, weights: tuple[float, ...]) -> Tensor:
         return torch.ones(len(stage), device=stage.device)
     if int(stage.max()) >= len(weights):
         raise DataError(f"{len(weights)} stage weights {weights}; give one number for every stage")
-    table = torch.tensor(weights, device=stage.device)
+    table = torch.tensor(weights, dtype=torch.float32, device=stage.device)
     return (table / table.mean())[stage]
 
 

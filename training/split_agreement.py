@@ -26,13 +26,14 @@ from training.metrics.files import replacing
 
 Frechet = Callable[[NVG, SamplingSettings], float]
 """Distance of a model's pictures, sampled so, from real ones."""
-TABLE = (
-    *(("euler", steps) for steps in (25, 8, 4, 2, 1)),
-    *(("multistep", steps) for steps in (8, 4, 2)),
-    *(("average velocity", steps) for steps in (8, 4, 2, 1)),
-)
-"""Ways to run the structure flow that are compared: method, steps. Each step is one evaluation; that of a trained flow
-is two passes, with and without class."""
+METHODS = {
+    "euler": (25, 8, 4, 2, 1),
+    "multistep": (8, 4, 2),
+    "multistep, even times": (8, 4, 2),
+    "average velocity": (8, 4, 2, 1),
+}
+"""Ways to run the structure flow that are compared, with their numbers of steps. A step of a trained flow takes two
+passes, with and without class, one of average velocities a single one."""
 
 
 @dataclass(frozen=True)
@@ -83,59 +84,34 @@ def agreement(found: Tensor, wanted: Tensor) -> list[float]:
     return (found == wanted).float().mean(dim=(0, 2)).tolist()
 
 
-def search_grid(
-    model: NVG, images: Images, settings: SamplingSettings, stage: int, wanted: Tensor, rounds: int = 2
-) -> Tensor:
-    """Times [n+1] by which a stage's splits agree best with `wanted` [B,L]: one inner time after the other is moved.
-
-    The images it is measured on must be others than those it is searched on.
-    """
-    best = torch.linspace(1, 0, settings.structure_steps + 1)
-
-    def score(grid: Tensor) -> float:
-        return float((split(model, images, settings, stage, grid) == wanted).float().mean())
-
-    highest = score(best)
-    for _ in range(rounds):
-        for index in range(1, settings.structure_steps):
-            low, high = float(best[index + 1]), float(best[index - 1])
-            for share in (0.15, 0.35, 0.5, 0.65, 0.85):
-                grid = best.clone()
-                grid[index] = low + share * (high - low)
-                if (found := score(grid)) > highest:
-                    best, highest = grid, found
-    return best
-
-
 def with_steps(settings: SamplingSettings, steps: int, solver: str = "euler") -> SamplingSettings:
     """Settings with another way to run the structure flow."""
     return dataclasses.replace(settings, structure_steps=steps, solver=solver)
 
 
-def table(
-    teacher: NVG, student: NVG, settings: SamplingSettings, images: Images, frechet: Frechet | None = None
-) -> list[dict[str, Any]]:
-    """The comparison of few steps with 25 of the trained flow: a row of plain values for each of `TABLE`.
+def table(teacher: NVG, student: NVG, images: Images, frechet: Frechet | None = None) -> list[dict[str, Any]]:
+    """The comparison of few steps with 25 of the trained flow, in its sampling defaults: rows of plain values.
 
     Args:
         teacher, student: the trained flow, and its conversion to average velocities.
         images: on which the splits are compared.
         frechet: adds the distance of the pictures, which takes long.
     """
+    settings = teacher.settings
     wanted = splits(teacher, images, with_steps(settings, 25))
     rows = []
-    for method, steps in TABLE:
+    for method, steps in ((name, number) for name, numbers in METHODS.items() for number in numbers):
         model = student if method == "average velocity" else teacher
-        chosen = with_steps(settings, steps, "multistep" if method == "multistep" else "euler")
-        stages = agreement(splits(model, images, chosen), wanted)
-        row = {
-            "method": method,
-            "steps": steps,
-            "agreement": sum(stages) / len(stages),
-            "by_stage": stages,
-            "seconds_per_image": seconds_per_image(model, chosen),
-        }
-        rows.append(row if frechet is None else row | {"frechet_distance": frechet(model, chosen)})
+        chosen = with_steps(settings, steps, "multistep" if method.startswith("multistep") else "euler")
+        even = method.endswith("even times")
+        grids = [torch.linspace(1, 0, steps + 1)] * wanted.shape[1] if even else ()
+        stages = agreement(splits(model, images, chosen, grids), wanted)
+        row = {"method": method, "steps": steps, "agreement": sum(stages) / len(stages), "by_stage": stages}
+        if not even:  # which costs the same, and is no choice of the sampling settings
+            row["seconds_per_image"] = seconds_per_image(model, chosen)
+            if frechet is not None:
+                row["frechet_distance"] = frechet(model, chosen)
+        rows.append(row)
     return rows
 
 
@@ -170,17 +146,15 @@ def frechet_measure(teacher: NVG, data: Path, count: int) -> Frechet:
 
 def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as a table for people."""
-    distance = "frechet_distance" in rows[0]
-    lines = [
-        "| method | steps | splits as with 25 Euler steps | by stage | seconds an image |"
-        + (" Frechet distance |" if distance else ""),
-        "|---|---|---|---|---|" + ("---|" if distance else ""),
-    ]
+    titles = {"seconds_per_image": ("seconds an image", ".3f"), "frechet_distance": ("Frechet distance", ".2f")}
+    measured = {name: title for name, title in titles.items() if name in rows[0]}
+    heads = ["method", "steps", "splits as with 25 Euler steps", "by stage", *(title for title, _ in measured.values())]
+    lines = [heads, ["---"] * len(heads)]
     for row in rows:
         stages = " ".join(f"{value:.1%}" for value in row["by_stage"])
-        cells = [row["method"], row["steps"], f"{row['agreement']:.1%}", stages, f"{row['seconds_per_image']:.3f}"]
-        lines.append("| " + " | ".join(map(str, [*cells, *([f"{row['frechet_distance']:.2f}"] * distance)])) + " |")
-    return "\n".join(lines) + "\n"
+        numbers = [format(row[name], form) if name in row else "" for name, (_, form) in measured.items()]
+        lines.append([row["method"], str(row["steps"]), f"{row['agreement']:.1%}", stages, *numbers])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def write_table(rows: Sequence[dict[str, Any]], folder: Path) -> None:

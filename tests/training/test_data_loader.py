@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -43,6 +45,14 @@ def test_work_happens_elsewhere_and_the_workers_end() -> None:
     assert len(pids) == 2 and os.getpid() not in pids
     iterator.close()  # type: ignore[attr-defined]
     assert not [child for child in multiprocessing.active_children() if child.pid in pids]
+
+
+@fork
+def test_a_program_that_forgets_them_ends_all_the_same() -> None:
+    code = "from training.data.loader import batches; it = batches(abs, 0, 99, workers=2); next(it)"
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert time.monotonic() - start < 30
 
 
 @fork

@@ -18,6 +18,7 @@ from training.metrics.sampler import SampleSettings
 
 CLASSES = ("heart", "bird", "boat")  # of the tiny model
 QUICK = ClassifierSettings(steps=30, batch=16)
+FEW = SamplingSettings(structure_steps=2)
 
 
 def write_pictures(folder: Path, classes: tuple[str, ...], train: int = 6, held_out: int = 2) -> Path:
@@ -66,7 +67,7 @@ def test_every_part_is_measured(finished: tuple[EvaluationSettings, dict]) -> No
     assert list(read["measured"]) == [
         "tokenizer", "distribution", "classifier", "memorisation", "structure adherence", "cost",
     ]  # fmt: skip
-    assert read["about"]["seed"] == 0 and read["about"]["sampling"]["structure_steps"] == 25
+    assert read["about"]["seed"] == 0 and read["about"]["sampling"]["structure_steps"] == 2
     for section, rows in read["measured"].items():
         for name, one in rows.items():
             if one["unit"] == "%":
@@ -115,14 +116,16 @@ def test_a_second_run_uses_the_samples_and_gives_the_same(finished: tuple[Evalua
 def test_other_sampling_settings_are_refused_in_the_same_folder(finished: tuple[EvaluationSettings, dict]) -> None:
     settings, _ = finished
     other = EvaluationSettings(
-        **{**vars(settings), "parts": ("classifier",), "sampling": SamplingSettings(structure_steps=2)}
+        **{**vars(settings), "parts": ("classifier",), "sampling": SamplingSettings(structure_steps=3)}
     )
     with pytest.raises(DataError, match=r"differ in sampling\); delete it or choose another folder"):
         evaluate(other)
 
 
 def test_another_process_only_samples(tiny: Path, data: str, tmp_path: Path) -> None:
-    settings = EvaluationSettings(str(tiny), data, tmp_path, per_class=2, batch=2, device="cpu", classifiers=tmp_path)
+    settings = EvaluationSettings(
+        str(tiny), data, tmp_path, per_class=2, batch=2, sampling=FEW, device="cpu", classifiers=tmp_path
+    )
     assert evaluate(settings, World(1, 3)) is None
     assert [path.name for path in tmp_path.rglob("*.npy")] == ["samples-00000002-00000004.npy"]
     assert not list(tmp_path.rglob("evaluation*")) and not list(tmp_path.rglob("classifier*"))
@@ -145,7 +148,7 @@ def test_a_tokenizer_alone(tiny_model: nvg_model.NVG, data: str, tmp_path: Path)
 
 
 def test_samples_as_a_command(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_samples_of(str(tiny), tmp_path, SampleSettings(4, batch=2), device="cpu")
+    path = write_samples_of(str(tiny), tmp_path, SampleSettings(4, batch=2, sampling=FEW), device="cpu")
     assert path == tmp_path / "samples.npz" and f"4 samples: {path}" in capsys.readouterr().out
 
 

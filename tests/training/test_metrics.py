@@ -280,6 +280,8 @@ def test_reconstruction_adherence_of_a_perfect_tokenizer_is_whole(tiny_model: nv
 
 # Samples
 
+FEW = nvg_model.SamplingSettings(structure_steps=2)  # quick
+
 
 def whole(path: Path) -> np.ndarray:
     with np.load(path) as file:
@@ -290,7 +292,9 @@ def whole(path: Path) -> np.ndarray:
 @pytest.fixture(scope="module")
 def samples(tiny_model: nvg_model.NVG, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """Eleven samples, made at once."""
-    path = write_samples(tiny_model, tmp_path_factory.mktemp("samples"), SampleSettings(11, seed=4, batch=3))
+    path = write_samples(
+        tiny_model, tmp_path_factory.mktemp("samples"), SampleSettings(11, seed=4, batch=3, sampling=FEW)
+    )
     assert path is not None
     return whole(path)
 
@@ -298,15 +302,15 @@ def samples(tiny_model: nvg_model.NVG, tmp_path_factory: pytest.TempPathFactory)
 def test_samples_are_what_the_evaluator_reads(tiny_model: nvg_model.NVG, samples: np.ndarray, tmp_path: Path) -> None:
     assert samples.shape == (11, 16, 16, 3) and samples.dtype == np.uint8
     assert sample_classes(11, 3).bincount().tolist() == [4, 4, 3]
-    image = tiny_model.decode(tiny_model.generate([7 % 3], seed=4, first_item=7))  # sample 7 alone
+    image = tiny_model.decode(tiny_model.generate([7 % 3], seed=4, settings=FEW, first_item=7))  # sample 7 alone
     assert np.abs(to_pixels(image)[0].permute(1, 2, 0).numpy().astype(int) - samples[7]).max() <= 1
     assert len(np.unique(samples.reshape(11, -1), axis=0)) == 11
-    path = write_samples(tiny_model, tmp_path, SampleSettings(2, seed=4, batch=3))
+    path = write_samples(tiny_model, tmp_path, SampleSettings(2, seed=4, batch=3, sampling=FEW))
     assert path is not None and torch.equal(read_samples(path), torch.from_numpy(samples[:2]).permute(0, 3, 1, 2))
 
 
 def test_processes_share_the_samples(tiny_model: nvg_model.NVG, samples: np.ndarray, tmp_path: Path) -> None:
-    settings = SampleSettings(11, seed=4, batch=3)
+    settings = SampleSettings(11, seed=4, batch=3, sampling=FEW)
     assert write_samples(tiny_model, tmp_path, settings, World(1, 2)) is None
     shards = sorted(tmp_path.glob("*.npy"))
     assert [len(np.load(path)) for path in shards] == [3, 2]
@@ -324,7 +328,7 @@ def test_a_killed_run_goes_on(tiny: Path, tiny_model: nvg_model.NVG, samples: np
         "import sys; from pathlib import Path; import nvg_model; from training.distributed import World\n"
         "from training.metrics.sampler import SampleSettings, write_samples\n"
         "checkpoint, folder, rank = sys.argv[1:]\n"
-        "settings = SampleSettings(11, seed=4, batch=3)\n"
+        "settings = SampleSettings(11, seed=4, batch=3, sampling=nvg_model.SamplingSettings(structure_steps=2))\n"
         "write_samples(nvg_model.load(checkpoint), Path(folder), settings, World(int(rank), 2))"
     )
 
@@ -340,7 +344,7 @@ def test_a_killed_run_goes_on(tiny: Path, tiny_model: nvg_model.NVG, samples: np
     killed.wait()
     assert not (tmp_path / "samples.npz").exists()
     second = process(1)
-    path = write_samples(tiny_model, tmp_path, SampleSettings(11, seed=4, batch=3), World(0, 2))
+    path = write_samples(tiny_model, tmp_path, SampleSettings(11, seed=4, batch=3, sampling=FEW), World(0, 2))
     assert second.wait(timeout=120) == 0
     assert path is not None and np.array_equal(whole(path), samples)
 

@@ -103,6 +103,7 @@ def load_or_make(
 
         for number in range(rank, len(shards), world):
             if _key(shards[number]) != key:
+                shards[number].unlink(missing_ok=True)  # of other data or settings: its room is needed
                 first, last = number * SHARD // CHUNK, -(-min((number + 1) * SHARD, views) // CHUNK)
                 title = f"tokenizing shard {number + 1} of {len(shards)}"
                 chunks = tqdm(

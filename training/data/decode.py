@@ -37,7 +37,9 @@ def decode(data: bytes, size: tuple[int, int], margin: float | None = None) -> n
             image.draft(None, (room, room))  # None: the mode stays
             upright = _eight_bit(ImageOps.exif_transpose(image))
         height, width = size if margin is None else _covering(upright, size, margin)
-        return np.asarray(_resized(upright, (width, height))).transpose(2, 0, 1)
+        # Pillow resizes RGBA premultiplied, so that hidden colours do not bleed into edges.
+        resized = upright.resize((width, height), Image.Resampling.LANCZOS)  # a copy where nothing changes
+        return np.asarray(resized.convert("RGBA")).transpose(2, 0, 1)
     except UnreadablePictureError:
         raise
     except Exception as error:  # decoders raise almost anything on broken files
@@ -69,12 +71,3 @@ def _covering(image: Image.Image, size: tuple[int, int], margin: float) -> tuple
         raise UnreadablePictureError(f"{image.width} x {image.height} is too long for a crop; cut it")
     scale = max(margin * size[0] / image.height, margin * size[1] / image.width)
     return max(round(image.height * scale), size[0]), max(round(image.width * scale), size[1])
-
-
-def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """RGBA of that width and height. Premultiplied in between, so that hidden colours do not bleed into edges."""
-    if image.size == size:
-        return image.convert("RGBA")
-    if image.mode == "RGBA":
-        image = image.convert("RGBa")
-    return image.resize(size, Image.Resampling.LANCZOS).convert("RGBA")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
@@ -47,6 +48,8 @@ def batches(draw: Callable[[int], T], start: int, stop: int, workers: int = 0) -
         generator=torch.Generator(),  # or it would draw from the global one
     )
     iterator = _start(loader)
+    end = iterator._shutdown_workers  # not left to `del`: an exception on its way out keeps the iterator alive
+    atexit.register(end)  # nor to whoever forgets to close this generator
     try:
         for step in range(start, stop):
             batch = _next(iterator, step)
@@ -54,8 +57,8 @@ def batches(draw: Callable[[int], T], start: int, stop: int, workers: int = 0) -
                 raise DataError(batch.reason)
             yield batch
     finally:
-        # Not left to `del`: an exception on its way out keeps the iterator, and with it the workers, alive.
-        iterator._shutdown_workers()
+        end()
+        atexit.unregister(end)
 
 
 class _Refusal:

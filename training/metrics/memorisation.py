@@ -1,7 +1,8 @@
 """Whether a generator repeats its training pictures.
 
 A generated picture is compared with every training picture, mirrored, scaled and shifted as training views are, at a
-small size, where a repeated picture is close even though the tokenizer has blurred its details. How close is "nearly
+small size, where a repeated picture is close even though the tokenizer has blurred its details. Distances are relative
+to how much there is on the white: otherwise every pale blot would be close to the palest picture. How close is "nearly
 identical" is read from real pictures: held-out ones, which cannot have been memorised, go through the tokenizer, and
 the distance below which 5% of them have a training picture is the threshold. So 5% is what chance gives; reconstructed
 views of training pictures, compared in the same way, say how many true copies the threshold finds.
@@ -25,7 +26,7 @@ from nvg_model.model import NVG
 from training.data.views import stream
 from training.metrics.pictures import CHUNK, Labelled, moved, to_images, to_pixels
 
-SIDE = 32
+SIDE = 16
 """Pixels along each side of the small pictures."""
 SCALES, SHIFTS = (0.86, 0.93, 1.0), (-0.04, 0.0, 0.04)
 VARIANTS = tuple(product(SCALES, (1.0, -1.0), SHIFTS, SHIFTS))
@@ -39,7 +40,8 @@ class Nearest(NamedTuple):
     """The nearest training picture of every query."""
 
     distance: Tensor
-    """float [N], root mean square over the pixels of the small pictures, black to white being 1."""
+    """float [N], |q - t| / sqrt((|q|^2 + |t|^2) / 2) of the small pictures with white as zero: 0 for equal ones, 1.41 for
+    two that share no pixel."""
     picture: Tensor
     """long [N]."""
     variant: Tensor
@@ -96,11 +98,17 @@ def nearest(queries: Tensor, train: Tensor) -> Nearest:
     for start in range(0, len(train), CHUNK):
         images = to_images(train[start : start + CHUNK])
         for number in range(len(VARIANTS)):
-            distance, picture = torch.cdist(targets, _small(_variant(images, number))).min(1)
+            distance, picture = _relative_distances(targets, _small(_variant(images, number))).min(1)
             better = distance < best.distance
             new = Nearest(distance, picture + start, torch.full_like(picture, number))
             best = Nearest(*(torch.where(better, a, b) for a, b in zip(new, best, strict=True)))
-    return best._replace(distance=best.distance / targets.shape[1] ** 0.5)
+    return best
+
+
+def _relative_distances(queries: Tensor, train: Tensor) -> Tensor:
+    """The distances [N,M] of `Nearest` between small pictures [N,P] and [M,P]."""
+    energy = (queries.square().sum(1)[:, None] + train.square().sum(1)) / 2
+    return torch.cdist(queries, train) / energy.clamp(min=1e-6).sqrt()
 
 
 def sheet(generated: Tensor, train: Labelled, found: Nearest, count: int = 24) -> Image.Image:
@@ -142,9 +150,9 @@ def _variant(images: Tensor, number: int) -> Tensor:
 
 
 def _small(images: Tensor) -> Tensor:
-    """Images [N,3,H,W] in [-1,1] on white, at most SIDE pixels along each side, in [0,1], flat: [N,P]."""
+    """Images [N,3,H,W] in [-1,1] on white, at most SIDE pixels along each side, white 0 and black 1, flat: [N,P]."""
     size = [min(SIDE, side) for side in images.shape[2:]]
-    return F.interpolate((_on_white(images) + 1) / 2, size, mode="area").flatten(1)
+    return F.interpolate((1 - _on_white(images)) / 2, size, mode="area").flatten(1)
 
 
 def _on_white(images: Tensor, tolerance: float = 0.12) -> Tensor:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -91,6 +92,7 @@ def _find(source: str | Path, split: Split) -> Found:
 
 
 def _find_in_folder(folder: Path, split: Split) -> Found:
+    os.listdir(folder)  # says so where it may not be read; the questions below might just say no
     if split != "all" and (folder / "train").is_dir():
         there = [name for name in HELD_OUT if (folder / name).is_dir()]
         part = "train" if split == "train" or not there else there[0]

@@ -1,0 +1,126 @@
+"""Images per second of the generators' training step, against a plain loop that does the same work.
+
+`python tests/benchmarks/training_step.py [--preset emoji64] [--batch 16] [--stages 3 2]`
+
+The plain loop tokenizes the images in every step and goes through the stages one after the other; ours reads cached
+tokens and computes all rows of a step in one batch. Both train the same stages of the same pictures with the same
+optimisers. They take turns in one process, so the ratio holds on a busy machine as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from nvg_model.bench import random_model
+from nvg_model.config import preset
+from nvg_model.model import NVG
+from nvg_model.structure import all_stages
+from training.generator import Batch, GeneratorObjective, assemble, optimizers
+from training.recipes.base import GeneratorRecipe
+
+
+def make_batch(nvg: NVG, settings: GeneratorRecipe) -> Batch:
+    """Random images and the tokens of the same."""
+    size, splits = settings.batch, nvg.config.splits
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(size, 3, *nvg.config.image_size, generator=generator) * 2 - 1
+    sequence = nvg.tokenizer.tokenize(images)
+    stages = [torch.rand(size, count, generator=generator).argsort(1) for count in (splits + 1, splits - 1)]
+    return Batch(
+        classes=torch.zeros(size, dtype=torch.long),
+        content_stages=stages[0][:, : settings.content_stages],
+        structure_stages=stages[1][:, : settings.structure_stages],
+        noise=torch.randn(size, nvg.config.positions, splits, generator=generator),
+        times=torch.rand(size, settings.structure_stages, generator=generator),
+        finest=sequence.structure[:, -1],
+        codes=tuple(sequence.cluster_tokens(stage) for stage in range(splits + 1)),
+        images=images,
+    )
+
+
+def plain_parts(batch: Batch, tokens: Batch) -> list[Batch]:
+    """One batch for every trained stage, as a loop over stages has them."""
+    parts = []
+    for index in range(batch.content_stages.shape[1]):
+        structure = min(index, batch.structure_stages.shape[1] - 1)
+        parts.append(
+            dataclasses.replace(
+                tokens,
+                content_stages=batch.content_stages[:, index : index + 1],
+                structure_stages=batch.structure_stages[:, structure : structure + 1],
+                times=batch.times[:, structure : structure + 1],
+            )
+        )
+    return parts
+
+
+def step(objective: GeneratorObjective, optimisers: list[torch.optim.Optimizer], parts: list[Batch]) -> None:
+    """One training step over the parts of a batch."""
+    for optimizer in optimisers:
+        optimizer.zero_grad()
+    for part in parts:
+        (objective(part, 0)[0] / len(parts)).backward()
+    for optimizer in optimisers:
+        optimizer.step()
+
+
+def plain_step(nvg: NVG, objective: GeneratorObjective, optimisers: list[torch.optim.Optimizer], batch: Batch) -> None:
+    """Tokenizes, then goes through the stages; a stage of structure only as often as ours trains one."""
+    stages = assemble(dataclasses.replace(batch, finest=None, codes=()), nvg.tokenizer)
+    tokens = dataclasses.replace(batch, finest=stages.structure[:, -1], codes=stages.codes)
+    assert torch.equal(all_stages(tokens.finest), stages.structure)
+    for optimizer in optimisers:
+        optimizer.zero_grad()
+    networks = objective.settings
+    for index, part in enumerate(plain_parts(batch, tokens)):
+        both = index < batch.structure_stages.shape[1]
+        objective.settings = dataclasses.replace(networks, networks="both" if both else "content")
+        objective(part, 0)[0].backward()
+    objective.settings = networks
+    for optimizer in optimisers:
+        optimizer.step()
+
+
+def seconds(call: Callable[[], None]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Prints one row of the table in docs/training.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="emoji64")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--stages", type=int, nargs=2, default=(3, 2), metavar=("CONTENT", "STRUCTURE"))
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    settings = GeneratorRecipe(
+        steps=1, batch=options.batch, content_stages=options.stages[0], structure_stages=options.stages[1]
+    )
+    nvg = random_model(preset(options.preset))
+    nvg.tokenizer.requires_grad_(False)
+    objective = GeneratorObjective(nvg, settings).train()
+    optimisers = optimizers(objective, settings)
+    batch = make_batch(nvg, settings)
+    cached = dataclasses.replace(batch, images=None)
+    runs: dict[str, list[float]] = {"ours": [], "plain": []}
+    for repeat in range(options.repeats + 1):  # the first one warms up
+        one = seconds(lambda: step(objective, optimisers, [cached]))
+        other = seconds(lambda: plain_step(nvg, objective, optimisers, batch))
+        if repeat:
+            runs["ours"].append(options.batch / one)
+            runs["plain"].append(options.batch / other)
+    ours, plain = statistics.median(runs["ours"]), statistics.median(runs["plain"])
+    print(f"| {options.preset} | {options.batch} | {ours:.2f} | {plain:.2f} | {ours / plain:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

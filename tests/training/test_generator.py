@@ -1,0 +1,194 @@
+"""The generators' loss, its switches, and fine-tuning."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+import nvg_model
+from nvg_model.config import PRESETS
+from nvg_model.model import NVG
+from training.data import DataError
+from training.data.views import stream
+from training.distributed import Share
+from training.export import export
+from training.generator import (
+    GeneratorObjective,
+    Source,
+    assemble,
+    content_loss,
+    draw_stages,
+    optimizers,
+    starting_point,
+    train_generator,
+    with_classes,
+)
+from training.lora import plain_weights
+from training.recipes import recipe
+from training.recipes.base import GeneratorRecipe, Recipe
+
+
+@pytest.fixture(scope="module")
+def source(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """Images of the test data, tokenized in the step."""
+    base = dataclasses.replace(recipe("smoke"), generator=dataclasses.replace(recipe("smoke").generator, views=0))
+    return Source(base.generator, base, base.config.splits, base.pictures(data, "train"), None)
+
+
+def fresh(seed: int = 0) -> NVG:
+    torch.manual_seed(seed)
+    nvg = NVG(PRESETS["tiny"], ("disc", "ring", "square"))
+    nvg.content.initialize()
+    nvg.structure.initialize()
+    torch.nn.init.normal_(nvg.tokenizer.quantizer.codebook)
+    nvg.tokenizer.requires_grad_(False).eval()
+    return nvg
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_parameter_of_every_preset_gets_a_gradient(name: str) -> None:
+    """On the meta device, where the largest costs nothing: whether the graph reaches every parameter."""
+    config = PRESETS[name]
+    with torch.device("meta"):
+        nvg = NVG(config)
+        L, K, C = config.positions, config.splits, config.autoencoder.latent_channels
+        labels, one, canvas = (
+            torch.zeros(2, L, dtype=torch.long),
+            torch.zeros(2, dtype=torch.long),
+            torch.zeros(2, L, C),
+        )
+        nvg.content.logits(nvg.content(canvas, labels, one, one)).sum().backward()
+        nvg.structure(torch.zeros(2, L, K), torch.zeros(2), canvas, labels, one, one).sum().backward()
+    for network in (nvg.content, nvg.structure):
+        assert [key for key, value in network.named_parameters() if value.grad is None] == []
+
+
+def test_one_step_moves_every_parameter(source: Source) -> None:
+    nvg = fresh()
+    settings = dataclasses.replace(source.settings, content_stages=5, structure_stages=3, learning_rate=1e-2)
+    whole = dataclasses.replace(source, settings=dataclasses.replace(settings, batch=24))
+    objective = GeneratorObjective(nvg, settings)
+    optimisers = optimizers(objective, settings)
+    before = {name: value.clone() for name, value in objective.named_parameters()}
+    for step in range(3):  # a weight behind a closed gate moves once the gate has opened
+        loss, values = objective(whole.draw(step, Share()), step)
+        for optimizer in optimisers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimisers:
+            optimizer.step()
+    assert {"content_mse", "entropy_0", "entropy_4", "structure_mse"} <= values.keys()
+    still = [name for name, value in objective.named_parameters() if torch.equal(value, before[name])]
+    assert still == []
+
+
+def test_shares_of_a_batch_are_the_batch(source: Source) -> None:
+    whole = source.draw(3, Share())
+    parts = [source.draw(3, Share(part, 3)) for part in range(3)]
+    for name in ("classes", "content_stages", "structure_stages", "noise", "times", "images"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name)), name
+    assert sum((part.names for part in parts), ()) == whole.names
+
+
+def test_checkpointed_blocks_have_the_same_gradient(source: Source) -> None:
+    gradients = []
+    for checkpoint in (False, True):
+        nvg = fresh()
+        objective = GeneratorObjective(nvg, dataclasses.replace(source.settings, checkpoint_blocks=checkpoint)).train()
+        objective(source.draw(0, Share()), 0)[0].backward()
+        gradients.append([one.grad for one in objective.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("networks", ["content", "structure"])
+def test_one_network_alone(source: Source, networks: str) -> None:
+    objective = GeneratorObjective(fresh(), dataclasses.replace(source.settings, networks=networks))  # type: ignore[arg-type]
+    objective(source.draw(0, Share()), 0)[0].backward()
+    trained = {name.partition(".")[0] for name, value in objective.named_parameters() if value.grad is not None}
+    assert trained == {networks}
+
+
+def test_stage_odds_and_weights(source: Source) -> None:
+    drawn = draw_stages(4000, 4, 1, stream(0), (6, 2, 1, 1)).flatten()
+    assert torch.bincount(drawn, minlength=4).float().div(4000).tolist() == pytest.approx(
+        [0.6, 0.2, 0.1, 0.1], abs=0.03
+    )
+    with pytest.raises(DataError, match=r"2 stage odds .* for 4 stages"):
+        draw_stages(2, 4, 1, stream(0), (1, 2))
+    nvg, batch = fresh(), source.draw(0, Share())
+    batch = dataclasses.replace(batch, content_stages=torch.full_like(batch.content_stages[:, :1], 2))
+    stages = assemble(batch, nvg.tokenizer)
+    plain = content_loss(nvg.content, batch, stages, source.settings)[0]
+    weighted = dataclasses.replace(source.settings, content_stage_weights=(1, 1, 4, 1, 1))
+    assert float(content_loss(nvg.content, batch, stages, weighted)[0] / plain) == pytest.approx(4 / (8 / 5), rel=1e-5)
+
+
+def test_lora_starts_as_the_network_and_merges_into_one(source: Source) -> None:
+    nvg = fresh()
+    for block in (*nvg.content.transformer.blocks, *nvg.structure.transformer.blocks):
+        torch.nn.init.normal_(block.linear_out.weight, std=0.1)
+    plain = {name: value.clone() for name, value in nvg.state_dict().items()}
+    batch = source.draw(0, Share())
+    expected = GeneratorObjective(nvg, source.settings)(batch, 0)[0]
+    settings = dataclasses.replace(source.settings, lora_rank=2, optimizer="adamw")
+    objective = GeneratorObjective(nvg, settings)
+    assert torch.equal(objective(batch, 0)[0], expected)
+    trained = [name for name, one in objective.named_parameters() if one.requires_grad]
+    assert all("parametrizations" in name or "class_embedding" in name for name in trained)
+    (optimizer,) = optimizers(objective, settings)
+    for _ in range(2):
+        optimizer.zero_grad()
+        objective(batch, 0)[0].backward()
+        optimizer.step()
+    merged = plain_weights(objective.state_dict(), {})
+    other = fresh()
+    other.load_state_dict(merged, strict=False)
+    assert merged.keys() == {name for name in plain if not name.startswith("tokenizer.")}
+    assert not torch.equal(merged["content.transformer.blocks.0.linear_in.weight"],
+                           plain["content.transformer.blocks.0.linear_in.weight"])  # fmt: skip
+    again = GeneratorObjective(other, source.settings)(batch, 0)[0]
+    assert torch.allclose(again, objective(batch, 0)[0], atol=1e-5)
+
+
+def test_new_classes_start_from_the_mean_and_old_ones_stay() -> None:
+    start = fresh()
+    torch.nn.init.normal_(start.content.class_embedding.weight)
+    nvg = with_classes(start, ("ring", "star", "disc"))
+    old, new = start.content.class_embedding.weight, nvg.content.class_embedding.weight
+    assert torch.equal(new[0], old[1]) and torch.equal(new[2], old[0]) and torch.equal(new[3], old[3])
+    assert torch.allclose(new[1], old[:3].mean(0))
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_fine_tuning_a_checkpoint_on_a_folder(data: Path, tmp_path: Path, rank: int) -> None:
+    nvg_model.save(fresh(), tmp_path / "start.safetensors")
+    base = recipe("finetune")
+    settings = dataclasses.replace(base.generator, steps=4, batch=6, views=12, lora_rank=rank, optimizer="adamw")
+    chosen = dataclasses.replace(base, generator=settings, start=str(tmp_path / "start.safetensors"))
+    train_generator(chosen, data, tmp_path)
+    model = nvg_model.load(export(chosen, tmp_path, tmp_path / "out.safetensors"))
+    assert model.classes == ("disc", "ring", "square") and model.config == dataclasses.replace(PRESETS["tiny"])
+    assert torch.isfinite(model.decode(model.generate(["ring"], seed=1))).all()
+    tokenizer = nvg_model.load(tmp_path / "start.safetensors").tokenizer.state_dict()
+    for name, value in model.tokenizer.state_dict().items():
+        assert torch.allclose(value, tokenizer[name], atol=1e-3), name
+
+
+def test_repa_and_a_cache_exclude_each_other(data: Path, tmp_path: Path) -> None:
+    base = recipe("smoke")
+    chosen: Recipe = dataclasses.replace(base, generator=dataclasses.replace(base.generator, repa_weight=0.5))
+    with pytest.raises(DataError, match="train with --views 0"):
+        Source.make(chosen, fresh(), chosen.pictures(data, "train"), tmp_path, world=None)  # type: ignore[arg-type]
+
+
+def test_muon_and_fsdp_exclude_each_other() -> None:
+    settings = GeneratorRecipe(steps=1, parallel="fsdp")
+    with pytest.raises(DataError, match="use --optimizer adamw"):
+        optimizers(GeneratorObjective(fresh(), settings), settings)
+
+
+def test_the_start_without_a_tokenizer_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no trained tokenizer"):
+        starting_point(recipe("smoke"), tmp_path, ("a", "b", "c"))
