@@ -7,19 +7,30 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 DEMO := demo.png
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test clean distclean
+.PHONY: help demo thumbnails test clean distclean
 .NOTPARALLEL:
 
 help:
 	@echo "make demo       draw a picture with the checkpoint that comes with the package ($(DEMO))"
+	@echo "make thumbnails the pictures of workflows/ again, after a change of the checkpoint"
 	@echo "make test       ruff, mypy and pytest, in an environment of their own (PYTEST_ARGS='-k name')"
 	@echo "make clean      remove what demo, tests and builds left; distclean removes $(VENV) too"
 	@echo "PYTHON=...      the Python that $(VENV) is made with (now: $(PYTHON))"
 
 demo: $(VENV)/.installed
-	@$(BIN)/nvg generate --class heart --seed 7 --filmstrip --out $(DEMO)
-	@test -s $(DEMO) || { echo "nvg generate ended well but wrote no $(DEMO)." >&2; exit 1; }
-	@echo "Your picture is here: $(CURDIR)/$(DEMO)"
+	@picture=$$($(BIN)/nvg-run workflows/Generate.json --set Draw.batch_size=1 --set Pictures.filename_prefix=demo --out .) \
+	  && mv -f "$$picture" $(DEMO)
+	@echo "Your picture is here: $(CURDIR)/$(DEMO) (it holds its workflow: drop it on the canvas of ComfyUI)"
+
+# A thumbnail shows what the embedded checkpoint draws, so all are made again when that changes. The released ImageNet
+# checkpoint is not ours to ship: its workflow has a picture of the graph.
+thumbnails: $(VENV)/.installed
+	@for workflow in workflows/*.json; do \
+	  case "$$workflow" in *Released*) continue;; esac; \
+	  thumbnail="$${workflow%.json}.jpg"; \
+	  $(BIN)/nvg-run "$$workflow" --quiet --out build/thumbnails --thumbnail "$$thumbnail" > /dev/null || exit 1; \
+	  echo "$$thumbnail"; \
+	done
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check
@@ -44,7 +55,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV), a few minutes the first time ..."
-	$(PIP) -e '.[train,test]'
+	$(PIP) -e '.[train,test,frontend]'
 	@touch $@ $(VENV)/.installed
 
 clean:

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nvg_model.checkpoint import embedded, info, load, save
+    from nvg_model.checkpoint import download, embedded, info, load, save
     from nvg_model.config import PRESETS, AutoencoderConfig, GeneratorConfig, NVGConfig, preset
     from nvg_model.errors import CheckpointError, NVGError
     from nvg_model.model import NVG
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nvg_model.structure import cluster
 
 _HOMES = {
-    "checkpoint": ("embedded", "info", "load", "save"),
+    "checkpoint": ("download", "embedded", "info", "load", "save"),
     "config": ("PRESETS", "AutoencoderConfig", "GeneratorConfig", "NVGConfig", "preset"),
     "errors": ("CheckpointError", "NVGError"),
     "model": ("NVG",),
@@ -44,6 +44,7 @@ __all__ = [
     "SamplingSettings",
     "VisualGranularitySequence",
     "cluster",
+    "download",
     "embedded",
     "info",
     "load",

@@ -8,9 +8,11 @@ once; nothing but tensors is ever unpickled.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -170,29 +172,76 @@ def _find(name: str) -> Path:
     if name in embedded():
         return Path(str(resources.files("nvg_model") / "weights" / f"{name}.safetensors"))
     if _HUB_ID.fullmatch(name) and not name.endswith((".safetensors", ".ckpt", ".pt")):
-        return _download(name)
+        return download(name)
     raise CheckpointError(
         f"there is no checkpoint {name!r}: not a file, not a hub id (owner/name), and not embedded "
         f"({', '.join(embedded()) or 'none is'})"
     )
 
 
-def _download(name: str) -> Path:
-    """The file of a hub repository; its snapshot folder names the exact revision."""
+def download(hub_id: str, on_progress: Callable[[int, int], None] | None = None) -> Path:
+    """The file of a hub checkpoint: from the hub's cache, or downloaded into it, resumably.
+
+    Args:
+        hub_id: "owner/name" or "owner/name@revision".
+        on_progress: called with (bytes done, bytes in all, 0 where unknown), perhaps on another thread; what it raises
+            ends the download and is raised here. Never called by huggingface-hub before 1.0.
+    Returns:
+        Its path; the snapshot folder in it names the exact revision.
+    Raises:
+        CheckpointError: not a hub id, no such checkpoint, or the hub cannot be reached.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    repository, _, revision = name.partition("@")
+    if not _HUB_ID.fullmatch(hub_id):
+        raise CheckpointError(f"{hub_id!r} is not a hub id; write owner/name or owner/name@revision")
+    repository, _, revision = hub_id.partition("@")
+    words: dict[str, Any] = {"revision": revision or None}
+    raised: list[BaseException] = []
+    if on_progress is not None and "tqdm_class" in inspect.signature(hf_hub_download).parameters:
+        words["tqdm_class"] = _progress_bar(on_progress, raised)
     try:
-        return Path(hf_hub_download(repository, HUB_FILE, revision=revision or None))
-    except LocalEntryNotFoundError as error:
-        raise CheckpointError(
-            f"{repository} is not in the local cache and the hub cannot be reached; download {HUB_FILE} by hand "
-            "and pass its path"
-        ) from error
+        path = Path(hf_hub_download(repository, HUB_FILE, **words))
     except Exception as error:  # of the hub's client and of whichever HTTP library it uses: they share no base class
+        if raised:
+            raise raised[0] from None
+        if isinstance(error, LocalEntryNotFoundError):
+            raise CheckpointError(
+                f"{repository} is not in the local cache and the hub cannot be reached; download {HUB_FILE} by hand "
+                "and pass its path"
+            ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{name!r} is neither a local file nor a readable hub checkpoint ({reason})") from error
+        raise CheckpointError(f"{hub_id!r} is neither a local file nor a readable hub checkpoint ({reason})") from error
+    if raised:  # on another thread, where it ended nothing
+        raise raised[0]
+    return path
+
+
+def _progress_bar(on_progress: Callable[[int, int], None], raised: list[BaseException]) -> type:
+    """A class of terminal progress bars for the hub's client, the first of which also reports; notes what is raised."""
+    from tqdm import tqdm
+
+    made: list[Any] = []
+
+    class Bar(tqdm):
+        def __init__(self, *given: Any, **words: Any) -> None:
+            super().__init__(*given, **words)
+            self.bytes = int(words.get("initial") or 0)  # self.n stands still where the terminal's bar is off
+            made.append(self)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            self.bytes += int(n or 0)
+            if self is made[0]:  # the client may make a second one, for what comes over the network
+                try:
+                    on_progress(self.bytes, int(self.total or 0))
+                except BaseException as error:
+                    raised.append(error)
+                    raise
+            return shown
+
+    return Bar
 
 
 def _open(path: Path) -> Any:

@@ -301,6 +301,8 @@ def _describe(found: dict[str, Any]) -> str:
             f"{name} {generator[f'{name}_depth']} deep, {generator[f'{name}_width']} wide"
             for name in ("content", "structure")
         )
+        if generator["flow"] == "average":
+            lines["structure flow"] = f"in few steps, with guidance from 1 to {generator['largest_guidance']:g} inside"
         lines["classes"] = f"{len(found['classes'])}: {textwrap.shorten(', '.join(found['classes']), 1000)}"
         lines["sampling"] = _plain(found["settings"])
     lines["licence"] = provenance.pop("licence", "not stated")

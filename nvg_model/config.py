@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from nvg_model.errors import NVGError
 
@@ -53,6 +53,11 @@ class GeneratorConfig:
     """What the flow time in [0, 1] is multiplied by before its sinusoidal embedding; 1000 in the released models."""
     drop_path: float = 0.0
     """Drop-path rate of the last block in training; rates rise linearly from 0 over the depth."""
+    flow: Literal["velocity", "average"] = "velocity"
+    """What the structure generator gives: the velocity at a time, or the average velocity between two times, with
+    the guidance in it (MeanFlow, Geng et al. 2025), for sampling in few steps."""
+    largest_guidance: float = 1.0
+    """An average velocity knows the guidance scales from 1 to this one."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,8 @@ class NVGConfig:
                 width = getattr(self.generator, name)
                 if width < HEAD_DIM or width % HEAD_DIM:
                     raise NVGError(f"{name} is {width}; it must be a multiple of the head size {HEAD_DIM}")
+            if self.generator.flow not in ("velocity", "average"):
+                raise NVGError(f"flow is {self.generator.flow!r}; this nvg knows velocity and average")
 
     @property
     def grid(self) -> tuple[int, int]:

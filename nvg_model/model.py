@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from numbers import Integral
 from typing import Any
 
@@ -17,7 +18,7 @@ from nvg_model import structure as hierarchy
 from nvg_model.config import NVGConfig
 from nvg_model.content import ContentGenerator
 from nvg_model.errors import NVGError
-from nvg_model.sampling import Request, SamplingSettings, run_stages
+from nvg_model.sampling import Request, SamplingSettings, next_structure, run_stages
 from nvg_model.sequence import VisualGranularitySequence
 from nvg_model.structure_flow import StructureGenerator
 from nvg_model.tokenizer import Tokenizer
@@ -129,21 +130,64 @@ class NVG(nn.Module):
         Raises:
             NVGError: an unknown class, a structure that is not a hierarchy, shapes of another model, NaN.
         """
+        given = (structure, sequence, keep_structure, keep_content, structure_noise, first_item, on_evaluation)
+        return run_stages(self, self._request(classes, seed, settings, *given))
+
+    @torch.no_grad()
+    def next_structure(
+        self,
+        sequence: VisualGranularitySequence,
+        classes: Classes,
+        seed: int = 0,
+        settings: SamplingSettings | None = None,
+        structure_noise: Tensor | None = None,
+        first_item: int = 0,
+        on_evaluation: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """Labels long [B,L] of the stage that follows the last one of `sequence`, without its content.
+
+        They are those of `stages` with both numbers to keep at `sequence.num_stages` and otherwise the same arguments,
+        which are explained there.
+
+        Raises:
+            NVGError: as `stages`, and for a sequence that is whole.
+        """
+        count = sequence.num_stages
+        given = (None, sequence, count, count, structure_noise, first_item, on_evaluation)
+        request = self._request(classes, seed, settings, *given)
+        if not 0 < count <= self.config.splits:
+            raise NVGError(f"the sequence has {count} stages; give 1 to {self.config.splits}, so that one can follow")
+        *_, kept = islice(run_stages(self, request), count)  # needs no network: all of it is kept
+        canvas, labels = kept.canvases[:, -1], kept.structure[:, -1]
+        return next_structure(self, request, canvas, labels, request.flow_noise(self), count - 1)
+
+    def _request(
+        self,
+        classes: Classes,
+        seed: int,
+        settings: SamplingSettings | None,
+        structure: Tensor | None,
+        sequence: VisualGranularitySequence | None,
+        keep_structure: int,
+        keep_content: int,
+        structure_noise: Tensor | None,
+        first_item: int,
+        on_evaluation: Callable[[], None] | None,
+    ) -> Request:
+        """The arguments of `stages`, checked."""
         if self.config.generator is None:
             raise NVGError("this checkpoint has a tokenizer but no generator; it can tokenize and decode only")
         indices = self.class_indices(classes).to(self.device)
-        given = self._given_structure(structure, sequence, keep_structure, len(indices))
-        request = Request(
+        return Request(
             classes=indices,
             seed=_non_negative(seed, "seed"),
             first_item=_non_negative(first_item, "first_item"),
             settings=settings or self.settings,
-            structure=given,
+            structure=self._given_structure(structure, sequence, keep_structure, len(indices)),
             tokens=self._kept_tokens(sequence, keep_content, len(indices)),
             structure_noise=self._given_noise(structure_noise, len(indices)),
             on_evaluation=on_evaluation or (lambda: None),
         )
-        return run_stages(self, request)
 
     def class_indices(self, classes: Classes) -> Tensor:
         """Indices long [B] of classes given by name or index; None is the null class. Raises NVGError."""

@@ -25,6 +25,7 @@ from nvg_model.structure_flow import SOLVERS, known_channels, time_grid
 
 if TYPE_CHECKING:
     from nvg_model.model import NVG
+    from nvg_model.structure_flow import StructureGenerator
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class SamplingSettings:
     structure_steps: int = 25
     """Time steps of the structure flow per stage."""
     solver: str = "euler"
-    """Of the structure flow: euler, heun or multistep."""
+    """Of the structure flow: euler, heun or multistep; a few-step checkpoint takes euler."""
     gumbel: bool = False
     """Choose the halves by Gumbel-top-k instead of top-k, for diversity."""
 
@@ -158,6 +159,12 @@ class Request:
             items.append(torch.randn(shape, generator=generator) if normal else _gumbel(shape, generator))
         return torch.stack(items).to(device)
 
+    def flow_noise(self, model: NVG) -> Tensor:
+        """Where the structure flow of all stages starts: [B,L,K]."""
+        if self.structure_noise is not None:
+            return self.structure_noise
+        return self.noise((model.config.positions, model.config.splits), _Use.STRUCTURE, 0, model.device)
+
 
 @torch.no_grad()
 def run_stages(model: NVG, request: Request) -> Iterator[VisualGranularitySequence]:
@@ -168,9 +175,7 @@ def run_stages(model: NVG, request: Request) -> Iterator[VisualGranularitySequen
     splits = model.config.splits
     positions, channels = model.config.positions, model.config.autoencoder.latent_channels
     device = model.device
-    noise = request.structure_noise
-    if noise is None:
-        noise = request.noise((positions, splits), _Use.STRUCTURE, 0, device)
+    noise = request.flow_noise(model)
     canvas = torch.zeros(len(request.classes), positions, channels, device=device)
     labels = torch.zeros(len(request.classes), positions, dtype=torch.long, device=device)
     structure, tokens, canvases = [], [], []
@@ -224,24 +229,43 @@ def next_structure(model: NVG, request: Request, canvas: Tensor, labels: Tensor,
     return hierarchy.split(labels, scores, gumbel)
 
 
-def integrate(model: NVG, request: Request, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int) -> Tensor:
-    """End point float32 [B,L,K] of the structure flow of a stage, from `noise` [B,L,K] at t = 1 to t = 0."""
+def integrate(
+    model: NVG,
+    request: Request,
+    canvas: Tensor,
+    labels: Tensor,
+    noise: Tensor,
+    stage: int,
+    grid: Tensor | None = None,
+) -> Tensor:
+    """End point float32 [B,L,K] of the structure flow of a stage, from `noise` [B,L,K] at t = 1 to t = 0.
+
+    Args:
+        grid: times from 1 to 0, float32 [n+1]; those of `time_grid` by default.
+    Raises:
+        NVGError: a network of average velocities with another solver than euler, or a guidance it does not know.
+    """
     settings, flow = request.settings, model.structure
     scale = guidance_schedule(settings.structure_guidance, model.config.splits)[stage]
+    if flow.averages:
+        _check_average(flow, settings, scale)
     classes = request.classes
-    if scale != 1:  # the class and the null class side by side in one batch
+    guided = scale != 1 and not flow.averages
+    if guided:  # the class and the null class side by side in one batch
         classes = torch.cat([classes, torch.full_like(classes, flow.num_classes)])
     copies = len(classes) // len(labels)
     context = flow.context(
         canvas.repeat(copies, 1, 1), labels.repeat(copies, 1), classes, torch.full_like(classes, stage)
     )
-    grid = time_grid(settings.structure_steps, labels.shape[1])
-    modulations = flow.modulations(context, grid.to(canvas.device)[:, None])  # of all time steps at once
+    grid = time_grid(settings.structure_steps, labels.shape[1]) if grid is None else grid
+    times = grid.to(canvas.device)[:, None]
+    spans = times - torch.cat([times[1:], times[-1:]])
+    modulations = flow.modulations(context, times, spans, scale)  # of all time steps at once
 
     def velocity(z: Tensor, index: int) -> Tensor:
         request.on_evaluation()
         result = flow.step(z.repeat(copies, 1, 1), context, [modulation[index] for modulation in modulations])
-        return result if scale == 1 else _guide(result, scale)
+        return _guide(result, scale) if guided else result
 
     known = known_channels(labels, stage, model.config.splits)[..., :stage]
 
@@ -249,6 +273,16 @@ def integrate(model: NVG, request: Request, canvas: Tensor, labels: Tensor, nois
         return torch.cat([known, z[..., stage:]], dim=-1)
 
     return SOLVERS[settings.solver](velocity, project(noise.float()), grid.tolist(), project)
+
+
+def _check_average(flow: StructureGenerator, settings: SamplingSettings, scale: float) -> None:
+    """Euler is exact for average velocities; the other solvers would take them for velocities of one time."""
+    if settings.solver != "euler":
+        raise NVGError(
+            f"solver is {settings.solver}; this few-step checkpoint gives average velocities, which need no other "
+            "solver than euler: choose euler, with 1 to 8 steps"
+        )
+    flow.check_guidance(scale)
 
 
 def _guide(both: Tensor, scale: float) -> Tensor:

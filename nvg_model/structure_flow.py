@@ -2,12 +2,14 @@
 
 Shapes: B batch, L positions, K splits, C latent channels, D width, n time steps.
 The flow runs from noise at t = 1 to the embedding, shifted to [-1,1], at t = 0; its velocity is noise - data.
+A network converted to few steps (`training/few_step.py`) gives instead the average velocity u over a span from t down
+to r: z_r = z_t - (t - r) u, whatever the span (MeanFlow, Geng et al. 2025). The guidance scale is one of its inputs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -29,6 +31,8 @@ from nvg_model.transformer import (
 )
 
 TIME_CHANNELS = 64
+SPAN_FACTOR = 4.0
+"""What a span in [0, 1] is multiplied by before its sinusoidal embedding: small, so that u is smooth in it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,10 @@ class StructureGenerator(nn.Module):
         self.class_embedding = embedding(self.num_classes + 1, width)
         self.stage_embedding = embedding(max(1, config.splits - 1), width)
         self.time_mlp = nn.Sequential(nn.Linear(TIME_CHANNELS, width), nn.SiLU(), nn.Linear(width, width))
+        self.averages = config.generator.flow == "average"
+        self.largest_guidance = config.generator.largest_guidance
+        if self.averages:  # of span and guidance
+            self.average_mlp = nn.Sequential(nn.Linear(2 * TIME_CHANNELS, width), nn.SiLU(), nn.Linear(width, width))
         self.transformer = Transformer(
             config.generator.structure_depth, width, config.splits, drop_path=config.generator.drop_path
         )
@@ -82,10 +90,26 @@ class StructureGenerator(nn.Module):
             class_token + self.stage_embedding(stage),
         )
 
-    def modulations(self, context: FlowContext, times: Tensor) -> list[Tensor]:
-        """Of every layer, [...,B,D'], for times [...,B] (or anything that broadcasts against [B])."""
-        sinusoid = time_sinusoid(times * self.time_factor).to(context.condition.dtype)
-        return self.transformer.modulate(context.condition + self.time_mlp(sinusoid))
+    def modulations(
+        self, context: FlowContext, times: Tensor, spans: Tensor | float = 0.0, guidance: Tensor | float = 1.0
+    ) -> list[Tensor]:
+        """Of every layer, [...,B,D'], for times [...,B] (or anything that broadcasts against [B]).
+
+        Args:
+            spans, guidance: t - r and the guidance scale, of the times' shape or one for all; only a network of
+                average velocities looks at them.
+        """
+        condition = context.condition + self.time_mlp(self._sinusoid(times * self.time_factor))
+        if self.averages:
+            span = torch.as_tensor(spans, device=times.device).expand_as(times)
+            scale = torch.as_tensor(guidance, device=times.device).expand_as(times)
+            both = torch.cat([self._sinusoid(span * SPAN_FACTOR), self._sinusoid(scale)], dim=-1)
+            condition = condition + self.average_mlp(both)
+        return self.transformer.modulate(condition)
+
+    def _sinusoid(self, values: Tensor) -> Tensor:
+        """`time_sinusoid` in the precision of the weights."""
+        return time_sinusoid(values).to(self.class_embedding.weight.dtype)
 
     def step(self, z: Tensor, context: FlowContext, modulations: list[Tensor]) -> Tensor:
         """Velocity float32 [B,L,K] at state z [B,L,K]."""
@@ -93,15 +117,33 @@ class StructureGenerator(nn.Module):
         tokens = torch.cat([context.tokens, noisy], dim=1)
         return self.transformer(tokens, modulations, context.rope, last=z.shape[1]).float()
 
-    def forward(self, z: Tensor, t: Tensor, canvas: Tensor, labels: Tensor, classes: Tensor, stage: Tensor) -> Tensor:
-        """Velocity float32 [B,L,K]; t, classes and stage are [B], the rest as in `velocity`."""
+    def forward(
+        self,
+        z: Tensor,
+        t: Tensor,
+        canvas: Tensor,
+        labels: Tensor,
+        classes: Tensor,
+        stage: Tensor,
+        span: Tensor | float = 0.0,
+        guidance: Tensor | float = 1.0,
+    ) -> Tensor:
+        """Velocity float32 [B,L,K]; t, classes, stage, span and guidance are [B], the rest as in `velocity`."""
         context = self.context(canvas, labels, classes, stage)
-        return self.step(z, context, self.modulations(context, t))
+        return self.step(z, context, self.modulations(context, t, span, guidance))
 
     def velocity(
-        self, z: Tensor, t: Tensor | float, canvas: Tensor, structure: Tensor, classes: Tensor | None, stage: int
+        self,
+        z: Tensor,
+        t: Tensor | float,
+        canvas: Tensor,
+        structure: Tensor,
+        classes: Tensor | None,
+        stage: int,
+        span: float = 0.0,
+        guidance: float = 1.0,
     ) -> Tensor:
-        """Velocity noise - data of the flow; no guidance.
+        """Velocity noise - data of the flow; no guidance, unless the network has it inside.
 
         Args:
             z: [B,L,K], state at time t with the known channels (< stage) already clean.
@@ -110,18 +152,32 @@ class StructureGenerator(nn.Module):
             structure: long [B,L], labels of the stage, or [B,S',L] with those of all stages up to it.
             classes: long [B], or None for the null class.
             stage: i in 0..K-2: the split of stage i into stage i+1.
+            span: average the velocity over the times from t - span to t (a network of average velocities only).
+            guidance: scale of the guidance inside (the same).
         Returns:
             float32 [B,L,K].
         Raises:
-            NVGError: the stage has no split that the network makes.
+            NVGError: the stage has no split that the network makes, or it gives no such average.
         """
         if not 0 <= stage < self.splits - 1:
             raise NVGError(f"stage {stage} has no structure flow; the network splits stages 0 to {self.splits - 2}")
+        if self.averages:
+            self.check_guidance(guidance)
+        elif span != 0 or guidance != 1:
+            raise NVGError("this structure network gives velocities of one time, without guidance; leave out both")
         labels = structure if structure.dim() == 2 else structure[:, stage]
         if classes is None:
             classes = torch.full_like(labels[:, 0], self.num_classes)
         times = torch.as_tensor(t, dtype=torch.float32, device=z.device).expand(len(z))
-        return self(z, times, canvas, labels, classes, torch.full_like(classes, stage))
+        return self(z, times, canvas, labels, classes, torch.full_like(classes, stage), span, guidance)
+
+    def check_guidance(self, scale: float) -> None:
+        """Raises NVGError where a network of average velocities was not trained for the guidance scale."""
+        if not 1 <= scale <= self.largest_guidance:
+            raise NVGError(
+                f"structure guidance is {scale:g}; this few-step checkpoint has it inside, from 1 to "
+                f"{self.largest_guidance:g}: choose a scale in between"
+            )
 
 
 def time_sinusoid(t: Tensor) -> Tensor:
@@ -151,16 +207,18 @@ def known_channels(labels: Tensor, stage: int, splits: int) -> Tensor:
 
 Velocity = Callable[[Tensor, int], Tensor]
 """(state [B,L,K], index into the time grid) -> velocity [B,L,K]."""
+Times = Sequence[float | Tensor]
+"""From 1 to 0: numbers, or [B,1,1] where every item has times of its own."""
 
 
-def euler(velocity: Velocity, z: Tensor, times: list[float], project: Callable[[Tensor], Tensor]) -> Tensor:
+def euler(velocity: Velocity, z: Tensor, times: Times, project: Callable[[Tensor], Tensor]) -> Tensor:
     """First order, one evaluation a step. `project` resets the known channels after every step."""
     for index, (now, then) in enumerate(pairwise(times)):
         z = project(z + (then - now) * velocity(z, index))
     return z
 
 
-def heun(velocity: Velocity, z: Tensor, times: list[float], project: Callable[[Tensor], Tensor]) -> Tensor:
+def heun(velocity: Velocity, z: Tensor, times: Times, project: Callable[[Tensor], Tensor]) -> Tensor:
     """Second order (the trapezoid rule), two evaluations a step."""
     for index, (now, then) in enumerate(pairwise(times)):
         first = velocity(z, index)
@@ -169,9 +227,10 @@ def heun(velocity: Velocity, z: Tensor, times: list[float], project: Callable[[T
     return z
 
 
-def multistep(velocity: Velocity, z: Tensor, times: list[float], project: Callable[[Tensor], Tensor]) -> Tensor:
+def multistep(velocity: Velocity, z: Tensor, times: Times, project: Callable[[Tensor], Tensor]) -> Tensor:
     """Second order (Adams-Bashforth with the previous step's velocity), one evaluation a step."""
-    previous, span = None, 0.0
+    previous: Tensor | None = None
+    span: float | Tensor = 0.0
     for index, (now, then) in enumerate(pairwise(times)):
         current = velocity(z, index)
         step = then - now
@@ -181,7 +240,7 @@ def multistep(velocity: Velocity, z: Tensor, times: list[float], project: Callab
     return z
 
 
-SOLVERS: dict[str, Callable[[Velocity, Tensor, list[float], Callable[[Tensor], Tensor]], Tensor]] = {
+SOLVERS: dict[str, Callable[[Velocity, Tensor, Times, Callable[[Tensor], Tensor]], Tensor]] = {
     "euler": euler,
     "heun": heun,
     "multistep": multistep,

@@ -6,14 +6,17 @@ Shapes: IMAGE [B,H,W,C] and MASK [B,H,W], both in [0,1].
 from __future__ import annotations
 
 import json
+import operator
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -22,6 +25,18 @@ from nvg_model import NVGError
 from nvg_nodes import standalone_api as io
 
 CHANNELS = ["red", "green", "blue", "alpha"]
+LANCZOS = "lanczos"
+LARGEST = 16384
+"""Pixels that the host allows along a side."""
+OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "multiply": operator.mul,
+    "add": operator.add,
+    "subtract": operator.sub,
+    "and": lambda below, above: (below.round().bool() & above.round().bool()).float(),
+    "or": lambda below, above: (below.round().bool() | above.round().bool()).float(),
+    "xor": lambda below, above: (below.round().bool() ^ above.round().bool()).float(),
+}
+"""How MaskComposite combines two masks."""
 
 
 @dataclass
@@ -103,7 +118,7 @@ class SaveImage(CoreNode):
     def execute(cls, images: Tensor, filename_prefix: str) -> io.NodeOutput:
         """Writes PREFIX_00001_.png and so on, never over a file that is there."""
         cls.write(images, filename_prefix)
-        return io.NodeOutput()
+        return io.NodeOutput(ui=io.PreviewImage(images))
 
     @classmethod
     def write(cls, images: Tensor, prefix: str) -> None:
@@ -148,10 +163,35 @@ class PreviewImage(SaveImage):
 
     @classmethod
     def execute(cls, images: Tensor) -> io.NodeOutput:  # type: ignore[override]
-        """Nothing to see here, but for `--previews`."""
+        """Writes nothing, but for `--previews`."""
         if cls.files.previews:
             cls.write(images, f"previews/node_{cls.hidden.unique_id}")
-        return io.NodeOutput()
+        return io.NodeOutput(ui=io.PreviewImage(images))
+
+
+class ImageScaleBy(CoreNode):
+    """Pictures enlarged or shrunk."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [
+            io.Image.Input("image"),
+            io.Combo.Input("upscale_method", options=["nearest-exact", "bilinear", "area", "bicubic", LANCZOS]),
+            io.Float.Input("scale_by", default=1.0, min=0.01, max=8.0, step=0.01),
+        ]
+        outputs = [io.Image.Output(display_name="IMAGE")]
+        return io.Schema("ImageScaleBy", "Upscale Image By", "image/upscaling", inputs, outputs)
+
+    @classmethod
+    def execute(cls, image: Tensor, upscale_method: str, scale_by: float) -> io.NodeOutput:
+        """Both sides times `scale_by`, rounded."""
+        height, width = (round(side * scale_by) for side in image.shape[1:3])
+        if upscale_method == LANCZOS:  # the host's way is Pillow's, by way of 8 bits
+            pixels = (255.0 * image).clamp(0, 255).to(torch.uint8).numpy()
+            scaled = [Image.fromarray(one).resize((width, height), Image.Resampling.LANCZOS) for one in pixels]
+            return io.NodeOutput(torch.from_numpy(np.stack(list(map(np.asarray, scaled)))).float() / 255)
+        channels_first = image.movedim(-1, 1)
+        return io.NodeOutput(F.interpolate(channels_first, (height, width), mode=upscale_method).movedim(1, -1))
 
 
 class MaskToImage(CoreNode):
@@ -185,5 +225,56 @@ class ImageToMask(CoreNode):
         return io.NodeOutput(image[..., index])
 
 
-CORE: list[type[Any]] = [LoadImage, SaveImage, PreviewImage, MaskToImage, ImageToMask]
+class SolidMask(CoreNode):
+    """A mask of one value."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [
+            io.Float.Input("value", default=1.0, min=0.0, max=1.0, step=0.01),
+            io.Int.Input("width", default=512, min=1, max=LARGEST, step=1),
+            io.Int.Input("height", default=512, min=1, max=LARGEST, step=1),
+        ]
+        return io.Schema("SolidMask", "SolidMask", "mask", inputs, [io.Mask.Output()])
+
+    @classmethod
+    def execute(cls, value: float, width: int, height: int) -> io.NodeOutput:
+        """One mask."""
+        return io.NodeOutput(torch.full((1, height, width), value))
+
+
+class MaskComposite(CoreNode):
+    """A mask put onto another one."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [
+            io.Mask.Input("destination"),
+            io.Mask.Input("source"),
+            io.Int.Input("x", default=0, min=0, max=LARGEST, step=1),
+            io.Int.Input("y", default=0, min=0, max=LARGEST, step=1),
+            io.Combo.Input("operation", options=list(OPERATIONS)),
+        ]
+        return io.Schema("MaskComposite", "MaskComposite", "mask", inputs, [io.Mask.Output()])
+
+    @classmethod
+    def execute(cls, destination: Tensor, source: Tensor, x: int, y: int, operation: str) -> io.NodeOutput:
+        """Changes the rectangle that the source covers, its left upper corner at (x, y); what sticks out is cut off."""
+        result = destination.reshape(-1, *destination.shape[-2:]).clone()
+        below = result[:, y : y + source.shape[-2], x : x + source.shape[-1]]
+        above = source.reshape(-1, *source.shape[-2:])[:, : below.shape[1], : below.shape[2]]
+        below.copy_(OPERATIONS[operation](below, above))
+        return io.NodeOutput(result.clamp(0, 1))
+
+
+CORE: list[type[Any]] = [
+    LoadImage,
+    SaveImage,
+    PreviewImage,
+    ImageScaleBy,
+    MaskToImage,
+    ImageToMask,
+    SolidMask,
+    MaskComposite,
+]
 """All of them."""

@@ -27,7 +27,7 @@ class NVGDecode(io.ComfyNode):
             search_aliases=["nvg", "vae decode", "sequence to image", "stages"],
             inputs=[
                 model_input(),
-                NVGSequence.Input("sequence", tooltip="From NVG Tokenize, NVG Generate or a content stage."),
+                NVGSequence.Input("sequence", tooltip="From NVG Tokenize Image, NVG Generate or a content stage."),
                 io.Combo.Input(
                     "show",
                     options=[FINAL, ONE, ALL],

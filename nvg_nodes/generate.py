@@ -30,31 +30,27 @@ NO_CLASS = "unconditional"
 THE_CHECKPOINTS = "checkpoint"
 
 
-def class_input() -> Any:
-    """The widget of the class; the front end adds the list of names."""
-    return io.String.Input(
-        "class_name",
-        default="heart",
-        tooltip="What to draw: the name of a class of the model, or its number. Several, separated by commas or lines, "
-        f"make a batch. '{NO_CLASS}' draws anything.",
-    )
-
-
-def seed_input() -> Any:
-    """The widget of the seed."""
-    return io.Int.Input(
-        "seed",
-        default=0,
-        min=0,
-        max=SEEDS,
-        control_after_generate=True,
-        tooltip="The same seed gives the same pictures, on every device. Picture 3 of a batch is the same alone.",
-    )
-
-
-def batch_input() -> Any:
-    """The widget of the number of pictures."""
-    return io.Int.Input("batch_size", default=1, min=1, max=256, tooltip="How many pictures of each class.")
+def request_inputs() -> list[Any]:
+    """What every generation begins with: model, class, seed, number of pictures. The front end adds the class list."""
+    return [
+        model_input(),
+        io.String.Input(
+            "class_name",
+            default="heart",
+            tooltip="What to draw: the name of a class of the model, or its number. Several, separated by commas or "
+            f"lines, make a batch. '{NO_CLASS}' draws anything.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=SEEDS,
+            control_after_generate=True,
+            tooltip="The same seed gives the same pictures, on every device. Each picture of a batch has noise of its "
+            "own; first_item draws one of them alone.",
+        ),
+        io.Int.Input("batch_size", default=1, min=1, max=256, tooltip="How many pictures of each class."),
+    ]
 
 
 def first_item_input() -> Any:
@@ -101,10 +97,7 @@ class NVGGenerate(io.ComfyNode):
                 "next visual granularity",
             ],
             inputs=[
-                model_input(),
-                class_input(),
-                seed_input(),
-                batch_input(),
+                *request_inputs(),
                 NVGStructure.Input(
                     "structure",
                     optional=True,
@@ -208,18 +201,26 @@ class NVGSamplingSettings(io.ComfyNode):
             "says, so change only what you mean to.",
             search_aliases=["nvg", "cfg", "guidance", "temperature", "top p", "top k", "steps", "solver"],
             inputs=[
-                *pair("content_guidance", "Guidance of the content", (1.0, 3.5), 100.0),
-                *pair("structure_guidance", "Guidance of the structure", (1.0, 2.5), 100.0),
+                *pair(
+                    "content_guidance", "How strongly the content follows the class (1: unguided)", (1.0, 3.5), 100.0
+                ),
+                *pair(
+                    "structure_guidance", "How strongly the layout follows the class (1: unguided)", (1.0, 2.5), 100.0
+                ),
                 *pair("top_p", "Share of the probability that tokens are drawn from", (1.0, 0.5), 1.0),
                 _number(io.Int, "top_k", "Draw among so many best tokens only; 0: all, 1: always the best", 0, 65536),
-                _number(io.Float, "temperature", "Above 1 draws boldly, below 1 safely", 1.0, 100.0, step=0.05),
-                _number(io.Int, "structure_steps", "Time steps of the structure flow of a stage", 25, 1000),
+                _number(
+                    io.Float, "temperature", "Above 1 draws rarer tokens, below 1 likelier ones", 1.0, 100.0, step=0.05
+                ),
+                _number(
+                    io.Int, "structure_steps", "Steps of the structure flow at every stage; fewer are faster", 25, 1000
+                ),
                 io.Combo.Input(
                     "solver",
                     options=[THE_CHECKPOINTS, *SOLVERS],
                     default=THE_CHECKPOINTS,
-                    tooltip="Of the structure flow: euler, heun (better, twice the work) or multistep (better at the "
-                    "same work).",
+                    tooltip="Of the structure flow: euler, multistep (as much work, closer with few steps) or heun "
+                    "(closer per step, twice the work).",
                 ),
                 io.Combo.Input(
                     "gumbel",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ RELEASED = (".ckpt", ".pt", ".pth", ".safetensors")
 NO_GENERATOR = "none (tokenizer only)"
 NO_FILE = "none: put checkpoints into models/nvg"
 """Stands in an empty list, so that the node still has a value there."""
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 def _dtype_input() -> Any:
@@ -91,11 +88,8 @@ class NVGLoadModel(io.ComfyNode):
     def execute(cls, checkpoint: str, dtype: str, hub_id: str = "") -> io.NodeOutput:
         """Loads it onto the device where weights rest; the host brings it to the GPU when it runs."""
         here = host.current()
-        if hub_id.strip():
-            source = _prefetched(hub_id.strip(), here)
-            name = hub_id.strip()
-        else:
-            source, name = _find(checkpoint), checkpoint
+        name = hub_id.strip() or checkpoint
+        source = _downloaded(name, here) if hub_id.strip() else _find(name)
         parameters = nvg_model.info(source)["parameters"]
         with torch.inference_mode(False):  # the host's mode would leave weights that run in no other
             nvg = nvg_model.load(source, here.device(), here.dtype(dtype, parameters))
@@ -170,16 +164,17 @@ def checkpoints() -> list[str]:
 
 
 def classes_of(checkpoint: str) -> dict[str, Any]:
-    """Class names of a checkpoint for the front end, as {"classes": [...]}; with "error" where it cannot be read."""
+    """What the front end asks about a checkpoint: {"classes": [...], "grid": [h, w]}, or why it cannot tell."""
     try:
-        return {"classes": nvg_model.info(_find(checkpoint))["classes"]}
+        info = nvg_model.info(_find(checkpoint))
+        return {"classes": info["classes"], "grid": list(nvg_model.NVGConfig.from_dict(info["config"]).grid)}
     except NVGError as error:
         return {"classes": [], "error": str(error)}
 
 
-def _find(name: str) -> str:
+def _find(name: str) -> str | Path:
     """An embedded name as it is, else the path of a file. Raises NVGError where there is none."""
-    return name if name in nvg_model.embedded() else str(_file(name))
+    return name if name in nvg_model.embedded() else _file(name)
 
 
 def _file(name: str) -> Path:
@@ -200,32 +195,10 @@ def _stamp(name: str | None) -> str:
     return f"{path}:{status.st_mtime_ns}:{status.st_size}"
 
 
-def _prefetched(hub_id: str, here: host.Host) -> str:
-    """The hub id, downloaded into the hub's cache (resumably) with progress on the node; it can be cancelled."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from tqdm import tqdm
-
-    if not _HUB_ID.fullmatch(hub_id):
-        raise NVGError(f"{hub_id!r} is not a hub id; write owner/name or owner/name@revision")
-
-    class Bar(tqdm):
-        """Tells the host how far the download is."""
-
-        def update(self, n: float | None = 1) -> bool | None:
-            shown = super().update(n)
-            bar.reach(int(self.n), int(self.total or self.n or 1))
-            return shown
-
+def _downloaded(hub_id: str, here: host.Host) -> Path:
+    """A hub checkpoint's file, downloaded with progress on the node where it is not there yet; it can be cancelled."""
     bar = here.progress(1)
-    repository, _, revision = hub_id.partition("@")
-    words: dict[str, Any] = {"revision": revision or None}
-    if "tqdm_class" in inspect.signature(hf_hub_download).parameters:  # huggingface-hub 1.0 and newer
-        words["tqdm_class"] = Bar
-    try:
-        return str(hf_hub_download(repository, "model.safetensors", **words))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
-        return hub_id  # the model's own loader meets the same trouble, and has the words for it
+    return nvg_model.download(hub_id, lambda done, total: bar.reach(done, total or done))
 
 
 def _loaded(nvg: NVG, name: str, node_id: str | None) -> io.NodeOutput:
@@ -241,6 +214,7 @@ def _summary(nvg: NVG, name: str) -> str:
     words = [name, f"{width} x {height}", f"{nvg.config.num_stages} stages", f"{len(nvg.classes)} classes"]
     words.append(str(dtype).removeprefix("torch."))
     for key in ("revision", "licence"):
-        if nvg.provenance.get(key):
-            words.append(str(nvg.provenance[key])[:80])
+        stated = str(nvg.provenance.get(key) or "none")
+        if stated.casefold() != "none":
+            words.append(f"{key} {stated[:80]}")
     return " · ".join(words)

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nvg_model import NVGError
-from nvg_nodes.core_nodes import CORE, CoreNode, Files
+from nvg_nodes.core_nodes import CORE, CoreNode, Files, PreviewImage
 from nvg_nodes.extension import NODES
 from nvg_nodes.graph import Catalogue, Workflow, WorkflowError, inputs_of, is_link, is_widget, unknown_node
 from nvg_nodes.standalone_api import HiddenHolder
@@ -37,6 +38,8 @@ class Runner:
         self.files = files
         self.executed: list[str] = []
         """Ids of the nodes that the last run executed, in order."""
+        self.shown: dict[str, Tensor] = {}
+        """IMAGE that every output node put on display when it was last executed, by id."""
         self._report = report
         self._results: dict[str, tuple[Any, ...]] = {}
 
@@ -88,9 +91,15 @@ class Runner:
         }
         try:
             with torch.inference_mode():
-                return node_class.execute(**inputs).args
+                output = node_class.execute(**inputs)
         except NVGError as error:
             raise WorkflowError(f"{workflow.title(id)}: {error}") from error
+        if output.ui is not None:
+            self.shown[id] = output.ui.image
+            if not issubclass(kind, CoreNode):  # shows pictures just as Preview Image does
+                preview: Any = type("Preview", (PreviewImage,), given | {"files": self.files})
+                preview.execute(output.ui.image)
+        return output.args
 
 
 def check(workflow: Workflow, info: Catalogue) -> list[str]:

@@ -20,11 +20,9 @@ from nvg_nodes.api import io, schema
 from nvg_nodes.decode import check_sequence
 from nvg_nodes.generate import (
     SEEDS,
-    batch_input,
     batch_of_classes,
-    class_input,
     first_item_input,
-    seed_input,
+    request_inputs,
     settings_input,
 )
 from nvg_nodes.tokens import model_input
@@ -51,10 +49,7 @@ class NVGStart(io.ComfyNode):
             "Stage in turn, once per stage; a change to a late stage runs only what follows it.",
             search_aliases=["nvg", "stage by stage", "chain", "empty latent"],
             inputs=[
-                model_input(),
-                class_input(),
-                seed_input(),
-                batch_input(),
+                *request_inputs(),
                 NVGStructure.Input(
                     "structure",
                     optional=True,
@@ -222,58 +217,46 @@ def _next_labels(model: Model, state: State, source: Structure | None) -> Tensor
         source.fitting(model)
         order = ranking.position_order(source.finest, source.grid)
         return hierarchy.split(before, for_batch(order, len(before), "structure"))
-    # NVG.stages yields after a stage's content. Keeping a made-up content there leaves the structure to be generated.
-    unread = hierarchy.split(before, torch.zeros(before.shape))
-    known, total = state.stage, model.config.num_stages
-    settings = state.settings.over(model.nvg.settings)
-    evaluations = [count_evaluations(settings, total - 1, stages, total) for stages in (known, known + 1)]
-    progress = host.current().progress(evaluations[0] - evaluations[1])
-    extended = _with_stage(state, unread, torch.zeros_like(unread))
-    return _run_stage(model, state, extended, known, known + 1, state.seed, progress).structure[:, known]
+    settings, splits = state.settings.over(model.nvg.settings), model.config.splits
+    known, after = (count_evaluations(settings, splits, stages) for stages in (state.stage, state.stage + 1))
+    nvg = model.ready(len(state.classes))
+    labels = nvg.next_structure(
+        state.sequence,
+        state.classes,
+        state.seed,
+        settings,
+        first_item=state.first_item,
+        on_evaluation=host.current().progress(known - after),
+    )
+    return labels.cpu()
 
 
 def _next_content(
     model: Model, state: State, kept: VisualGranularitySequence | None, stage_seed: int
 ) -> VisualGranularitySequence:
-    """The chain's sequence with the next stage."""
-    stage, keep = state.stage, state.stage
+    """The chain's sequence with the next stage, on the CPU; the stages before are kept, without networks."""
     labels = state.labels if state.labels is not None else _one_region(model, state)
-    tokens = torch.zeros_like(labels)
+    sequence = state.sequence
     if kept is not None:
-        codes = for_batch(kept.cluster_tokens(stage), len(labels), "sequence")
-        tokens, keep = hierarchy.place(codes, labels), stage + 1
-    seed = state.seed if stage_seed < 0 else stage_seed
-    extended = _with_stage(state, labels, tokens)
-    return _run_stage(model, state, extended, stage + 1, keep, seed, host.current().progress(1))
+        codes = for_batch(kept.cluster_tokens(state.stage), len(labels), "sequence")
+        sequence = _with_stage(state, labels, hierarchy.place(codes, labels))
+    nvg = model.ready(len(state.classes))
+    states = nvg.stages(
+        state.classes,
+        state.seed if stage_seed < 0 else stage_seed,
+        state.settings.over(nvg.settings),
+        structure=_structure_with(state, labels),
+        sequence=sequence,
+        keep_content=sequence.num_stages if sequence else 0,
+        first_item=state.first_item,
+        on_evaluation=host.current().progress(1),
+    )
+    return next(islice(states, state.stage, None)).to("cpu")
 
 
 def _one_region(model: Model, state: State) -> Tensor:
     """Labels [B,L] of the first stage."""
     return torch.zeros(len(state.classes), model.config.positions, dtype=torch.long)
-
-
-def _run_stage(
-    model: Model,
-    state: State,
-    sequence: VisualGranularitySequence,
-    keep_structure: int,
-    keep_content: int,
-    seed: int,
-    progress: host.Progress,
-) -> VisualGranularitySequence:
-    """What NVG.stages yields after the chain's next stage, on the CPU; the stages before are kept, without networks."""
-    nvg = model.ready(len(state.classes))
-    states = nvg.stages(
-        state.classes,
-        seed,
-        state.settings.over(nvg.settings),
-        sequence=sequence,
-        keep_structure=keep_structure,
-        keep_content=keep_content,
-        first_item=state.first_item,
-        on_evaluation=progress,
-    )
-    return next(islice(states, state.stage, None)).to("cpu")
 
 
 def _structure_with(state: State, labels: Tensor) -> Tensor:

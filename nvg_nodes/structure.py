@@ -23,7 +23,7 @@ WRAP, EXTEND = "wrap", "extend"
 TOGETHER, EACH = "one mask", "one mask each"
 
 
-def structure_input(name: str = "structure", what: str = "A structure.") -> Any:
+def structure_input(what: str, name: str = "structure") -> Any:
     """The socket of a structure."""
     return NVGStructure.Input(name, tooltip=what)
 
@@ -42,6 +42,13 @@ def checked_stage(structure: Structure, stage: int) -> int:
     return stage % structure.stages
 
 
+def first_stages(structure: Structure, stages: int, what: str = "the structure") -> Tensor:
+    """Labels [B,stages,L] of the first stages. Raises NVGError where there are fewer; `what` names the structure."""
+    if stages > structure.stages:
+        raise NVGError(f"{stages} stages are too many: {what} has {structure.stages}")
+    return structure.labels[:, :stages]
+
+
 class NVGStructureTransform(io.ComfyNode):
     """Flipped, turned, scaled, shifted."""
 
@@ -57,7 +64,7 @@ class NVGStructureTransform(io.ComfyNode):
             description="Flips, scales, turns and shifts a structure, in this order. Regions are balanced again.",
             search_aliases=["nvg", "flip", "mirror", "shift", "rotate", "scale"],
             inputs=[
-                structure_input(),
+                structure_input("The structure to move."),
                 io.Combo.Input("flip", options=FLIPS, default="none", tooltip="Mirrors sideways, upside down or both."),
                 number("scale", 1.0, 0.05, 20.0, 0.05, "Enlarges about the centre; below 1 shrinks."),
                 number("angle", 0.0, -360.0, 360.0, 1.0, "Turns clockwise about the centre, in degrees."),
@@ -67,7 +74,7 @@ class NVGStructureTransform(io.ComfyNode):
                     "edges",
                     options=[WRAP, EXTEND],
                     default=WRAP,
-                    tooltip="What comes in from outside: the other side of the picture, or more of its edge.",
+                    tooltip="What fills the gap: wrap takes the other side of the picture, extend repeats its edge.",
                 ),
             ],
             outputs=structure_outputs(),
@@ -123,8 +130,8 @@ class NVGStructureBlend(io.ComfyNode):
             description="Goes from one structure to another: positions are ranked by a mean of both orders.",
             search_aliases=["nvg", "mix", "morph", "interpolate"],
             inputs=[
-                structure_input("structure_a", "What amount 0 gives."),
-                structure_input("structure_b", "What amount 1 gives."),
+                structure_input("What amount 0 gives.", "structure_a"),
+                structure_input("What amount 1 gives.", "structure_b"),
                 io.Float.Input(
                     "amount", default=0.5, min=0.0, max=1.0, step=0.01, tooltip="0 is the first, 1 is the second."
                 ),
@@ -153,12 +160,12 @@ class NVGStructureSwap(io.ComfyNode):
             node_id="NVGStructureSwap",
             display_name="NVG Structure Swap",
             category=CATEGORY,
-            description="The first stages of one structure, and then the splits of another: every region is halved in "
-            "the other's order.",
+            description="Takes the first stages of one structure, then the splits of another: every region is halved "
+            "in the other's order.",
             search_aliases=["nvg", "combine", "exchange", "layout and detail"],
             inputs=[
-                structure_input("structure_a", "Its first stages are taken: the layout."),
-                structure_input("structure_b", "Its splits follow: the detail."),
+                structure_input("Its first stages are taken: the layout.", "structure_a"),
+                structure_input("Its splits follow: the detail.", "structure_b"),
                 io.Int.Input(
                     "stages",
                     default=2,
@@ -173,11 +180,10 @@ class NVGStructureSwap(io.ComfyNode):
     @classmethod
     def execute(cls, structure_a: Structure, structure_b: Structure, stages: int) -> io.NodeOutput:
         """Has as many stages as the second."""
-        if stages > structure_a.stages:
-            raise NVGError(f"{stages} stages are too many: the first structure has {structure_a.stages}")
-        a, b = same_batch(structure_a, structure_b)
+        layout = structure_a.replace(first_stages(structure_a, stages, "the first structure"))
+        a, b = same_batch(layout, structure_b)
         order = ranking.position_order(b[:, -1], structure_b.grid)
-        return output(structure_a.replace(ranking.grow(a[:, :stages], [order], b.shape[1])))
+        return output(structure_a.replace(ranking.grow(a, [order], b.shape[1])))
 
 
 def same_batch(a: Structure, b: Structure) -> tuple[Tensor, Tensor]:
@@ -205,7 +211,7 @@ class NVGStructureKeep(io.ComfyNode):
             description="Keeps the first stages of a structure; the generator makes the others anew.",
             search_aliases=["nvg", "truncate", "variations"],
             inputs=[
-                structure_input(),
+                structure_input("The structure to shorten."),
                 io.Int.Input(
                     "stages",
                     default=3,
@@ -220,9 +226,7 @@ class NVGStructureKeep(io.ComfyNode):
     @classmethod
     def execute(cls, structure: Structure, stages: int) -> io.NodeOutput:
         """Refuses to keep what is not there."""
-        if stages > structure.stages:
-            raise NVGError(f"{stages} stages are too many: the structure has {structure.stages}")
-        return output(structure.replace(structure.labels[:, :stages]))
+        return output(structure.replace(first_stages(structure, stages)))
 
 
 class NVGStructureToMask(io.ComfyNode):
@@ -237,21 +241,24 @@ class NVGStructureToMask(io.ComfyNode):
             description="Masks of regions of one stage, at the size of the model's pictures.",
             search_aliases=["nvg", "region mask", "segment"],
             inputs=[
-                structure_input(),
-                stage_input("Whose regions."),
+                structure_input("The structure whose regions are wanted."),
+                stage_input("The stage whose regions are wanted."),
                 io.String.Input(
                     "regions",
                     default="",
-                    tooltip="Numbers of the regions, such as 1 or 0, 2-3. Nothing: all of them.",
+                    tooltip="Numbers of the regions, such as 1 or 0, 2-3. Left empty: all of them.",
                 ),
                 io.Combo.Input(
                     "combine",
                     options=[TOGETHER, EACH],
                     default=TOGETHER,
-                    tooltip="One mask per picture with all these regions, or one for every region.",
+                    tooltip="one mask: all these regions together, per picture. one mask each: a mask for every "
+                    "region.",
                 ),
             ],
-            outputs=[io.Mask.Output(display_name="mask", tooltip="All of the first picture, then of the second ...")],
+            outputs=[
+                io.Mask.Output(display_name="mask", tooltip="1 inside. All masks of the first picture come first.")
+            ],
         )
 
     @classmethod
@@ -291,7 +298,7 @@ class NVGStructureToImage(io.ComfyNode):
             description="The map of one stage, a colour per region, at the size of the model's pictures. NVG Structure "
             "from Label Image reads it again.",
             search_aliases=["nvg", "palette", "segmentation map", "label map"],
-            inputs=[structure_input(), stage_input("Which map.")],
+            inputs=[structure_input("The structure to draw."), stage_input("The stage to draw.")],
             outputs=[io.Image.Output(display_name="image", tooltip="One map per picture of the batch.")],
         )
 
@@ -312,7 +319,7 @@ class NVGStructurePreview(io.ComfyNode):
             category=CATEGORY,
             description="Shows the maps of all stages of a structure on the node.",
             search_aliases=["nvg", "show structure", "grid", "preview"],
-            inputs=[structure_input()],
+            inputs=[structure_input("The structure to show.")],
             outputs=[io.Image.Output(display_name="image", tooltip="A sheet per picture with the maps of its stages.")],
             is_output_node=True,
         )

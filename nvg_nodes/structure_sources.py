@@ -230,7 +230,8 @@ class NVGStructureShape(io.ComfyNode):
             node_id="NVGStructureShape",
             display_name="NVG Structure Shape",
             category=CATEGORY,
-            description="Makes a structure of a shape placed by numbers. More stages repeat it as rings or bands.",
+            description="Makes a structure of a shape placed by numbers. Its area becomes exactly one half; more "
+            "stages repeat it as rings or bands.",
             search_aliases=["nvg", "circle", "rectangle", "gradient", "layout"],
             inputs=[
                 model_input(),
@@ -242,8 +243,12 @@ class NVGStructureShape(io.ComfyNode):
                 ),
                 number("x", 0.5, -1.0, 2.0, "Centre from left (0) to right (1)."),
                 number("y", 0.5, -1.0, 2.0, "Centre from top (0) to bottom (1)."),
-                number("width", 0.5, 0.01, 4.0, "Width, as a share of the picture's. The area becomes one half."),
-                number("height", 0.5, 0.01, 4.0, "Height, as a share of the picture's; its ratio to the width counts."),
+                number(
+                    "width", 0.5, 0.01, 4.0, "Width, as a share of the picture's. Only its ratio to the height counts."
+                ),
+                number(
+                    "height", 0.5, 0.01, 4.0, "Height, as a share of the picture's. Only its ratio to the width counts."
+                ),
                 io.Float.Input(
                     "angle",
                     default=0.0,

@@ -47,7 +47,7 @@ def _complain(sentence: str, status: int) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from nvg_nodes import graph, runner
+    from nvg_nodes import graph, runner, thumbnail
     from nvg_nodes.core_nodes import Files
 
     catalogue = runner.catalogue()
@@ -59,10 +59,14 @@ def _run(args: argparse.Namespace) -> int:
     if args.list:
         print("\n".join(_listed(workflow)))
         return 0
-    inputs = [Path(), path.parent, path.parent / "input", Path("input")]
+    inputs = [Path("input"), Path(), path.parent, path.parent / "input"]  # ComfyUI's own first, when started beside it
     files = Files(inputs, Path(args.out), args.previews)
     report = (lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr))
-    runner.Runner(files, report).run(workflow)
+    engine = runner.Runner(files, report)
+    engine.run(workflow)
+    if args.thumbnail:
+        args.thumbnail.write_bytes(thumbnail.make(workflow, engine.shown))
+        files.written.append(args.thumbnail)
     for written in files.written:
         print(written)
     return 0
@@ -80,6 +84,13 @@ def _setting(text: str) -> tuple[str, str, Any]:
         return node, input, json.loads(value)
     except ValueError:
         return node, input, value
+
+
+def _jpeg(text: str) -> Path:
+    """The path of a JPEG file."""
+    if Path(text).suffix.lower() not in (".jpg", ".jpeg"):
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in .jpg")
+    return Path(text)
 
 
 def _listed(workflow: Workflow) -> list[str]:
@@ -108,7 +119,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--out", default="output", metavar="DIR", help="where pictures are written (output)")
     add("--list", action="store_true", help="show the nodes and their inputs, and run nothing")
-    add("--previews", action="store_true", help="also write what Preview Image would show")
+    add("--previews", action="store_true", help="also write what the nodes that only show pictures would show")
+    add(
+        "--thumbnail",
+        type=_jpeg,
+        metavar="FILE.jpg",
+        help="also put what was saved, and the last picture of every preview, on one small sheet",
+    )
     add("--quiet", action="store_true", help="do not name the nodes that run")
     return parser
 

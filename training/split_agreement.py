@@ -22,7 +22,11 @@ from nvg_model import structure as hierarchy
 from nvg_model.model import NVG
 from nvg_model.sampling import Request, SamplingSettings, integrate
 from nvg_model.sequence import VisualGranularitySequence
+from training.evaluate import CLASSIFIERS
+from training.metrics.classifier import ClassifierSettings, classify, load_or_train
+from training.metrics.distribution import frechet_distance, gaussian
 from training.metrics.files import replacing
+from training.metrics.pictures import read_split, to_pixels
 
 Frechet = Callable[[NVG, SamplingSettings], float]
 """Distance of a model's pictures, sampled so, from real ones."""
@@ -123,15 +127,17 @@ def seconds_per_image(model: NVG, settings: SamplingSettings, batch: int = 4) ->
     return (time.perf_counter() - start) / batch
 
 
-def frechet_measure(teacher: NVG, data: Path, count: int) -> Frechet:
-    """Frechet distance of `count` pictures, in the features of a classifier trained on `data`, from its pictures."""
-    from training.evaluate import CLASSIFIERS
-    from training.metrics.classifier import ClassifierSettings, classify, load_or_train
-    from training.metrics.distribution import frechet_distance, gaussian
-    from training.metrics.pictures import read_split, to_pixels
+def frechet_measure(
+    model: NVG, data: Path, count: int, settings: ClassifierSettings | None = None, folder: Path = CLASSIFIERS
+) -> Frechet:
+    """Frechet distance of `count` pictures, in the features of a classifier trained on `data`, from its pictures.
 
-    real = read_split(data, "train", teacher.config.image_size, teacher.classes)
-    classifier = load_or_train(CLASSIFIERS, real, ClassifierSettings())
+    Args:
+        model: for the size of the pictures and the classes.
+        settings, folder: how the classifier is trained, and where it is kept.
+    """
+    real = read_split(data, "train", model.config.image_size, model.classes)
+    classifier = load_or_train(folder, real, settings or ClassifierSettings())
     wanted = gaussian(classify(classifier, real.pixels)[0], real.weights)
 
     def measure(model: NVG, settings: SamplingSettings) -> float:

@@ -19,6 +19,7 @@ from PIL import Image
 
 import nvg_model
 from nvg_nodes import graph, runner
+from nvg_nodes.core_nodes import CORE
 from nvg_nodes.extension import NODES, catalogue
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -135,6 +136,21 @@ def test_catalogue_is_the_standalone_one(host, monkeypatch):
         assert json.dumps(there[name]["input"]) == json.dumps(here[name]["input"])  # the order too
 
 
+@pytest.mark.parametrize("kind", [node.GET_SCHEMA().node_id for node in CORE])
+def test_the_core_nodes_of_the_runner_are_the_hosts(host, kind):
+    """Where it counts for a workflow: names, types, order and ranges of inputs, and types of outputs."""
+    there, here = host.get(f"/object_info/{kind}")[kind], json.loads(json.dumps(runner.catalogue()[kind]))
+    assert there["output"] == here["output"] and there["output_node"] == here["output_node"]
+    mine, theirs = list(graph.inputs_of(here)), list(graph.inputs_of(there))
+    assert [one[0] for one in mine] == [one[0] for one in theirs]
+    for (name, type, options, _), (_, other, others, _) in zip(mine, theirs, strict=True):
+        choices = other if isinstance(other, list) else others.get("options", [])
+        assert type == ("COMBO" if isinstance(other, list) else other), name
+        assert name == "image" or options.get("options", []) == choices
+        for key in ("default", "min", "max"):
+            assert options.get(key, others.get(key)) == others.get(key), f"{key} of {name}"
+
+
 @pytest.mark.parametrize("name", IDS)
 def test_help_page_is_served(host, name):
     assert host.read(f"/extensions/{host.folder}/docs/{name}.md").strip()
@@ -157,7 +173,10 @@ def test_templates_are_offered_with_their_pictures(host):
 
 
 def test_class_names_are_served(host):
-    assert host.get("/nvg/classes?checkpoint=tiny.safetensors") == {"classes": ["heart", "bird", "boat"]}
+    assert host.get("/nvg/classes?checkpoint=tiny.safetensors") == {
+        "classes": ["heart", "bird", "boat"],
+        "grid": [4, 4],
+    }
     refused = host.get("/nvg/classes?checkpoint=../../../etc/passwd")
     assert refused["classes"] == [] and "there is no checkpoint" in refused["error"]
 

@@ -597,6 +597,20 @@ LOAD_ALL = """
 import json, sys, traceback
 import nvg_model
 results = {}
+def stop(done, total):
+    raise KeyError("cancelled")
+try:
+    nvg_model.download("with/progress", stop)
+    results["stopped"] = "no: it was in the cache"
+except KeyError as error:
+    results["stopped"] = "yes"
+except nvg_model.CheckpointError as error:
+    results["stopped"] = str(error)
+results["progress"] = []
+try:
+    nvg_model.download("with/progress", lambda done, total: results["progress"].append([done, total]))
+except nvg_model.CheckpointError as error:
+    results["error"] = str(error)
 for name in sys.argv[1:]:
     try:
         model = nvg_model.load(name)
@@ -648,6 +662,7 @@ def hub(tiny, tmp_path_factory):
             ("long/way", "main"): (LARGE, paths["large"].read_bytes()),
             ("no/weights", "main"): (MAIN, None),
             ("bad/line", "main"): (MAIN, small),
+            ("with/progress", "main"): (LARGE, paths["large"].read_bytes()),
         }
     )
     thread = threading.Thread(target=server.serve_forever)
@@ -670,7 +685,8 @@ def hub(tiny, tmp_path_factory):
         TAGGED: models["v1"].tokenizer.quantizer.codebook.double().sum().item(),
         LARGE: models["large"].tokenizer.quantizer.codebook.double().sum().item(),
     }
-    return {"online": online, "offline": offline, "server": server, "sums": sums}
+    sizes = {"small": len(small), "large": paths["large"].stat().st_size}
+    return {"online": online, "offline": offline, "server": server, "sums": sums, "sizes": sizes}
 
 
 @pytest.mark.parametrize("line", ["online", "offline"])
@@ -696,6 +712,21 @@ def test_hub_download_is_resumed(hub):
     """Broken off at nine tenths, the download went on from there and not from the start."""
     assert hub["server"].requests["GET long/way@main"] == 2
     assert len(hub["server"].ranges) == 1 and hub["server"].ranges[0] > 0
+
+
+def test_hub_download_reports_and_can_be_stopped(hub):
+    """Also where the terminal's bars are switched off. What the report raises comes out; the next call goes on."""
+    online, offline, size = hub["online"], hub["offline"], hub["sizes"]["large"]
+    assert online["stopped"] == "yes"
+    done = [bytes for bytes, _ in online["progress"]]
+    assert {total for _, total in online["progress"]} == {size}
+    assert len(done) > 1 and done == sorted(done) and done[-1] == size
+    assert offline["stopped"] == "no: it was in the cache" and offline["progress"] == []
+
+
+def test_what_is_no_hub_id(refuses):
+    with refuses("'http://x/y' is not a hub id; write owner/name or owner/name@revision", CheckpointError):
+        nvg_model.download("http://x/y")
 
 
 @pytest.mark.parametrize("line", ["online", "offline"])

@@ -242,6 +242,34 @@ def test_stop_and_go_on(tiny_model, stop, gumbel):
     assert_same(on, tiny_model.generate(["heart", "boat"], seed=7, settings=settings))
 
 
+@pytest.mark.parametrize("gumbel", [False, True])
+@pytest.mark.parametrize("stage", range(1, STAGES))
+def test_next_structure_is_that_of_the_whole_run(tiny_model, stage, gumbel):
+    settings = dataclasses.replace(FAST, gumbel=gumbel)
+    noise = torch.randn(2, 16, STAGES - 1, generator=torch.Generator().manual_seed(1))
+    given = {"classes": ["heart", "boat"], "seed": 7, "settings": settings, "first_item": 2, "structure_noise": noise}
+    run = tiny_model.generate(**given)
+    counted = []
+    labels = tiny_model.next_structure(run.first_stages(stage), **given, on_evaluation=lambda: counted.append(1))
+    assert torch.equal(labels, run.structure[:, stage])
+    splits = STAGES - 1
+    assert len(counted) == count_evaluations(settings, splits, stage) - count_evaluations(settings, splits, stage + 1)
+
+
+def test_next_structure_draws_the_same_noise(tiny_model, whole):
+    labels = tiny_model.next_structure(whole.first_stages(2), ["heart", "boat"], 7, FAST)
+    assert torch.equal(labels, whole.structure[:, 2])
+    other = tiny_model.next_structure(whole.first_stages(2), ["heart", "boat"], 8, FAST)
+    assert not torch.equal(labels, other)
+
+
+def test_nothing_follows_the_last_structure(tiny_model, whole, refuses):
+    with refuses("the sequence has 5 stages; give 1 to 4, so that one can follow"):
+        tiny_model.next_structure(whole, ["heart", "boat"])
+    with refuses("the structure has 2 items for 3 classes"):
+        tiny_model.next_structure(whole.first_stages(2), [0, 1, 2])
+
+
 @pytest.mark.parametrize("stages", range(1, STAGES + 1))
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.long])
 def test_given_structure_is_followed(tiny_model, stages, dtype):

@@ -56,7 +56,7 @@ def test_offers_what_is_there(folder, tiny):
     assert all(host.current().path(name) for name in names)
     released = loaders.NVGLoadReleased.GET_NODE_INFO_V1()["input"]["required"]
     assert "ae.ckpt" in released["autoencoder"][1]["options"]
-    assert loaders.classes_of("tiny.safetensors") == {"classes": ["heart", "bird", "boat"]}
+    assert loaders.classes_of("tiny.safetensors") == {"classes": ["heart", "bird", "boat"], "grid": [4, 4]}
     assert "there is no checkpoint" in loaders.classes_of("gone")["error"]
 
 
@@ -80,18 +80,41 @@ def test_fingerprint_follows_the_file(folder):
 def test_a_hub_id_wins_and_is_downloaded_with_progress(run, tiny, monkeypatch):
     import huggingface_hub
 
-    asked = {}
+    asked, reached = {}, []
+
+    class Watching(host.Progress):
+        def reach(self, done, total):
+            reached.append((done, total))
 
     def download(repository, file, revision=None, tqdm_class=None):
         asked.update(repository=repository, file=file, revision=revision)
         with tqdm_class(total=10, disable=True) as bar:
-            bar.update(10)
+            bar.update(4)
+            bar.update(6)
         return str(tiny)
 
+    monkeypatch.setattr(host.Host, "progress", lambda self, total: Watching(total))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     model, _ = run("NVGLoadModel", checkpoint="gone", hub_id=" owner/name@main ")
     assert asked == {"repository": "owner/name", "file": "model.safetensors", "revision": "main"}
     assert model.name == "owner/name@main"
+    assert reached == [(4, 10), (10, 10)]
+
+
+def test_the_line_under_the_loader(run, folder, tiny_model, monkeypatch):
+    said = []
+    monkeypatch.setattr(host.Host, "say", lambda self, text, node_id: said.append(text))
+    run("NVGLoadModel", checkpoint="tiny.safetensors")
+    nvg_model.save(tiny_model, folder / "models/nvg/free.safetensors", {"licence": "CC0"})
+    run("NVGLoadModel", checkpoint="free.safetensors")
+    nvg_model.save(tiny_model, folder / "models/nvg/bare.safetensors", {"author": "me"})
+    run("NVGLoadModel", checkpoint="bare.safetensors")
+    sizes = "16 x 16 · 5 stages · 3 classes · float32"
+    assert said == [
+        f"tiny.safetensors · {sizes}",  # which says that it has none
+        f"free.safetensors · {sizes} · licence CC0",
+        f"bare.safetensors · {sizes}",
+    ]
 
 
 def test_released_files_load(run, folder, monkeypatch, tiny_model):
@@ -366,7 +389,10 @@ def test_extension_lists_all_nodes_and_answers_the_front_end(monkeypatch):
     monkeypatch.setattr(host.Host, "serve", lambda self, address, answer: served.update({address: answer}))
     pack = asyncio.run(extension.comfy_entrypoint())
     assert asyncio.run(pack.get_node_list()) == extension.NODES
-    assert served["/nvg/classes"]({"checkpoint": "tiny.safetensors"}) == {"classes": ["heart", "bird", "boat"]}
+    assert served["/nvg/classes"]({"checkpoint": "tiny.safetensors"}) == {
+        "classes": ["heart", "bird", "boat"],
+        "grid": [4, 4],
+    }
     assert served["/nvg/classes"]({})["classes"] == []
 
 

@@ -28,9 +28,10 @@ from training.few_step import (
     train_few_step,
 )
 from training.generator import Batch, optimizers, train_generator
+from training.metrics.classifier import ClassifierSettings
 from training.recipes import recipe
 from training.recipes.base import FewStepRecipe, Recipe
-from training.split_agreement import METHODS, Images, agreement, splits, to_markdown, with_steps
+from training.split_agreement import METHODS, Images, agreement, frechet_measure, splits, to_markdown, with_steps
 from training.tokenizer import train_tokenizer
 
 SPREAD = 0.5  # of the data in the flow known in closed form
@@ -137,9 +138,9 @@ def test_the_derivative_equals_finite_differences(tiny_model):
     assert bool((lesson.target[rows.known.expand_as(v)] == 0).all())  # known channels stand still
 
 
-@pytest.mark.parametrize("name", ["trajectory", "meanflow", "shortcut"])
-def test_one_step_of_a_flow_known_in_closed_form(tiny_model, name):
-    """After a short training one step ends nearer to the exact end than a step of the exact velocity does."""
+@pytest.mark.parametrize(("name", "share"), [("trajectory", 0.2), ("meanflow", 0.5), ("shortcut", 0.9)])
+def test_one_step_of_a_flow_known_in_closed_form(tiny_model, name, share):
+    """After a short training one step's error is but a share of that of one step of the exact velocity."""
     teacher = smooth_tiny(tiny_model)
     torch.manual_seed(0)
     teacher.structure.initialize()
@@ -149,7 +150,7 @@ def test_one_step_of_a_flow_known_in_closed_form(tiny_model, name):
         objective=name, batch=8, teacher_steps=4, spans=2, structure_stages=2, largest_guidance=2.5, split_weight=0.0
     )
     objective = FewStepObjective(teacher, student, settings.few_step)
-    rates = dataclasses.replace(as_generator(settings), matrix_learning_rate=0.01, learning_rate=0.01)
+    rates = dataclasses.replace(as_generator(settings), matrix_learning_rate=0.004, learning_rate=0.004)
     both = optimizers(objective, rates)
     rows, noise, _, _ = some_rows(12)
     one = torch.ones(12)
@@ -160,7 +161,7 @@ def test_one_step_of_a_flow_known_in_closed_form(tiny_model, name):
         return float((end - SPREAD * noise)[~rows.known.expand_as(noise)].square().mean().sqrt())
 
     before = error()
-    for step in range(40):
+    for step in range(60):
         images = a_batch(8, torch.Generator().manual_seed(step))
         loss, _ = objective(draw(images, step, Share(), settings.few_step, 0), 0)
         for optimizer in both:
@@ -169,7 +170,7 @@ def test_one_step_of_a_flow_known_in_closed_form(tiny_model, name):
         for optimizer in both:
             optimizer.step()
     of_euler = SPREAD  # z_1 - v(z_1) = 0, and z_0 = SPREAD z_1 with z_1 of unit variance
-    assert error() < 0.6 * of_euler < before
+    assert error() < share * of_euler < before
 
 
 def test_draws_are_shared_and_within_bounds():
@@ -274,6 +275,16 @@ def test_an_export_does_not_mix_two_models(trained, data, tiny_model, tmp_path):
 def test_wrong_settings(settings, said, trained, data, tmp_path):
     with pytest.raises(DataError, match=said):
         train_few_step(few_step_recipe(**settings), data, linked(trained, tmp_path / "run"))
+
+
+def test_the_frechet_distance_of_a_table(tiny_model, data, tmp_path):
+    """A number for every way to sample, the same when asked again."""
+    named = nvg_model.NVG(tiny_model.config, ("disc", "ring", "square"))
+    named.load_state_dict(tiny_model.state_dict())
+    measure = frechet_measure(named, data, 36, ClassifierSettings(steps=2, batch=8), tmp_path)
+    one, other = (measure(named, with_steps(named.settings, steps)) for steps in (1, 4))
+    assert one > 0 and other > 0 and one != other
+    assert measure(named, with_steps(named.settings, 1)) == one
 
 
 def test_without_a_generator_the_command_says_so(data, tmp_path, capsys, monkeypatch):

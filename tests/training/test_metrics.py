@@ -200,6 +200,9 @@ def test_the_classifier_learns_and_is_trained_once(tmp_path: Path) -> None:
     written = path.stat().st_mtime_ns
     again = classify(load_or_train(tmp_path, train, settings), held_out.pixels)[1]
     assert torch.equal(again, logits) and path.stat().st_mtime_ns == written
+    other = Labelled(train.pixels, 2 - train.labels, train.classes[::-1])  # the same pictures, another order of classes
+    assert torch.equal(classify(load_or_train(tmp_path, other, settings), held_out.pixels)[1], logits.flip(1))
+    assert len(list(tmp_path.iterdir())) == 1
     path.unlink()
     assert torch.equal(classify(load_or_train(tmp_path, train, settings), held_out.pixels)[1], logits)
     load_or_train(tmp_path, train.at(torch.arange(59)), ClassifierSettings(steps=1))
@@ -230,7 +233,7 @@ def test_copies_are_noticed_and_new_pictures_are_not(tiny_model: nvg_model.NVG) 
     generated = torch.cat([train.pixels[:10], drawings(30, seed=2)])
     found = memorisation.memorisation(tiny_model, generated, train, held_out)
     assert found.nearest.distance[:10].amax() < 1e-3 and found.nearest.picture[:10].tolist() == list(range(10))
-    assert found.held_out_share == pytest.approx(0.05, abs=0.03)
+    assert found.held_out_share == pytest.approx(0.1, abs=0.03)
     assert found.share == float((found.nearest.distance < found.threshold).double().mean()) >= 0.25
     sheet = memorisation.sheet(generated, train, found.nearest, count=10)
     assert sheet.width > 8 * 96 and sheet.height > 4 * 96

@@ -68,20 +68,26 @@ def _layer(before: int, width: int, kernel: int = 3, stride: int = 1) -> list[nn
 def load_or_train(folder: Path, train: Labelled, settings: ClassifierSettings) -> Classifier:
     """The classifier of these training pictures from `folder`; trained and saved there first if it is not there yet.
 
-    Its name holds a hash of the pictures, the classes and the settings, so it is never used for others.
+    Its name holds a hash of the pictures, the classes and the settings, so it is never used for others. It is trained
+    with the classes sorted by name, so that checkpoints with another order of the same classes share it.
     """
-    key = hashlib.sha256(f"{train.fingerprint()} {settings}".encode()).hexdigest()[:16]
+    classes = tuple(sorted(train.classes))
+    order = torch.tensor([classes.index(name) for name in train.classes])
+    by_name = Labelled(train.pixels, order[train.labels], classes)
+    key = hashlib.sha256(f"{by_name.fingerprint()} {settings}".encode()).hexdigest()[:16]
     path = folder / f"classifier-{key}.safetensors"
-    model = _new(train, settings)
+    model = _new(by_name, settings)
     if path.is_file():
         with safe_open(path, framework="pt") as file:
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
-        return model.eval()
-    fit(model, train, settings)
-    about = {"classes": json.dumps(train.classes), "settings": json.dumps(dataclasses.asdict(settings))}
-    with replacing(path) as partial:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial, about)
-    return model
+    else:
+        fit(model, by_name, settings)
+        about = {"classes": json.dumps(classes), "settings": json.dumps(dataclasses.asdict(settings))}
+        with replacing(path) as partial:
+            save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial, about)
+    for parameter in (model.head.weight, model.head.bias):
+        parameter.data = parameter.data[order]
+    return model.eval()
 
 
 def _new(train: Labelled, settings: ClassifierSettings) -> Classifier:

@@ -4,8 +4,8 @@ A generated picture is compared with every training picture, mirrored, scaled an
 small size, where a repeated picture is close even though the tokenizer has blurred its details. Distances are relative
 to how much there is on the white: otherwise every pale blot would be close to the palest picture. How close is "nearly
 identical" is read from real pictures: held-out ones, which cannot have been memorised, go through the tokenizer, and
-the distance below which 5% of them have a training picture is the threshold. So 5% is what chance gives; reconstructed
-views of training pictures, compared in the same way, say how many true copies the threshold finds.
+the distance below which a tenth of them have a training picture is the threshold. So 10% is what chance gives.
+Reconstructed views of training pictures, compared in the same way, say how many true copies the threshold finds.
 
 Shapes: N queries, M training pictures, P values of a small picture; pixels uint8 [N,3,H,W].
 """
@@ -31,7 +31,7 @@ SIDE = 16
 SCALES, SHIFTS = (0.86, 0.93, 1.0), (-0.04, 0.0, 0.04)
 VARIANTS = tuple(product(SCALES, (1.0, -1.0), SHIFTS, SHIFTS))
 """Scale, flip, shift right and down of a training picture."""
-QUANTILE = 0.05
+QUANTILE = 0.1
 COPIES = 256
 """Views of training pictures whose reconstructions stand for true copies."""
 
@@ -40,8 +40,8 @@ class Nearest(NamedTuple):
     """The nearest training picture of every query."""
 
     distance: Tensor
-    """float [N], |q - t| / sqrt((|q|^2 + |t|^2) / 2) of the small pictures with white as zero: 0 for equal ones, 1.41 for
-    two that share no pixel."""
+    """float [N], |q - t| / sqrt((|q|^2 + |t|^2) / 2) of the small pictures with white as zero: 0 for equal ones, 1.41
+    for two that share no pixel."""
     picture: Tensor
     """long [N]."""
     variant: Tensor

@@ -161,7 +161,7 @@ class FewStepRecipe(Running):
     table_images: int = 48
     """Generated images on which the splits are compared."""
     frechet_pictures: int = 0
-    """Pictures generated for every Frechet distance of the table; 0: leaves it out, as it takes long."""
+    """Pictures generated for every Frechet distance of the table, some thousands; 0: leaves it out."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,61 @@
+"""The small picture beside a workflow file: what its nodes showed, on one sheet.
+
+Shapes: IMAGE [B,H,W,C] in [0,1].
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from nvg_nodes import images
+from nvg_nodes.graph import Workflow
+
+SIDE = 384
+"""Pixels along each side."""
+MOST_BYTES = 40_000
+_GAP = 6
+_QUALITIES = range(92, 20, -6)
+"""Of the JPEG, tried from the best on until the file is small enough."""
+
+
+def make(workflow: Workflow, shown: Mapping[str, Tensor]) -> bytes:
+    """A JPEG of at most MOST_BYTES: every picture that was saved, and the last one of every preview.
+
+    Args:
+        shown: IMAGE by the id of the node that showed it, as in `Runner.shown`.
+    """
+    tiles: list[Image.Image] = []
+    for id, pictures in shown.items():
+        saved = workflow.prompt[id]["class_type"] == "SaveImage"
+        tiles += images.to_pil(images.checked_image(pictures if saved else pictures[-1:]))
+    return _jpeg(_sheet(tiles))
+
+
+def _sheet(tiles: Sequence[Image.Image]) -> Image.Image:
+    """The pictures on a white square, row by row, each as large as there is room."""
+    columns = math.ceil(math.sqrt(len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    side = (SIDE - (columns + 1) * _GAP) // columns
+    step = side + _GAP
+    left, top = (SIDE - columns * step + _GAP) // 2, (SIDE - rows * step + _GAP) // 2
+    sheet = Image.new("RGB", (SIDE, SIDE), "white")
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, columns)
+        fitted = ImageOps.pad(tile.convert("RGB"), (side, side), Image.Resampling.LANCZOS, "white")
+        sheet.paste(fitted, (left + column * step, top + row * step))
+    return sheet
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    """The best JPEG that is small enough; the smallest where none is."""
+    for quality in _QUALITIES:
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=quality, optimize=True)
+        if file.tell() <= MOST_BYTES:
+            break
+    return file.getvalue()

@@ -1,0 +1,241 @@
+"""The genuine ComfyUI front end in Chromium, served without ComfyUI: our nodes' schemas, our web folder, nothing else.
+
+NVG_FRONTENDS  folders of other front ends to test on, besides or instead of the installed comfyui-frontend-package
+               (each the `static` folder of that package; separated as in PATH)
+NVG_CHROMIUM   the browser, if it is not on the PATH as chromium, chromium-browser or google-chrome
+"""
+
+import base64
+import hashlib
+import importlib.util
+import io
+import json
+import mimetypes
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import pytest
+from PIL import Image
+
+from nvg_nodes import loaders, runner
+from nvg_nodes.extension import CLASSES_ADDRESS
+
+WEB = Path(__file__).resolve().parents[2] / "nvg_nodes" / "web"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+START_MS = 60_000
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.InstalledVersion": "1.99.0",
+    "Comfy.Release.Status": "skipped",
+    "Comfy.VersionCompatibility.DisableWarnings": True,
+    "Comfy.Workflow.Persist": False,
+    "Comfy.Canvas.NavigationMode": "custom",  # without a value, 1.27 stumbles over its own default
+}
+"""Of a user who has been here before: no tour, no news."""
+ANSWERS = {
+    "/users": {"storage": "server", "migrated": True},
+    "/system_stats": {"system": {"comfyui_version": "0.8.0", "argv": [], "ram_total": 1, "ram_free": 1}, "devices": []},
+    "/queue": {"queue_running": [], "queue_pending": []},
+    "/prompt": {"exec_info": {"queue_remaining": 0}},
+    "/jobs": {"jobs": [], "pagination": {"offset": 0, "limit": 0, "total": 0, "has_more": False}},
+    "/history": {},
+    "/i18n": {},
+    "/features": {},
+    "/global_subgraphs": {},
+    "/workflow_templates": {},
+    "/userdata": [],
+    "/v2/userdata": [],
+    "/embeddings": [],
+    "/experiment/models": [],
+    "/node_replacements": {},
+    "/assets": {"assets": [], "total": 0, "has_more": False},
+}
+"""What the host says on other matters than nodes."""
+NOISE = ("legacy queue/history", "[MaskEditor]", "Invalid layout total size", "input.link is deprecated")
+"""Warnings that newer front ends give about themselves, as they do without our nodes."""
+EMPTY = {
+    "/user.css": b"",
+    "/api/userdata/user.css": b"",
+    "/api/userdata/comfy.templates.json": b"[]",
+    "/favicon.ico": b"",
+}
+"""Files of a user who never made any."""
+
+
+def _picture() -> bytes:
+    """A grey PNG."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "grey").save(file, "PNG")
+    return file.getvalue()
+
+
+PICTURE = _picture()
+
+
+class Server(ThreadingHTTPServer):
+    """As much of a ComfyUI server as the front end needs to show a graph."""
+
+    daemon_threads = True
+
+    def __init__(self, static: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.static = static
+        self.settings = dict(SETTINGS)
+        self.catalogue = runner.catalogue()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def answer(self, path: str, query: dict[str, str]) -> object:
+        """What a GET of the API is answered with; None: there is no such thing."""
+        if path == "/settings":
+            return self.settings
+        if path == "/object_info":
+            return self.catalogue
+        if path == "/extensions":
+            return [f"/extensions/nvg/{file.relative_to(WEB).as_posix()}" for file in sorted(WEB.rglob("*.js"))]
+        if path == CLASSES_ADDRESS:
+            return loaders.classes_of(query.get("checkpoint", ""))
+        return ANSWERS.get(path)
+
+    def file(self, path: str) -> Path | None:
+        """The file that an address stands for."""
+        folder, name = self.static, path.strip("/") or "index.html"
+        if name.startswith("extensions/nvg/"):
+            folder, name = WEB, name.removeprefix("extensions/nvg/")
+        found = (folder / name).resolve()
+        return found if found.is_file() and found.is_relative_to(folder.resolve()) else None
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format, *args) -> None:
+        pass  # the browser tells what went wrong
+
+    def do_GET(self) -> None:
+        address = urlsplit(self.path)
+        path = unquote(address.path)
+        if path == "/ws":
+            return self.keep_websocket()
+        answer = self.server.answer(path.removeprefix("/api"), dict(parse_qsl(address.query)))
+        if answer is not None:
+            return self.send(200, json.dumps(answer).encode(), "application/json")
+        if path == "/api/view":  # a picture that a workflow loads
+            return self.send(200, PICTURE, "image/png")
+        if path in EMPTY:
+            return self.send(200, EMPTY[path], mimetypes.guess_type(path)[0] or "image/x-icon")
+        file = self.server.file(path)
+        if file is None:
+            return self.send(404, b"", "text/plain")
+        # The host's server, too, takes the type from Python's list.
+        return self.send(200, file.read_bytes(), mimetypes.guess_type(file.name)[0] or "application/octet-stream")
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        path = unquote(urlsplit(self.path).path).removeprefix("/api")
+        if path.startswith("/settings/"):
+            self.server.settings[path.removeprefix("/settings/")] = json.loads(content)
+        self.send(200, b"{}", "application/json")
+
+    def send(self, status: int, content: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def keep_websocket(self) -> None:
+        """Opens the websocket over which a host would tell its progress, says hello, and waits for the end."""
+        key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
+        self.end_headers()
+        hello = {"type": "status", "data": {"sid": "test", "status": ANSWERS["/prompt"]}}
+        text = json.dumps(hello).encode()
+        self.wfile.write(bytes([0x81, len(text)]) + text)
+        self.wfile.flush()
+        while self.rfile.read(1):
+            pass
+        self.close_connection = True
+
+
+def front_ends() -> list[Path]:
+    """The `static` folders of the front ends to test on."""
+    found = [Path(folder) for folder in filter(None, os.environ.get("NVG_FRONTENDS", "").split(os.pathsep))]
+    package = importlib.util.find_spec("comfyui_frontend_package")
+    if package is not None and package.origin is not None:
+        found.append(Path(package.origin).parent / "static")
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """Chromium."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install .[frontend]")
+    path = os.environ.get("NVG_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("no Chromium is installed (on Debian and Ubuntu: apt install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path,
+            args=["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tiny, tmp_path_factory) -> Iterator[Path]:
+    """The working directory: models/nvg has the tiny checkpoint."""
+    folder = tmp_path_factory.mktemp("frontend")
+    (folder / "models" / "nvg").mkdir(parents=True)
+    shutil.copy(tiny, folder / "models" / "nvg" / "tiny.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
+
+
+@pytest.fixture(scope="module", params=front_ends() or [None], ids=lambda folder: folder and folder.parent.name)
+def server(request, checkpoints) -> Iterator[Server]:
+    """The front end on a loopback port."""
+    if request.param is None:
+        pytest.skip("the front end is not installed: pip install .[frontend]")
+    server = Server(request.param)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module", params=["classic", "vue"])
+def opened(request, server, browser) -> Iterator:
+    """The page, opened once for all tests, and what it complained about; in classic (LiteGraph) or Vue nodes."""
+    server.settings["Comfy.VueNodes.Enabled"] = request.param == "vue"
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.set_default_timeout(10_000)
+    page.complaints = []
+    page.on("console", lambda message: _note(page, message.type, message.text, (message.location or {}).get("url")))
+    page.on("pageerror", lambda error: _note(page, "error", str(error), ""))
+    page.goto(server.url, timeout=START_MS)
+    page.wait_for_function(
+        "() => window.app?.canvas && window.LiteGraph?.registered_node_types.NVGGenerate", timeout=START_MS
+    )
+    page.wait_for_load_state("networkidle")
+    yield page
+    page.close()
+
+
+def _note(page, kind: str, text: str, url: str | None) -> None:
+    elsewhere = url and not url.startswith("http://127.0.0.1")  # the front end asks its makers for news
+    if kind in ("error", "warning") and not elsewhere and not any(words in text for words in NOISE):
+        page.complaints.append(f"{kind}: {text} ({url})")

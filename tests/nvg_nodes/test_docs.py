@@ -1,0 +1,161 @@
+"""What users read: a help page for every node, the same names in every language, and metadata that the hosts accept.
+
+`python tests/nvg_nodes/test_docs.py` writes locales/en/nodeDefs.json from the schemas; the other languages are kept by
+hand.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from nvg_nodes.extension import NODES
+
+ROOT = Path(__file__).parents[2]
+LOCALES = ROOT / "locales"
+PAGES = ROOT / "nvg_nodes" / "web" / "docs"
+SCHEMAS = {schema.node_id: schema for schema in (node.GET_SCHEMA() for node in NODES)}
+LANGUAGES = sorted(folder.name for folder in LOCALES.iterdir())
+TRANSLATIONS = [language for language in LANGUAGES if language != "en"]
+FILES = {"checkpoint", "autoencoder", "generator"}
+"""Inputs whose lists, and so whose defaults, are the files that happen to be there."""
+
+
+def definitions() -> dict:
+    """The schemas as the front end wants its English: everything that it shows of a node, by its keys."""
+    return {
+        node_id: {
+            "display_name": escaped(schema.display_name),
+            "description": escaped(schema.description),
+            "inputs": {one.id: {"name": one.id, "tooltip": escaped(one.options["tooltip"])} for one in schema.inputs},
+            "outputs": {
+                str(index): {"name": one.display_name, "tooltip": escaped(one.tooltip)}
+                for index, one in enumerate(schema.outputs)
+            },
+        }
+        for node_id, schema in SCHEMAS.items()
+    }
+
+
+def escaped(text: str) -> str:
+    """A text as a message of vue-i18n, to which @, {, } and | mean something."""
+    return re.sub(r"[@{}|]", lambda found: f"{{'{found[0]}'}}", text)
+
+
+def read(language: str) -> dict:
+    return json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8"))
+
+
+def texts(tree: dict, path: str = "") -> dict[str, str]:
+    """The texts of nested dictionaries, by their paths."""
+    found = {}
+    for key, value in tree.items():
+        found |= texts(value, f"{path}.{key}") if isinstance(value, dict) else {f"{path}.{key}": value}
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------- locales
+
+
+def test_english_is_that_of_the_schemas():
+    assert read("en") == definitions(), f"write it again: python {Path(__file__).relative_to(ROOT)}"
+
+
+def test_the_languages():
+    assert LANGUAGES == ["de", "en", "fr", "ja", "zh"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_has_exactly_the_texts_of_the_schemas(language):
+    given = texts(read(language))
+    assert given.keys() == texts(definitions()).keys()
+    assert all(value.strip() for value in given.values())
+
+
+@pytest.mark.parametrize("language", TRANSLATIONS)
+def test_translations_are_translated(language):
+    english, translated = texts(definitions()), texts(read(language))
+    same = {path for path, text in translated.items() if text == english[path] and not path.endswith(".name")}
+    assert not same - {".NVGStart.display_name"}
+    places = [path for path in translated if re.search("[@{}|]", translated[path]) and "hub_id" not in path]
+    assert not places, "these characters mean something to vue-i18n: escape them"
+    names = {translated[f".{node}.display_name"] for node in SCHEMAS}
+    assert len(names) == len(SCHEMAS), "two nodes have the same name"
+    for path, text in translated.items():
+        for numbers in re.findall(r"\d+(?:\.\d+)?", english[path]):
+            assert numbers in text.replace(",", ".") or path.endswith("display_name"), (path, numbers)
+
+
+@pytest.mark.parametrize("language", TRANSLATIONS)
+def test_categories_are_translated(language):
+    words = {word for node in NODES for word in node.GET_SCHEMA().category.split("/")} - {"NVG"}
+    main = json.loads((LOCALES / language / "main.json").read_text(encoding="utf-8"))
+    assert main.keys() == {"nodeCategories"} and main["nodeCategories"].keys() == words
+
+
+# ------------------------------------------------------------------------------------------------------- help pages
+
+
+def table(page: str, title: str) -> list[list[str]]:
+    """The rows of the table under a heading, without its head; lines of a cell are cells (the help panel is narrow)."""
+    section = page.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"\||<br>", row.strip("|"))] for row in rows[2:]]
+
+
+def default_of(one) -> str:
+    """What the table says of an input's default."""
+    if one.id in FILES:
+        return "first"
+    if "default" not in one.options:
+        return "optional" if one.optional else "required"
+    value = one.options["default"]
+    return "empty" if value == "" else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def test_every_node_has_a_page_and_every_page_a_node():
+    assert {page.stem for page in PAGES.glob("**/*.md")} == SCHEMAS.keys()
+
+
+@pytest.mark.parametrize("node_id", SCHEMAS)
+def test_the_page_names_what_the_node_has(node_id):
+    page, schema = (PAGES / f"{node_id}.md").read_text(encoding="utf-8"), SCHEMAS[node_id]
+    inputs, outputs = table(page, "Inputs"), table(page, "Outputs")
+    assert [row[:3] for row in inputs] == [[f"`{one.id}`", one.io_type, default_of(one)] for one in schema.inputs]
+    assert [row[:2] for row in outputs] == [[f"`{one.display_name}`", one.io_type] for one in schema.outputs]
+    assert all(len(row) == 4 and row[3] for row in inputs) and all(len(row) == 3 and row[2] for row in outputs)
+    for title in ("Tips", "If something goes wrong", "See also"):
+        assert f"\n## {title}\n" in page
+
+
+@pytest.mark.parametrize("node_id", SCHEMAS)
+def test_the_page_names_choices_and_nodes_that_exist(node_id):
+    page, schema = (PAGES / f"{node_id}.md").read_text(encoding="utf-8"), SCHEMAS[node_id]
+    names = {one.display_name for one in SCHEMAS.values()}
+    assert set(re.findall(r"\*\*(.+?)\*\*", page)) <= names
+    for one, row in zip(schema.inputs, table(page, "Inputs"), strict=True):
+        choices = one.options.get("options", []) if one.id not in FILES else []
+        missing = [choice for choice in choices if f"`{choice}`" not in row[2] + row[3]]
+        assert not missing, f"{one.id} does not explain {missing}"
+
+
+# --------------------------------------------------------------------------------------------------------- archive
+
+
+def test_the_registrys_archive_leaves_out_what_exists_and_keeps_what_nodes_need():
+    patterns = [line for line in (ROOT / ".comfyignore").read_text().splitlines() if line and not line.startswith("#")]
+    assert all(pattern.startswith("/") for pattern in patterns), "a pattern from the root means that folder only"
+    left_out = {path for pattern in patterns for path in ROOT.glob(pattern.strip("/"))}
+    assert all(list(ROOT.glob(pattern.strip("/"))) for pattern in patterns if "*" not in pattern), (
+        "nothing is called so"
+    )
+    needed = ["__init__.py", "nvg_model", "nvg_nodes", "locales", "workflows", "pyproject.toml", "LICENSE", "README.md"]
+    needed += ["docs/install.md", "docs/troubleshooting.md", "docs/emoji64-attribution.md"]
+    assert not {ROOT / name for name in needed} & left_out
+    assert all((ROOT / name).exists() and not left_out & set((ROOT / name).parents) for name in needed)
+
+
+if __name__ == "__main__":
+    content = json.dumps(definitions(), ensure_ascii=False, indent=2) + "\n"
+    (LOCALES / "en" / "nodeDefs.json").write_text(content, encoding="utf-8")
