@@ -31,10 +31,13 @@ def export(recipe: Recipe, run: Path, out: Path, best: bool = False) -> Path:
     model, state = trained_generator(recipe, run, best)
     made_with = state["meta"]["recipe"]
     model.settings = recipe.sampling
+    provenance = _provenance(recipe, made_with, state["step"])
     few_step = checkpointing.latest(run / "few-step")
     if few_step is not None:
         model = _in_few_steps(model, few_step, recipe, run)
-    path = nvg_model.save(model, out, _provenance(recipe, made_with, state["step"]), dtype=torch.float16)
+        provenance["commands"].insert(-1, f"python -m training few-step {recipe.name}")
+        provenance |= {"few_step": few_step["meta"]["recipe"]["few_step"], "few_step_steps_done": few_step["step"]}
+    path = nvg_model.save(model, out, provenance, dtype=torch.float16)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, generator after {state['step']} steps")
     return path
 

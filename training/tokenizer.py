@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nvg_model
+from nvg_model import structure as hierarchy
 from nvg_model.quantizer import quantizer_loss, straight_through
 from nvg_model.structure import cluster
 from nvg_model.tokenizer import Tokenizer
@@ -174,7 +175,8 @@ class TokenizerObjective(nn.Module):
         soft = step < settings.soft_assignment_steps and not settings.decoder_only
         with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.bfloat16):
             latent = tokenizer.encode(images)
-        _, canvases = tokenizer.quantizer(latent, cluster(latent), soft)
+        structure = cluster(latent)
+        _, canvases = tokenizer.quantizer(latent, structure, soft)
         canvas = canvases[:, -1]
         if soft:  # the soft assignment has a gradient of its own to the codebook
             canvas = canvas + (latent - latent.detach())
@@ -184,12 +186,22 @@ class TokenizerObjective(nn.Module):
             output = tokenizer.decoder(canvas.mT.unflatten(2, tokenizer.grid)).float()
         batch.output = output.detach()
         losses = self._losses(output, images, batch, step)
+        if settings.cycle_weight:
+            losses["cycle"] = settings.cycle_weight, self._cycle(output, canvases[:, -1].detach())
         if not settings.decoder_only:
             losses["quantizer"] = settings.quantizer_weight, quantizer_loss(latent, canvases)
+            for stage, weight in enumerate(settings.separation_weights, start=1):
+                losses[f"within_{stage}"] = weight, within_clusters(latent, structure[:, stage], 2**stage)
         total = torch.stack([weight * loss for weight, loss in losses.values()]).sum()
         return total, {name: loss.detach() for name, (_, loss) in losses.items()} | {
             "psnr": psnr(output.detach(), images).mean()
         }
+
+    def _cycle(self, output: Tensor, canvas: Tensor) -> Tensor:
+        """How far the output, encoded again, is from the canvas [B,L,C] it came from, relative to its variance."""
+        with torch.autocast(output.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
+            again = self.tokenizer.encode(output.clamp(-1, 1))
+        return F.mse_loss(again.float(), canvas) / canvas.var()
 
     def _losses(self, output: Tensor, images: Tensor, batch: Batch, step: int) -> dict[str, tuple[float, Tensor]]:
         """(weight, loss) by name of how far the output is from the images, and from looking real."""
@@ -206,6 +218,14 @@ class TokenizerObjective(nn.Module):
                 seen = augment(output, batch.augmentation[:, 0])
                 losses["adversarial"] = settings.adversarial_weight, non_saturating_generator(discriminator(seen))
         return losses
+
+
+def within_clusters(latent: Tensor, labels: Tensor, clusters: int) -> Tensor:
+    """Share of the variance over the positions of latents [B,L,C] that lies within the clusters of labels [B,L]."""
+    latent = latent.float()
+    means = hierarchy.place(hierarchy.cluster_means(latent, labels, clusters), labels)
+    total = (latent - latent.mean(1, keepdim=True)).square().mean()
+    return (latent - means).square().mean() / total
 
 
 class DiscriminatorObjective(nn.Module):

@@ -234,6 +234,7 @@ def test_the_command_resumes_to_equal_weights_and_exports(trained, data, tmp_pat
         [exported.structure.average_mlp[0].weight.flatten(), exported.structure.structure_in.weight.flatten()]
     )
     assert torch.allclose(found, weights, atol=1e-3)  # exported in half precision
+    assert exported.provenance["few_step_steps_done"] == 4 and "few-step smoke" in exported.provenance["commands"][-2]
     assert bool(torch.isfinite(exported.decode(exported.generate(["disc", None], seed=1))).all())
 
 

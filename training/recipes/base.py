@@ -61,6 +61,9 @@ class TokenizerRecipe(Running):
     lpips_weight: float = 0.0
     """Weight of LPIPS (needs the extra `perceptual` and its downloaded weights)."""
     quantizer_weight: float = 1.0
+    cycle_weight: float = 0.0
+    """Weight of the cycle loss: the output, encoded again, should be the canvas that it was decoded from. With it a
+    picture that was made with a structure has that structure when it is tokenized."""
     discriminator: Literal["", "patch", "dino"] = ""
     """Adversarial loss: none, a PatchGAN that needs no downloaded weights, or heads on frozen DINO features."""
     adversarial_weight: float = 0.1
@@ -74,6 +77,9 @@ class TokenizerRecipe(Running):
     discriminator_layers: int = 3
     """Halvings of the PatchGAN: 3 judge patches of 70 pixels, 2 of 34, 1 of 16."""
     lecam_weight: float = 0.001
+    separation_weights: tuple[float, ...] = ()
+    """Weights of the separation loss at stage 1, 2, ...: the share of the latent's variance that lies within the
+    clusters of the stage. With it halves differ clearly, so that structure survives small changes of the picture."""
     decoder_only: bool = False
     """Leaves encoder and codes as they are, so that generators trained on them stay valid: an adversarial finish."""
 

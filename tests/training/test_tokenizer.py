@@ -1,0 +1,103 @@
+"""The tokenizer's losses in a training step: phases, the discriminator's turn, and the switches."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import nvg_model
+from nvg_model.config import PRESETS
+from nvg_model.model import NVG
+from nvg_model.structure import cluster
+from nvg_model.tokenizer import Tokenizer
+from training import checkpointing
+from training.distributed import World
+from training.recipes import recipe
+from training.recipes.base import Recipe
+from training.tokenizer import Batch, tokenizer_weights, train_tokenizer, training_phases, within_clusters
+
+
+def changed(**settings: object) -> Recipe:
+    base = recipe("smoke")
+    return dataclasses.replace(base, tokenizer=dataclasses.replace(base.tokenizer, **settings))  # type: ignore[arg-type]
+
+
+def batch(count: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(count, 3, 16, 16, generator=generator) * 2 - 1
+    return Batch(images, ("a",) * count, torch.rand(count, 3, 7, generator=generator))
+
+
+def tokenizer() -> Tokenizer:
+    torch.manual_seed(0)
+    return Tokenizer(PRESETS["tiny"])
+
+
+def test_an_adversarial_training_learns_in_turns_and_resumes(data: Path, tmp_path: Path) -> None:
+    settings = {"discriminator": "patch", "discriminator_width": 8, "discriminator_layers": 1, "adversarial_start": 3}
+    train_tokenizer(changed(**settings, steps=4, save_every=2, log_every=1), data, tmp_path / "a")
+    train_tokenizer(changed(**settings, steps=6, save_every=2, log_every=1), data, tmp_path / "a")
+    lines = [json.loads(line) for line in (tmp_path / "a/tokenizer/log.jsonl").read_text().splitlines()]
+    steps = {line["step"]: line for line in lines if "l1" in line}
+    assert "adversarial" not in steps[3] and {"adversarial", "discriminator", "gradient_1"} <= steps[4].keys()
+    state = checkpointing.latest(tmp_path / "a/tokenizer")
+    assert state is not None and len(state["phases"]) == 2
+    assert float(state["phases"][1]["module"]["lecam.real_mean"]) != 0
+    assert not any("discriminator" in name for name in state["phases"][0]["module"])
+
+
+def test_the_autoencoders_turn_leaves_the_discriminator_alone() -> None:
+    settings = changed(discriminator="patch", discriminator_width=8, discriminator_layers=1).tokenizer
+    first, second = training_phases(tokenizer(), settings, World())
+    one = batch()
+    loss, values = first.objective(one, 20)
+    loss.backward()
+    assert "adversarial" in values and all(value.grad is None for value in second.objective.parameters())
+    first.objective.zero_grad()
+    second.objective(one, 20)[0].backward()
+    assert all(value.grad is None for value in first.objective.parameters())
+    assert all(value.grad is not None for value in second.objective.parameters())
+
+
+def test_decoder_only_keeps_encoder_and_codes(data: Path, tmp_path: Path) -> None:
+    start = NVG(dataclasses.replace(PRESETS["tiny"], generator=None))
+    start.tokenizer.load_state_dict(tokenizer().state_dict())
+    nvg_model.save(start, tmp_path / "start.safetensors", dtype=torch.float32)
+    chosen = dataclasses.replace(changed(decoder_only=True, steps=3), start=str(tmp_path / "start.safetensors"))
+    train_tokenizer(chosen, data, tmp_path)
+    before, after = tokenizer().state_dict(), tokenizer_weights(tmp_path)
+    moved = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"decoder"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "logged"),
+    [
+        ({"cycle_weight": 0.1}, {"cycle"}),
+        ({"separation_weights": (0.2, 0.1)}, {"within_1", "within_2"}),
+        ({"ssim_weight": 0.5}, {"ssim_loss"}),
+        ({"gradient_weight": 0.0}, set()),
+    ],
+)
+def test_losses_are_switched_by_their_weights(settings: dict[str, object], logged: set[str]) -> None:
+    (phase,) = training_phases(tokenizer(), changed(**settings).tokenizer, World())
+    (plain,) = training_phases(tokenizer(), changed().tokenizer, World())
+    loss, values = phase.objective(batch(), 20)
+    usual = plain.objective(batch(), 20)[1].keys()
+    assert values.keys() == (usual | logged) - ({"gradient_loss"} if settings == {"gradient_weight": 0.0} else set())
+    loss.backward()
+    assert all(torch.isfinite(value.grad).all() for value in phase.objective.parameters() if value.grad is not None)
+
+
+def test_variance_within_clusters() -> None:
+    generator = torch.Generator().manual_seed(0)
+    halves = torch.arange(16)[None].remainder(2).expand(3, -1)
+    latent = halves[..., None].float() * 5 + 1e-3 * torch.randn(3, 16, 4, generator=generator)
+    assert float(within_clusters(latent, halves, 2)) < 1e-5
+    assert float(within_clusters(latent, torch.zeros_like(halves), 1)) == pytest.approx(1, rel=1e-5)
+    assert torch.equal(cluster(latent)[:, 1] == cluster(latent)[:, 1, :1], halves == halves[:, :1])
+    noise = torch.randn(64, 16, 4, generator=generator)
+    middle = float(within_clusters(noise, cluster(noise)[:, 1], 2))
+    assert 0.5 < middle < 1
