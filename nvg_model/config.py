@@ -58,6 +58,20 @@ class GeneratorConfig:
     the guidance in it (MeanFlow, Geng et al. 2025), for sampling in few steps."""
     largest_guidance: float = 1.0
     """An average velocity knows the guidance scales from 1 to this one."""
+    content_input: Literal["canvas", "noised", "interpolated"] = "canvas"
+    """What the content generator sees of the canvas (ablation, paper appendix B.2): the canvas, the canvas plus
+    noise, or a mixture of both whose variance stays; the share of noise falls linearly from stage 0 to K."""
+    structure_input: Literal["partial", "noise"] = "partial"
+    """What the structure flow starts from (ablation): noise with the known channels clean, or noise alone."""
+    structure_rope: bool = True
+    """Whether tokens are rotated by their place in the structure, beside row and column (ablation)."""
+
+
+_CHOICES = {
+    "flow": ("velocity", "average"),
+    "content_input": ("canvas", "noised", "interpolated"),
+    "structure_input": ("partial", "noise"),
+}
 
 
 @dataclass(frozen=True)
@@ -86,8 +100,9 @@ class NVGConfig:
                 width = getattr(self.generator, name)
                 if width < HEAD_DIM or width % HEAD_DIM:
                     raise NVGError(f"{name} is {width}; it must be a multiple of the head size {HEAD_DIM}")
-            if self.generator.flow not in ("velocity", "average"):
-                raise NVGError(f"flow is {self.generator.flow!r}; this nvg knows velocity and average")
+            for name, known in _CHOICES.items():
+                if (value := getattr(self.generator, name)) not in known:
+                    raise NVGError(f"{name} is {value!r}; this nvg knows {' and '.join(known)}")
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -24,6 +24,7 @@ class ContentGenerator(nn.Module):
         assert config.generator is not None
         width, channels = config.generator.content_width, config.autoencoder.latent_channels
         self.grid, self.splits, self.num_classes = config.grid, config.splits, config.generator.num_classes
+        self.input, self.structured = config.generator.content_input, config.generator.structure_rope
         self.canvas_in = nn.Linear(channels, width)
         self.start_canvas = nn.Parameter(torch.empty(1, config.positions, channels))
         self.class_embedding = embedding(self.num_classes + 1, width)
@@ -40,7 +41,9 @@ class ContentGenerator(nn.Module):
         initialize(self)
         nn.init.normal_(self.start_canvas, std=0.02)
 
-    def forward(self, canvas: Tensor, labels: Tensor, classes: Tensor, stage: Tensor) -> Tensor:
+    def forward(
+        self, canvas: Tensor, labels: Tensor, classes: Tensor, stage: Tensor, noise: Tensor | None = None
+    ) -> Tensor:
         """The predicted final canvas, float32 [B,L,C].
 
         Args:
@@ -48,23 +51,38 @@ class ContentGenerator(nn.Module):
             labels: long [B,L] of the stage.
             classes: long [B]; `num_classes` is the null class.
             stage: long [B].
+            noise: normal [B,L,C], for a network whose `content_input` is not the canvas itself.
         """
         dtype = self.canvas_in.weight.dtype
-        scaled = (canvas * self.canvas_scales[stage][:, None, None]).to(dtype)
+        scaled = canvas * self.canvas_scales[stage][:, None, None]
+        if noise is not None:
+            scaled = self._noised(scaled, noise, 1 - stage[:, None, None] / self.splits)
+        scaled = scaled.to(dtype)
         x = self.canvas_in(torch.where(stage[:, None, None] > 0, scaled, self.start_canvas))
         class_token = self.class_embedding(classes)
         modulations = self.transformer.modulate(class_token + self.stage_embedding(stage))
-        ids = position_ids(labels, stage, self.splits, self.grid, CONTENT)
+        ids = position_ids(labels, stage, self.splits, self.grid, CONTENT, self.structured)
         rope = rope_table(torch.cat([class_token_ids(ids), ids], dim=1))
         tokens = torch.cat([class_token[:, None], x], dim=1)
         return self.transformer(tokens, modulations, rope, last=labels.shape[1]).float() / self.canvas_scales[-1]
+
+    def _noised(self, scaled: Tensor, noise: Tensor, share: Tensor) -> Tensor:
+        """The canvas with its share [B,1,1] of noise, as `content_input` wants it."""
+        if self.input == "canvas":
+            return scaled
+        return scaled + share * noise if self.input == "noised" else torch.lerp(scaled, noise.to(scaled), share)
 
     def logits(self, difference: Tensor) -> Tensor:
         """Scores float32 [...,V] of every code for the wanted change of a cluster's canvas [...,C]."""
         return self.code_head(difference.to(self.code_head.weight)).float()
 
     def predict(
-        self, canvas: Tensor | None, structure: Tensor, classes: Tensor | None, stage: int
+        self,
+        canvas: Tensor | None,
+        structure: Tensor,
+        classes: Tensor | None,
+        stage: int,
+        noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The predicted final canvas and the token scores of a stage; no guidance.
 
@@ -73,11 +91,14 @@ class ContentGenerator(nn.Module):
             structure: long [B,L], labels of the stage, or [B,S',L] with those of all stages up to it.
             classes: long [B], or None for the null class.
             stage: i.
+            noise: normal [B,L,C], which a network that sees a noised canvas needs.
         Returns:
             ([B,L,C], [B,2^i,V]), float32.
         Raises:
-            NVGError: there is no such stage.
+            NVGError: there is no such stage, or the noise is missing.
         """
+        if noise is None and self.input != "canvas":
+            raise NVGError(f"this content generator sees a {self.input} canvas; give it noise")
         if not 0 <= stage <= self.splits:
             raise NVGError(f"there is no stage {stage}; this model has stages 0 to {self.splits}")
         labels = structure if structure.dim() == 2 else structure[:, stage]
@@ -86,5 +107,5 @@ class ContentGenerator(nn.Module):
         if classes is None:
             classes = torch.full_like(labels[:, 0], self.num_classes)
         stages = torch.full_like(labels[:, 0], stage)
-        final = self(canvas, labels, classes, stages)
+        final = self(canvas, labels, classes, stages, noise)
         return final, self.logits(hierarchy.cluster_means(final - canvas.float(), labels, 2**stage))

@@ -121,6 +121,7 @@ class _Use(IntEnum):
     STRUCTURE = 0
     SPLIT = 1
     TOKEN = 2
+    CANVAS = 3
 
 
 def _stream(seed: int, item: int, use: _Use, stage: int) -> torch.Generator:
@@ -151,11 +152,11 @@ class Request:
     on_evaluation: Callable[[], None] = field(default=lambda: None)
 
     def noise(self, shape: tuple[int, ...], use: _Use, stage: int, device: torch.device) -> Tensor:
-        """Noise [B,*shape] for a use and stage: normal for the structure, Gumbel otherwise."""
+        """Noise [B,*shape] for a use and stage: normal for structure and canvas, Gumbel otherwise."""
         items = []
         for item in range(self.first_item, self.first_item + len(self.classes)):
             generator = _stream(self.seed, item, use, stage)
-            normal = use is _Use.STRUCTURE
+            normal = use in (_Use.STRUCTURE, _Use.CANVAS)
             items.append(torch.randn(shape, generator=generator) if normal else _gumbel(shape, generator))
         return torch.stack(items).to(device)
 
@@ -202,12 +203,16 @@ def next_codes(model: NVG, request: Request, canvas: Tensor, labels: Tensor, sta
     settings, splits, clusters = request.settings, model.config.splits, 2**stage
     scale = guidance_schedule(settings.content_guidance, splits)[stage]
     request.on_evaluation()
+    noise = None
+    if model.content.input != "canvas":
+        noise = request.noise(tuple(canvas.shape[1:]), _Use.CANVAS, stage, canvas.device)
     if scale == 1:
-        _, logits = model.content.predict(canvas, labels, request.classes, stage)
+        _, logits = model.content.predict(canvas, labels, request.classes, stage, noise)
     else:
         null = torch.full_like(request.classes, model.content.num_classes)
         both = torch.cat([request.classes, null])
-        _, logits = model.content.predict(canvas.repeat(2, 1, 1), labels.repeat(2, 1), both, stage)
+        twice = None if noise is None else noise.repeat(2, 1, 1)
+        _, logits = model.content.predict(canvas.repeat(2, 1, 1), labels.repeat(2, 1), both, stage, twice)
         logits = _guide(logits, scale)
     gumbel = None
     if settings.top_k != 1:
@@ -270,7 +275,7 @@ def integrate(
     known = known_channels(labels, stage, model.config.splits)[..., :stage]
 
     def project(z: Tensor) -> Tensor:
-        return torch.cat([known, z[..., stage:]], dim=-1)
+        return torch.cat([known, z[..., stage:]], dim=-1) if flow.partial else z
 
     return SOLVERS[settings.solver](velocity, project(noise.float()), grid.tolist(), project)
 

@@ -56,6 +56,7 @@ class StructureGenerator(nn.Module):
         width = config.generator.structure_width
         self.grid, self.splits, self.num_classes = config.grid, config.splits, config.generator.num_classes
         self.time_factor = config.generator.time_factor
+        self.structured, self.partial = config.generator.structure_rope, config.generator.structure_input == "partial"
         self.structure_in = nn.Linear(config.splits, width)
         self.canvas_in = nn.Linear(config.autoencoder.latent_channels, width)
         self.class_embedding = embedding(self.num_classes + 1, width)
@@ -81,7 +82,7 @@ class StructureGenerator(nn.Module):
         """
         class_token = self.class_embedding(classes)
         canvas_tokens = self.canvas_in(canvas.to(class_token.dtype))
-        ids = position_ids(labels, stage, self.splits, self.grid, CONTENT)
+        ids = position_ids(labels, stage, self.splits, self.grid, CONTENT, self.structured)
         canvas_ids = ids.clone()
         canvas_ids[..., 0] = CANVAS
         return FlowContext(

@@ -24,16 +24,20 @@ def rope_axes(splits: int) -> list[int]:
     return [KIND_DIM] + [BIT_DIM] * splits + [row, rest - row]
 
 
-def position_ids(labels: Tensor, stage: int | Tensor, splits: int, grid: tuple[int, int], kind: int) -> Tensor:
+def position_ids(
+    labels: Tensor, stage: int | Tensor, splits: int, grid: tuple[int, int], kind: int, structured: bool = True
+) -> Tensor:
     """Rotation coordinates [B,L,A] of the positions: kind, structure embedding at the stage, row, column.
 
     Args:
         labels: long [B,L], labels of stage `stage` (an int, or long [B]).
+        structured: False leaves the structure out, for the ablation without structure-aware RoPE.
     """
     rows, columns = torch.meshgrid(*(torch.arange(side, device=labels.device) for side in grid), indexing="ij")
     place = torch.stack([rows, columns], dim=-1).view(1, -1, 2).expand(len(labels), -1, -1)
     kinds = torch.full_like(place[..., :1], kind)
-    return torch.cat([kinds, hierarchy.embed(labels, stage, splits), place], dim=-1)
+    embedded = hierarchy.embed(labels, stage, splits)
+    return torch.cat([kinds, embedded if structured else torch.zeros_like(embedded), place], dim=-1)
 
 
 def class_token_ids(like: Tensor) -> Tensor:

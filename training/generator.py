@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import nvg_model
 from nvg_model import structure as hierarchy
+from nvg_model.config import NVGConfig
 from nvg_model.content import ContentGenerator
 from nvg_model.model import NVG
 from nvg_model.structure_flow import StructureGenerator, known_channels
@@ -50,6 +51,8 @@ class Batch:
     """long [B,m]: the splits of the structure generator that are trained."""
     noise: Tensor
     """float [B,L,K], one for all splits of an image."""
+    canvas_noise: Tensor
+    """float [B,L,C], for a content generator that sees noised canvases; else [B,0,C]."""
     times: Tensor
     """float [B,m] in (0, 1)."""
     finest: Tensor | None = None
@@ -183,7 +186,7 @@ class Source:
 
     settings: GeneratorRecipe
     recipe: Recipe
-    splits: int
+    config: NVGConfig
     pictures: Pictures
     cache: TokenCache | None
 
@@ -207,22 +210,26 @@ class Source:
                 wait=world.wait,
                 workers=settings.workers,
             )
-        return cls(settings, recipe, nvg.config.splits, pictures, cache)
+        return cls(settings, recipe, nvg.config, pictures, cache)
 
     def draw(self, step: int, share: Share) -> Batch:
         """This share of a step; everything random is drawn for the whole step, so that shares fit together."""
-        settings, positions = self.settings, 2**self.splits
+        settings, config = self.settings, self.config
         generator = stream(self.recipe.seed, 2, step * settings.batch)
         index = self._index(generator)
         dropped = torch.rand(settings.batch, generator=generator) < settings.label_dropout
         content = draw_stages(
-            settings.batch, self.splits + 1, settings.content_stages, generator, settings.content_stage_odds
+            settings.batch, config.splits + 1, settings.content_stages, generator, settings.content_stage_odds
         )
         structure = draw_stages(
-            settings.batch, self.splits - 1, settings.structure_stages, generator, settings.structure_stage_odds
+            settings.batch, config.splits - 1, settings.structure_stages, generator, settings.structure_stage_odds
         )
-        noise = torch.randn(settings.batch, positions, self.splits, generator=generator)
+        noise = torch.randn(settings.batch, config.positions, config.splits, generator=generator)
         times = torch.randn(structure.shape, generator=generator).sigmoid()
+        assert config.generator is not None
+        positions = 0 if config.generator.content_input == "canvas" else config.positions
+        channels = config.autoencoder.latent_channels
+        canvas_noise = torch.randn(settings.batch, positions, channels, generator=generator)
         what = self._images(index, generator, share) if self.cache is None else self._tokens(share.of(index))
         classes = what.pop("classes")
         return Batch(
@@ -230,6 +237,7 @@ class Source:
             content_stages=share.of(content),
             structure_stages=share.of(structure),
             noise=share.of(noise),
+            canvas_noise=share.of(canvas_noise),
             times=share.of(times),
             **what,
         )
@@ -245,7 +253,7 @@ class Source:
         return {
             "classes": self.cache.classes[index].long(),
             "finest": self.cache.finest[index].long(),
-            "codes": tuple(self.cache.codes(index, stage) for stage in range(self.splits + 1)),
+            "codes": tuple(self.cache.codes(index, stage) for stage in range(self.config.splits + 1)),
             "names": tuple(self.cache.name(int(one)) for one in index),
         }
 
@@ -393,7 +401,8 @@ def content_loss(
     weight = _weights(stage, settings.content_stage_weights)
     before = torch.where(stage[:, None, None] > 0, stages.canvases[row, stage - 1], 0.0)
     with torch.autocast(before.device.type, torch.bfloat16, enabled=settings.bfloat16):
-        final = content(before, stages.structure[row, stage], batch.classes[row], stage)
+        noise = batch.canvas_noise[row] if content.input != "canvas" else None
+        final = content(before, stages.structure[row, stage], batch.classes[row], stage, noise)
         unlike = repa(batch.images, row) if repa is not None else None
     error = (final - stages.canvases[row, -1]).square().mean(dim=(1, 2))
     entropy, values = error.new_zeros(len(row)), {"content_mse": error.detach().mean()}
@@ -420,8 +429,8 @@ def structure_loss(
     row, stage = _rows(batch.structure_stages)
     t = batch.times.flatten()
     clean = known_channels(stages.structure[:, -1], splits, splits)[row]
-    known = torch.arange(splits, device=stage.device) < stage[:, None, None]
-    noise = torch.where(known, clean, batch.noise[row])
+    known = (torch.arange(splits, device=stage.device) < stage[:, None, None]) & structure.partial
+    noise = torch.where(known, clean, batch.noise[row])  # what is known stays as it is
     z = torch.lerp(clean, noise, t[:, None, None])
     with torch.autocast(z.device.type, torch.bfloat16, enabled=settings.bfloat16):
         velocity = structure(z, t, stages.canvases[row, stage], stages.structure[row, stage], batch.classes[row], stage)
@@ -454,7 +463,7 @@ def held_out_loss(
     settings = dataclasses.replace(
         recipe.generator, batch=256, label_dropout=0.0, views=0, content_stages=99, structure_stages=99
     )
-    source = Source(settings, recipe, nvg.config.splits, held_out, None)
+    source = Source(settings, recipe, nvg.config, held_out, None)
 
     def measure() -> dict[str, float]:
         values: dict[str, float] = {}

@@ -33,7 +33,7 @@ from training.recipes.base import GeneratorRecipe, Recipe
 def source(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Source:
     """Images of the test data, tokenized in the step."""
     base = dataclasses.replace(recipe("smoke"), generator=dataclasses.replace(recipe("smoke").generator, views=0))
-    return Source(base.generator, base, base.config.splits, base.pictures(data, "train"), None)
+    return Source(base.generator, base, base.config, base.pictures(data, "train"), None)
 
 
 def fresh(seed: int = 0) -> NVG:
@@ -192,3 +192,52 @@ def test_muon_and_fsdp_exclude_each_other() -> None:
 def test_the_start_without_a_tokenizer_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no trained tokenizer"):
         starting_point(recipe("smoke"), tmp_path, ("a", "b", "c"))
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"content_input": "noised"},
+        {"content_input": "interpolated"},
+        {"structure_input": "noise"},
+        {"structure_rope": False},
+    ],
+)
+def test_the_ablations_of_table_2_train_and_draw(source: Source, tmp_path: Path, switch: dict[str, object]) -> None:
+    """Appendix B.2: what the networks see, and structure-aware RoPE."""
+    tiny = PRESETS["tiny"]
+    assert tiny.generator is not None
+    config = dataclasses.replace(tiny, generator=dataclasses.replace(tiny.generator, **switch))  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    nvg = NVG(config, ("disc", "ring", "square"))
+    nvg.load_state_dict(fresh().state_dict())
+    for parameter in nvg.parameters():  # so large that what a network sees decides what it draws
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.5)
+    changed = dataclasses.replace(source, config=config)
+    loss, _ = GeneratorObjective(nvg, source.settings)(changed.draw(0, Share()), 0)
+    loss.backward()
+    assert torch.isfinite(loss)
+    plain = NVG(tiny, nvg.classes)
+    plain.load_state_dict(nvg.state_dict())
+    settings = nvg_model.SamplingSettings(structure_steps=2)
+    nvg.eval()
+    plain.eval()
+    result = nvg.generate("ring", seed=2, settings=settings)
+    assert not torch.equal(result.canvases, plain.generate("ring", seed=2, settings=settings).canvases)
+    both = nvg.generate(["disc", "ring"], seed=2, settings=settings, first_item=0)
+    again = nvg.generate("ring", seed=2, settings=settings, first_item=1)
+    assert torch.equal(both.tokens[1], again.tokens[0])  # noise of its own for every item
+    loaded = nvg_model.load(nvg_model.save(nvg, tmp_path / "one.safetensors", dtype=torch.float32))
+    assert loaded.config == config
+    assert torch.equal(loaded.generate("ring", seed=2, settings=settings).tokens, result.tokens)
+
+
+def test_a_noised_canvas_needs_noise() -> None:
+    tiny = PRESETS["tiny"]
+    assert tiny.generator is not None
+    config = dataclasses.replace(tiny, generator=dataclasses.replace(tiny.generator, content_input="noised"))
+    with pytest.raises(nvg_model.NVGError, match="sees a noised canvas; give it noise"):
+        NVG(config).content.predict(None, torch.zeros(1, 16, dtype=torch.long), None, 0)
+    with pytest.raises(nvg_model.NVGError, match="content_input is 'fog'; this nvg knows canvas and noised"):
+        dataclasses.replace(tiny, generator=dataclasses.replace(tiny.generator, content_input="fog"))  # type: ignore[arg-type]
