@@ -7,6 +7,8 @@ a process killed at any moment leaves the earlier saves as they were. The latest
 from __future__ import annotations
 
 import os
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
-    get_optimizer_state_dict,
     set_model_state_dict,
-    set_optimizer_state_dict,
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -46,8 +46,9 @@ def write(path: Path, content: Any) -> None:
     partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, partial)
-        with partial.open("rb") as file:
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)  # the new name is on the disk only when the folder is
@@ -55,7 +56,8 @@ def write(path: Path, content: Any) -> None:
         os.close(folder)
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
-        raise DataError(f"{path} could not be written ({error}); free some room and run the command again") from error
+        cause = error.__context__ or error  # torch's error says at which byte, the one before it why
+        raise DataError(f"{path} could not be written ({cause}); free some room and run the command again") from error
 
 
 def keep_best(path: Path) -> None:
@@ -75,21 +77,25 @@ def latest(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] |
 def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """A saved state. Raises DataError where there is none or it is damaged."""
     try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises whatever the damaged bytes lead it to
-        raise DataError(f"{path} cannot be read ({error}); remove it to go on from the save before it") from error
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()  # torch.load does not compare the checksums
+        if broken is None:
+            return torch.load(path, map_location=device, weights_only=True)
+        reason = f"the checksum of {broken} is wrong"
+    except Exception as error:  # zipfile and torch raise whatever the damaged bytes lead them to
+        reason = str(error) or type(error).__name__
+    raise DataError(f"{path} cannot be read ({reason}); remove it to go on from the save before it")
 
 
 def module_state(module: nn.Module) -> dict[str, Any]:
-    """Parameters and buffers, whole in every process (copied to the CPU where they are sharded)."""
+    """Parameters and buffers. Of a sharded module: whole, on the CPU, in the first process only; all must call this."""
     return get_model_state_dict(module, options=_WHOLE) if is_sharded(module) else module.state_dict()
 
 
-def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimiser's state, whole in every process."""
-    if is_sharded(module):
-        return get_optimizer_state_dict(module, optimizer, options=_WHOLE)
-    return optimizer.state_dict()
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimiser's state, whole in every process: the same however many processes share it."""
+    saved = optimizer.state_dict()
+    return {**saved, "state": {index: _each(whole, values) for index, values in saved["state"].items()}}
 
 
 def load_module(module: nn.Module, state: dict[str, Any]) -> None:
@@ -100,17 +106,25 @@ def load_module(module: nn.Module, state: dict[str, Any]) -> None:
         module.load_state_dict(state)
 
 
-def load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """The inverse of `optimizer_state`."""
-    if is_sharded(module):
-        set_optimizer_state_dict(module, optimizer, state, options=_WHOLE)
-    else:
-        optimizer.load_state_dict(state)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def shared(parameter: Tensor, values: dict[str, Any]) -> dict[str, Any]:
+        return _each(lambda value: like(value, parameter) if value.shape == parameter.shape else value, values)
+
+    sharded = {index: shared(parameters[index], values) for index, values in state["state"].items()}
+    optimizer.load_state_dict({**state, "state": sharded})
+
+
+def _each(change: Callable[[Tensor], Tensor], values: dict[str, Any]) -> dict[str, Any]:
+    """With every tensor changed."""
+    return {name: change(value) if isinstance(value, Tensor) else value for name, value in values.items()}
 
 
 def whole(value: Tensor) -> Tensor:
-    """A tensor that may be sharded, complete."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    """A tensor, complete and on the CPU if it was sharded; then all processes must call this."""
+    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
 
 
 def like(value: Tensor, target: Tensor) -> Tensor:

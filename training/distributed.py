@@ -7,7 +7,8 @@ A step is the same whatever the number of processes: everything random of a step
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -131,6 +132,23 @@ def shard(objective: nn.Module, blocks: Iterable[nn.Module], world: World) -> No
         fully_shard(block)
         register_fsdp_forward_method(block, "modulate")  # called apart from forward, and needs the weights as well
     fully_shard(objective)
+
+
+@contextmanager
+def parts_callable(objective: nn.Module) -> Iterator[None]:
+    """Within, the parts of a module can be called by themselves, as sampling does, even if it is sharded.
+
+    Outside, the parameters that are in no block are whole only in the objective's own forward. They are parted again
+    at the end, so that the next forward gathers what the parameters have become.
+    """
+    if not is_sharded(objective):
+        yield
+        return
+    objective.unshard()  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        objective.reshard()  # type: ignore[operator]
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -10,10 +10,12 @@ import dataclasses
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ class Log:
 
     def __init__(self, folder: Path, step: int, world: World, trackers: tuple[str, ...] = ()) -> None:
         self.folder, self.world = folder, world
-        self.step, self.time, self.count = step, time.perf_counter(), 0
+        self.step, self.time = step, time.perf_counter()
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.trackers = [_tracker(name, folder) for name in trackers] if world.first else []
@@ -54,11 +56,21 @@ class Log:
         self.record(step, {"images_per_second": round(speed, 2), **means})
         return {name: f"{value:.3f}" for name, value in means.items()} | {"img/s": f"{speed:.1f}"}
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done within does not count as training time: saves and sample pictures."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.time += time.perf_counter() - start
+
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """One line of finished numbers."""
         if self.world.first:
             with (self.folder / "log.jsonl").open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+                rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+                file.write(json.dumps({"step": step, **rounded}) + "\n")
             for tracker in self.trackers:
                 tracker.numbers(step, values)
 
@@ -89,7 +101,9 @@ class _TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise DataError("tensorboard is not installed; pip install tensorboard, or leave out --track") from error
+            raise DataError(
+                "tensorboard is not installed; pip install tensorboard, or leave out --track tensorboard"
+            ) from error
         self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
@@ -144,7 +158,7 @@ def describe_run(folder: Path, settings: Any, world: World, **facts: Any) -> Non
     starts.append(
         {
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "command": " ".join(["python -m training", *sys.argv[1:]]),
+            "command": shlex.join(["python", "-m", "training", *sys.argv[1:]]),
             "settings": dataclasses.asdict(settings),
             **facts,
             **versions(),

@@ -23,7 +23,7 @@ from training import checkpointing
 from training.data import DataError
 from training.data.loader import batches
 from training.data.views import stream
-from training.distributed import Share, World, is_sharded, replicate
+from training.distributed import Share, World, is_sharded, parts_callable, replicate
 from training.logging import Log
 from training.optim import AveragedWeights, set_learning_rate
 from training.recipes.base import Running
@@ -122,10 +122,11 @@ def train(job: Job[Batch], settings: LoopSettings, folder: Path, world: World | 
             last, asked = done == settings.steps, world.any(bool(stop))
             if done % settings.log_every == 0:
                 bar.set_postfix(log.write(done, settings.batch), refresh=False)
-            if last or asked or done % settings.save_every == 0:
-                path = run.save(done)
-            if last or (settings.sample_every and done % settings.sample_every == 0):
-                run.watch(done, log)
+            with log.paused():
+                if last or asked or done % settings.save_every == 0:
+                    path = run.save(done)
+                if last or (settings.sample_every and done % settings.sample_every == 0):
+                    run.watch(done, log)
             if asked and not last:
                 raise Interrupted(f"stopped at step {done}, saved in {path}; the same command goes on from there")
     return run.average
@@ -216,7 +217,7 @@ class _Run(Generic[Batch]):
         phases = [
             {
                 "module": checkpointing.module_state(phase.objective),
-                "optimizers": [checkpointing.optimizer_state(phase.objective, one) for one in phase.optimizers],
+                "optimizers": [checkpointing.optimizer_state(one) for one in phase.optimizers],
             }
             for phase in self.job.phases
         ]
@@ -243,7 +244,7 @@ class _Run(Generic[Batch]):
             for phase, saved in zip(self.job.phases, state["phases"], strict=True):
                 checkpointing.load_module(phase.objective, saved["module"])
                 for optimizer, one in zip(phase.optimizers, saved["optimizers"], strict=True):
-                    checkpointing.load_optimizer(phase.objective, optimizer, one)
+                    checkpointing.load_optimizer(optimizer, one)
             self.average.load_state_dict(state["average"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise DataError(
@@ -258,7 +259,7 @@ class _Run(Generic[Batch]):
         objective = self.job.phases[0].objective
         training = objective.training
         objective.eval()
-        with self.average.applied(), torch.no_grad():
+        with self.average.applied(), parts_callable(objective), torch.no_grad():
             values = self.job.validate() if self.job.validate else {}
             pictures = self.job.sample() if self.job.sample else {}
         objective.train(training)

@@ -3,11 +3,16 @@
 import dataclasses
 import json
 import os
+import resource
 import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import nvg_model
@@ -16,9 +21,10 @@ from training.__main__ import main
 from training.data import DataError
 from training.data.pictures import load_pictures
 from training.data.views import ViewSettings, compose, draw_balanced, draw_views, plain_views, stream
-from training.distributed import Share
+from training.distributed import Share, World
 from training.export import export
 from training.generator import train_generator
+from training.logging import Log
 from training.loop import Interrupted, Job, LoopSettings, Phase, train
 from training.losses.reconstruction import multiscale_gradient, psnr
 from training.optim import cosine, warmup_stable_decay
@@ -66,6 +72,7 @@ def test_the_smoke_losses_fall(data: Path, tmp_path: Path) -> None:
 class _ToyObjective(nn.Module):
     def __init__(self) -> None:
         super().__init__()
+        self.register_buffer("ballast", torch.zeros(100_000))  # so that a save takes some room
         self.net = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Dropout(0.1), nn.Linear(8, 4))
 
     def forward(self, x: torch.Tensor, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -96,6 +103,7 @@ class _Toy:
             [Phase(self.objective, [self.optimizer], lambda step: cosine(step, 12, 3))],
             self.draw,
             names=lambda x: [f"{one:.0f}.png" for one in range(len(x))],
+            sample=lambda: {"squares": Image.new("RGB", (8, 4), "red")},
         )
         average = train(job, self.settings, self.folder)
         return {**self.objective.state_dict(), **{f"average.{k}": v for k, v in average.state_dict().items()}}
@@ -153,6 +161,75 @@ def test_a_nan_loss_stops_with_the_last_save_intact(tmp_path: Path) -> None:
         toy.train()
     state = checkpointing.latest(tmp_path)
     assert state is not None and state["step"] == 4
+
+
+@pytest.fixture
+def full_disk() -> Iterator[Callable[[], None]]:
+    """A call after which no file can be longer than 200 kB, as on a disk without room; ends with the test."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_saves_and_the_run_goes_on(tmp_path: Path, full_disk: Callable[[], None]) -> None:
+    whole = _Toy(tmp_path / "whole").train()
+    toy = _Toy(tmp_path / "full")
+    toy.at = {6: full_disk}
+    with pytest.raises(
+        DataError, match=r"state-00000008\.pt could not be written \(.*File too large\); free some room"
+    ):
+        toy.train()
+    assert [path.name for path in (tmp_path / "full").iterdir() if path.suffix != ".jsonl"] == ["state-00000004.pt"]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert _same(_Toy(tmp_path / "full").train(), whole)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "empty"])
+def test_a_damaged_save_is_named_and_the_one_before_it_serves(tmp_path: Path, damage: str) -> None:
+    whole = _Toy(tmp_path).train()
+    newest = tmp_path / "state-00000012.pt"
+    content = newest.read_bytes()
+    middle = len(content) // 2
+    newest.write_bytes(
+        {"truncated": content[:middle], "changed": content[:middle] + b"?" + content[middle + 1 :], "empty": b""}[
+            damage
+        ]
+    )
+    with pytest.raises(DataError, match=r"state-00000012\.pt cannot be read \(.+\); remove it") as caught:
+        _Toy(tmp_path).train()
+    assert "\n" not in str(caught.value)
+    newest.unlink()
+    assert _same(_Toy(tmp_path).train(), whole)
+
+
+def test_tensorboard_has_the_losses_and_the_pictures(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    _Toy(tmp_path, track=("tensorboard",)).train()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    losses = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert [step for step, _ in losses] == [3, 6, 9, 12]
+    assert [value for _, value in losses] == pytest.approx([line["loss"] for line in lines], rel=1e-5)
+    (picture,) = events.Images("squares")
+    assert (picture.step, picture.width, picture.height) == (12, 8, 4)
+
+
+@pytest.mark.parametrize(("name", "module"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")])
+def test_a_missing_tracker_is_one_sentence(
+    name: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    with pytest.raises(DataError, match=f"^{name} is not installed; pip install {name}, or leave out --track {name}$"):
+        _Toy(tmp_path, track=(name,)).train()
+
+
+def test_samples_do_not_count_as_training_time(tmp_path: Path) -> None:
+    log = Log(tmp_path, 0, World())
+    with log.paused():
+        time.sleep(0.5)
+    log.write(1, batch=100)
+    (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert json.loads(line)["images_per_second"] > 250  # 200 and less if the half second counted
 
 
 def test_saves_keep_the_latest_two_and_leave_no_partial(tmp_path: Path) -> None:
