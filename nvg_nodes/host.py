@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from nvg_model.errors import NVGError
 from nvg_nodes.api import HOSTED
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 FOLDER = "nvg"
 """Checkpoints are in the folder of this name under the host's models folder."""
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""Precisions that a loader offers."""
 _LARGE = 100_000_000
 """Parameters from which on a lower precision is worth its rounding."""
 
@@ -65,7 +68,9 @@ class Host:
         return torch.device("cpu")
 
     def dtype(self, name: str, parameters: int) -> torch.dtype:
-        """The precision that a loader's choice means: auto is float32 here."""
+        """The precision that a loader's choice means: auto is float32 here. Raises NVGError for an unknown one."""
+        if name not in DTYPES:
+            raise NVGError(f"dtype is {name!r}; choose one of {', '.join(DTYPES)}")
         return torch.float32 if name == "auto" else getattr(torch, name)
 
     def networks(self, nvg: NVG) -> Networks:

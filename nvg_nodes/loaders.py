@@ -14,7 +14,6 @@ from nvg_nodes.api import advanced, io, schema
 from nvg_nodes.types import Model, NVGModel
 
 CATEGORY = "NVG"
-DTYPES = ["auto", "float32", "bfloat16", "float16"]
 OURS = (".safetensors",)
 RELEASED = (".ckpt", ".pt", ".pth", ".safetensors")
 NO_GENERATOR = "none (tokenizer only)"
@@ -25,7 +24,7 @@ NO_FILE = "none: put checkpoints into models/nvg"
 def _dtype_input() -> Any:
     return io.Combo.Input(
         "dtype",
-        options=DTYPES,
+        options=[*host.DTYPES],
         default="auto",
         tooltip="Precision of the weights. auto: float32, but bfloat16 for large models on a GPU that computes in it.",
     )

@@ -7,7 +7,6 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -163,24 +162,17 @@ def test_a_nan_loss_stops_with_the_last_save_intact(tmp_path: Path) -> None:
     assert state is not None and state["step"] == 4
 
 
-@pytest.fixture
-def full_disk() -> Iterator[Callable[[], None]]:
-    """A call after which no file can be longer than 200 kB, as on a disk without room; ends with the test."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_full_disk_leaves_the_saves_and_the_run_goes_on(tmp_path: Path, full_disk: Callable[[], None]) -> None:
+def test_a_full_disk_leaves_the_saves_and_the_run_goes_on(tmp_path: Path) -> None:
     whole = _Toy(tmp_path / "whole").train()
     toy = _Toy(tmp_path / "full")
-    toy.at = {6: full_disk}
-    with pytest.raises(
-        DataError, match=r"state-00000008\.pt could not be written \(.*File too large\); free some room"
-    ):
-        toy.train()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    toy.at = {6: lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))}  # half of what a save takes
+    try:
+        with pytest.raises(DataError, match=r"00000008\.pt could not be written \(.*File too large\); free some room"):
+            toy.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in (tmp_path / "full").iterdir() if path.suffix != ".jsonl"] == ["state-00000004.pt"]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert _same(_Toy(tmp_path / "full").train(), whole)
 
 
@@ -190,11 +182,8 @@ def test_a_damaged_save_is_named_and_the_one_before_it_serves(tmp_path: Path, da
     newest = tmp_path / "state-00000012.pt"
     content = newest.read_bytes()
     middle = len(content) // 2
-    newest.write_bytes(
-        {"truncated": content[:middle], "changed": content[:middle] + b"?" + content[middle + 1 :], "empty": b""}[
-            damage
-        ]
-    )
+    changed = content[:middle] + b"?" + content[middle + 1 :]
+    newest.write_bytes({"truncated": content[:middle], "changed": changed, "empty": b""}[damage])
     with pytest.raises(DataError, match=r"state-00000012\.pt cannot be read \(.+\); remove it") as caught:
         _Toy(tmp_path).train()
     assert "\n" not in str(caught.value)
