@@ -51,8 +51,6 @@ class Batch:
     """long [B,m]: the splits of the structure generator that are trained."""
     noise: Tensor
     """float [B,L,K], one for all splits of an image."""
-    canvas_noise: Tensor
-    """float [B,L,C], for a content generator that sees noised canvases; else [B,0,C]."""
     times: Tensor
     """float [B,m] in (0, 1)."""
     finest: Tensor | None = None
@@ -61,6 +59,8 @@ class Batch:
     """long [B,2^i] of each stage, from the cache."""
     images: Tensor | None = None
     """float [B,3,H,W] in [-1,1]."""
+    canvas_noise: Tensor | None = None
+    """float [B,L,C], for a content generator that sees noised canvases."""
     names: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
@@ -226,10 +226,10 @@ class Source:
         )
         noise = torch.randn(settings.batch, config.positions, config.splits, generator=generator)
         times = torch.randn(structure.shape, generator=generator).sigmoid()
-        assert config.generator is not None
-        positions = 0 if config.generator.content_input == "canvas" else config.positions
-        channels = config.autoencoder.latent_channels
-        canvas_noise = torch.randn(settings.batch, positions, channels, generator=generator)
+        canvas_noise = None
+        if config.generator is not None and config.generator.content_input != "canvas":
+            shape = settings.batch, config.positions, config.autoencoder.latent_channels
+            canvas_noise = share.of(torch.randn(shape, generator=generator))
         what = self._images(index, generator, share) if self.cache is None else self._tokens(share.of(index))
         classes = what.pop("classes")
         return Batch(
@@ -237,7 +237,7 @@ class Source:
             content_stages=share.of(content),
             structure_stages=share.of(structure),
             noise=share.of(noise),
-            canvas_noise=share.of(canvas_noise),
+            canvas_noise=canvas_noise,
             times=share.of(times),
             **what,
         )
@@ -401,7 +401,7 @@ def content_loss(
     weight = _weights(stage, settings.content_stage_weights)
     before = torch.where(stage[:, None, None] > 0, stages.canvases[row, stage - 1], 0.0)
     with torch.autocast(before.device.type, torch.bfloat16, enabled=settings.bfloat16):
-        noise = batch.canvas_noise[row] if content.input != "canvas" else None
+        noise = None if batch.canvas_noise is None else batch.canvas_noise[row]
         final = content(before, stages.structure[row, stage], batch.classes[row], stage, noise)
         unlike = repa(batch.images, row) if repa is not None else None
     error = (final - stages.canvases[row, -1]).square().mean(dim=(1, 2))

@@ -37,7 +37,6 @@ def make_batch(nvg: NVG, settings: GeneratorRecipe) -> Batch:
         content_stages=stages[0][:, : settings.content_stages],
         structure_stages=stages[1][:, : settings.structure_stages],
         noise=torch.randn(size, nvg.config.positions, splits, generator=generator),
-        canvas_noise=torch.zeros(size, 0, nvg.config.autoencoder.latent_channels),
         times=torch.rand(size, settings.structure_stages, generator=generator),
         finest=sequence.structure[:, -1],
         codes=tuple(sequence.cluster_tokens(stage) for stage in range(splits + 1)),
