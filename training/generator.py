@@ -105,8 +105,9 @@ def train_generator(recipe: Recipe, data: Path | str, run: Path) -> Path:
         world,
     )
     path = folder / "generator.pt"
+    state, averaged = checkpointing.module_state(objective), average.state_dict()  # where sharded, all take part
     if world.first:
-        checkpointing.write(path, network_weights(checkpointing.module_state(objective), average.state_dict()))
+        checkpointing.write(path, network_weights(state, averaged))
         print(f"generator: {path}")
     world.wait()
     return path
