@@ -113,6 +113,7 @@ class _TensorBoard:
 
     def picture(self, step: int, name: str, picture: Image.Image) -> None:
         self.writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+        self.writer.flush()
 
 
 class _WeightsAndBiases:
