@@ -13,7 +13,15 @@ CLASSES = (
 EMOJI64 = Recipe(
     name="emoji64",
     config=PRESETS["emoji64"],
-    tokenizer=TokenizerRecipe(steps=3000, batch=32, learning_rate=2e-3, bfloat16=True),
+    tokenizer=TokenizerRecipe(
+        steps=4000,
+        batch=32,
+        learning_rate=2e-3,
+        # So that the first maps are the object's silhouette, and come back when a picture is tokenized again.
+        separation_weights=(0.2, 0.1, 0.05),
+        cycle_weight=0.1,
+        bfloat16=True,
+    ),
     generator=GeneratorRecipe(
         steps=24_000,
         batch=32,
