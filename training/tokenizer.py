@@ -186,22 +186,27 @@ class TokenizerObjective(nn.Module):
             output = tokenizer.decoder(canvas.mT.unflatten(2, tokenizer.grid)).float()
         batch.output = output.detach()
         losses = self._losses(output, images, batch, step)
+        encoded = [latent]
         if settings.cycle_weight:
-            losses["cycle"] = settings.cycle_weight, self._cycle(output, canvases[:, -1].detach())
+            again = self._encode_again(output)
+            encoded.append(again)
+            relative = F.mse_loss(again, canvas.detach()) / canvas.detach().var()
+            losses["cycle"] = settings.cycle_weight, relative
         if not settings.decoder_only:
             losses["quantizer"] = settings.quantizer_weight, quantizer_loss(latent, canvases)
-            for stage, weight in enumerate(settings.separation_weights, start=1):
-                losses[f"within_{stage}"] = weight, within_clusters(latent, structure[:, stage], 2**stage)
+        for stage, weight in enumerate(settings.separation_weights, start=1):
+            # of what is made of the output too: the maps are to be found again in it
+            shares = [within_clusters(one, structure[:, stage], 2**stage) for one in encoded]
+            losses[f"within_{stage}"] = weight, torch.stack(shares).mean()
         total = torch.stack([weight * loss for weight, loss in losses.values()]).sum()
         return total, {name: loss.detach() for name, (_, loss) in losses.items()} | {
             "psnr": psnr(output.detach(), images).mean()
         }
 
-    def _cycle(self, output: Tensor, canvas: Tensor) -> Tensor:
-        """How far the output, encoded again, is from the canvas [B,L,C] it came from, relative to its variance."""
+    def _encode_again(self, output: Tensor) -> Tensor:
+        """The latent [B,L,C] of the output, as a user gets it who tokenizes the picture."""
         with torch.autocast(output.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
-            again = self.tokenizer.encode(output.clamp(-1, 1))
-        return F.mse_loss(again.float(), canvas) / canvas.var()
+            return self.tokenizer.encode(output.clamp(-1, 1)).float()
 
     def _losses(self, output: Tensor, images: Tensor, batch: Batch, step: int) -> dict[str, tuple[float, Tensor]]:
         """(weight, loss) by name of how far the output is from the images, and from looking real."""

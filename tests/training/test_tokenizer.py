@@ -91,6 +91,18 @@ def test_losses_are_switched_by_their_weights(settings: dict[str, object], logge
     assert all(torch.isfinite(value.grad).all() for value in phase.objective.parameters() if value.grad is not None)
 
 
+def test_separation_reaches_the_decoder_through_the_cycle() -> None:
+    """With the cycle loss the output, too, is pulled apart along the maps: else only the encoder is."""
+    gradients = []
+    for cycle_weight in (0.0, 1e-9):
+        settings = changed(separation_weights=(1e3,), cycle_weight=cycle_weight).tokenizer
+        (phase,) = training_phases(tokenizer(), settings, World())
+        loss, _ = phase.objective(batch(), 20)
+        loss.backward()
+        gradients.append(max(float(one.grad.abs().max()) for one in phase.objective.tokenizer.decoder.parameters()))
+    assert gradients[1] > 10 * gradients[0]
+
+
 def test_variance_within_clusters() -> None:
     generator = torch.Generator().manual_seed(0)
     halves = torch.arange(16)[None].remainder(2).expand(3, -1)

@@ -79,7 +79,8 @@ class TokenizerRecipe(Running):
     lecam_weight: float = 0.001
     separation_weights: tuple[float, ...] = ()
     """Weights of the separation loss at stage 1, 2, ...: the share of the latent's variance that lies within the
-    clusters of the stage. With it halves differ clearly, so that structure survives small changes of the picture."""
+    clusters of the stage. With it halves differ clearly, so that structure survives small changes of the picture.
+    Beside the cycle loss also of the output, encoded again, in the clusters of the image's latent."""
     decoder_only: bool = False
     """Leaves encoder and codes as they are, so that generators trained on them stay valid: an adversarial finish."""
 
