@@ -22,7 +22,7 @@ from training.data.views import ViewSettings
 from training.loop import Interrupted
 from training.metrics.sampler import SampleSettings
 from training.recipes import RECIPES, recipe
-from training.recipes.base import FewStepRecipe, GeneratorRecipe, Recipe, Running, TokenizerRecipe
+from training.recipes.base import Recipe, Running
 
 RUNS = Path("~/nvg-runs").expanduser()
 DATA = Path("~/nvg-data").expanduser()
@@ -47,15 +47,19 @@ class Options(Generic[Settings]):
     """A checkpoint to fine-tune: a name, a file or a hub id."""
 
 
-def options(command: str, kind: type[Settings], arguments: Sequence[str]) -> tuple[Recipe, Options[Settings]]:
-    """Reads `RECIPE [options]` of a training command: the recipe with the options in it, and the options."""
+def options(command: str, part: str, arguments: Sequence[str]) -> tuple[Recipe, Options[Any]]:
+    """Reads `RECIPE [options]` of a training command: the recipe with the options in it, and the options.
+
+    Args:
+        part: the field of the recipe whose settings the command takes.
+    """
     if not arguments or arguments[0].startswith("-"):
         print(f"usage: python -m training {command} RECIPE [options]\nrecipes: {', '.join(RECIPES)}")
         raise SystemExit(0 if "-h" in arguments or "--help" in arguments else 2)
     base = recipe(arguments[0])
-    default = Options[kind](  # type: ignore[valid-type]
-        DATA / base.name, RUNS / base.name, base.seed, getattr(base, command.replace("-", "_")), base.views, base.start
-    )
+    settings = getattr(base, part)
+    kind = type(settings)
+    default = Options[kind](DATA / base.name, RUNS / base.name, base.seed, settings, base.views, base.start)  # type: ignore[valid-type]
     chosen = tyro.cli(
         Options[kind],  # type: ignore[valid-type]
         default=default,
@@ -63,7 +67,7 @@ def options(command: str, kind: type[Settings], arguments: Sequence[str]) -> tup
         prog=f"python -m training {command} {base.name}",
         config=(tyro.conf.AvoidSubcommands,),
     )
-    changed: dict[str, Any] = {command.replace("-", "_"): chosen.settings}
+    changed: dict[str, Any] = {part: chosen.settings}
     return dataclasses.replace(base, seed=chosen.seed, views=chosen.views, start=chosen.start_from, **changed), chosen
 
 
@@ -71,7 +75,7 @@ def tokenizer(arguments: Sequence[str]) -> None:
     """Trains the tokenizer, or goes on where the last call stopped."""
     from training.tokenizer import train_tokenizer
 
-    chosen, given = options("tokenizer", TokenizerRecipe, arguments)
+    chosen, given = options("tokenizer", "tokenizer", arguments)
     train_tokenizer(chosen, given.data, given.folder)
 
 
@@ -79,7 +83,7 @@ def generator(arguments: Sequence[str]) -> None:
     """Trains the generators on the run's tokenizer, or goes on where the last call stopped."""
     from training.generator import train_generator
 
-    chosen, given = options("generator", GeneratorRecipe, arguments)
+    chosen, given = options("generator", "generator", arguments)
     train_generator(chosen, given.data, given.folder)
 
 
@@ -87,7 +91,7 @@ def few_step(arguments: Sequence[str]) -> None:
     """Turns the run's structure flow into one of few steps, or goes on where the last call stopped."""
     from training.few_step import train_few_step
 
-    chosen, given = options("few-step", FewStepRecipe, arguments)
+    chosen, given = options("few-step", "few_step", arguments)
     train_few_step(chosen, given.data, given.folder)
 
 
@@ -95,7 +99,7 @@ def cache(arguments: Sequence[str]) -> None:
     """Tokenizes the views that the generators are trained on, ahead of the training."""
     from training.generator import make_cache
 
-    chosen, given = options("generator", GeneratorRecipe, arguments)
+    chosen, given = options("cache", "generator", arguments)
     make_cache(chosen, given.data, given.folder)
 
 

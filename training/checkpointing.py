@@ -6,6 +6,7 @@ a process killed at any moment leaves the earlier saves as they were. The latest
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 from collections.abc import Callable
@@ -17,14 +18,16 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
+    get_optimizer_state_dict,
     set_model_state_dict,
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from training.data import DataError
 from training.distributed import is_sharded
+from training.files import remove_partials, replacing
 
-BEST = "best.pt"
+BEST, BEST_NUMBERS = "best.pt", "best.json"
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -38,34 +41,32 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
     write(path, {**state, "step": step})
     for old in sorted(folder.glob("state-*.pt"))[:-keep]:
         old.unlink()
+    remove_partials(folder)
     return path
 
 
 def write(path: Path, content: Any) -> None:
     """`torch.save` that leaves either the complete file or none under its name. Raises DataError."""
-    partial = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+    message = "{path} could not be written ({error}); free some room and run the command again"
+    with replacing(path, message) as partial, partial.open("wb") as file:
+        try:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)  # the new name is on the disk only when the folder is
-        os.fsync(folder)
-        os.close(folder)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        cause = error.__context__ or error  # torch's error says at which byte, the one before it why
-        raise DataError(f"{path} could not be written ({cause}); free some room and run the command again") from error
+        except RuntimeError as error:  # torch's says at which byte, the one before it why
+            raise OSError(str(error.__context__ or error)) from error
 
 
-def keep_best(path: Path) -> None:
-    """Keeps a save as `best.pt` beside it (a second name for the same file)."""
-    link = path.with_name(BEST + ".partial")
-    link.unlink(missing_ok=True)
-    os.link(path, link)
-    link.replace(path.with_name(BEST))
+def keep_best(path: Path, numbers: dict[str, float]) -> None:
+    """Keeps a save as `best.pt` beside it (a second name for the same file), and what it reached in `best.json`."""
+    with replacing(path.with_name(BEST)) as partial:
+        os.link(path, partial)
+    with replacing(path.with_name(BEST_NUMBERS)) as partial:
+        partial.write_text(json.dumps(numbers, indent=1) + "\n")
+
+
+def best_numbers(folder: Path) -> dict[str, float] | None:
+    """What the best save in `folder` reached; None where there is none yet."""
+    path = folder / BEST_NUMBERS
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def latest(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
@@ -92,10 +93,20 @@ def module_state(module: nn.Module) -> dict[str, Any]:
     return get_model_state_dict(module, options=_WHOLE) if is_sharded(module) else module.state_dict()
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimiser's state, whole in every process: the same however many processes share it."""
-    saved = optimizer.state_dict()
-    return {**saved, "state": {index: _each(whole, values) for index, values in saved["state"].items()}}
+def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Any]:
+    """The state of an optimiser of a module's parameters, the same however many processes share it.
+
+    Of a sharded module: on the CPU, in the first process only; all must call this.
+    """
+    if not is_sharded(module):
+        return optimizer.state_dict()
+    named: Any = get_optimizer_state_dict(module, optimizer, options=_WHOLE)
+    groups = named.get("param_groups", ())  # nothing in the other processes
+    numbers = {name: number for number, name in enumerate(name for group in groups for name in group["params"])}
+    return {
+        "state": {numbers[name]: values for name, values in named.get("state", {}).items()},
+        "param_groups": [{**group, "params": [numbers[name] for name in group["params"]]} for group in groups],
+    }
 
 
 def load_module(module: nn.Module, state: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from training.data import DataError
 from training.data.sources import Split
 from training.data.views import stream
 from training.distributed import World
+from training.files import replacing
 from training.losses.reconstruction import psnr, ssim
 from training.metrics import adherence as following
 from training.metrics import cost
@@ -32,7 +33,6 @@ from training.metrics.classifier import Classifier, ClassifierSettings, classify
 from training.metrics.codes import CodeCounts
 from training.metrics.distribution import frechet_distance, gaussian, inception_score, precision_recall
 from training.metrics.features import Extract, Space, inception
-from training.metrics.files import replacing
 from training.metrics.pictures import Labelled, read_split, to_images, to_pixels
 from training.metrics.report import Measured, Report, Section
 from training.metrics.sampler import ALONE, SampleSettings, read_samples, sample_classes, write_samples

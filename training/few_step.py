@@ -31,7 +31,6 @@ from nvg_model.model import NVG
 from nvg_model.structure_flow import StructureGenerator, known_channels, multistep, time_grid
 from training import distributed
 from training.data import DataError
-from training.data.pictures import load_pictures
 from training.data.views import stream
 from training.distributed import Share
 from training.generator import Batch, Source, assemble, optimizers, schedule, trained_generator
@@ -46,7 +45,7 @@ ERROR_FLOOR = 0.01
 """Of the adaptive weight: errors far below it count as they are."""
 
 
-def train_few_step(recipe: Recipe, data: Path, run: Path) -> Path:
+def train_few_step(recipe: Recipe, data: Path | str, run: Path) -> Path:
     """Converts, or goes on converting, the structure flow of `run`/generator (or a checkpoint) into `run`/few-step.
 
     Prints and writes a table of steps and methods at the end.
@@ -62,9 +61,9 @@ def train_few_step(recipe: Recipe, data: Path, run: Path) -> Path:
     student = converted(teacher, settings.largest_guidance).to(world.device)
     student.settings = with_steps(teacher.settings, settings.sampling_steps)
     objective = FewStepObjective(teacher, student, settings)
-    pictures = load_pictures(data / "train", teacher.config.image_size, teacher.classes)
-    describe_run(folder, recipe, world, classes=teacher.classes, data=str(data))
     like = dataclasses.replace(recipe, config=teacher.config, generator=as_generator(recipe))
+    pictures = like.pictures(data, "train", teacher.classes)
+    describe_run(folder, recipe, world, classes=teacher.classes, data=str(data))
     tokens = folder if settings.teacher else run / "generator"  # the cache of another tokenizer is another cache
     source = Source.make(like, teacher, pictures, tokens, world)
     images = Images.generate(teacher, settings.table_images, with_steps(teacher.settings, 25))
@@ -74,6 +73,7 @@ def train_few_step(recipe: Recipe, data: Path, run: Path) -> Path:
             lambda step, share: draw(source.draw(step, share), step, share, settings, recipe.seed),
             names=lambda batch: batch.images.names,
             validate=split_error(teacher, student, images),
+            best=("smallest", "split_error"),
             meta={"classes": list(teacher.classes), "recipe": dataclasses.asdict(recipe)},
         ),
         LoopSettings.of(settings, recipe.seed),
@@ -84,7 +84,8 @@ def train_few_step(recipe: Recipe, data: Path, run: Path) -> Path:
     if world.first:
         with average.applied():
             nvg_model.save(student, path, teacher.provenance | {"few_step": dataclasses.asdict(settings)})
-            frechet = frechet_measure(teacher, data, settings.frechet_pictures) if settings.frechet_pictures else None
+            count, margin = settings.frechet_pictures, recipe.views.margin
+            frechet = frechet_measure(teacher, data, count, margin=margin) if count else None
             write_table(table(teacher, student, images, frechet), folder)
         print(f"few-step: {path}")
     world.wait()

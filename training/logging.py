@@ -27,6 +27,7 @@ from torch import Tensor
 
 from training.data import DataError
 from training.distributed import World
+from training.files import replacing
 
 
 class Log:
@@ -168,10 +169,8 @@ def describe_run(folder: Path, settings: Any, world: World, **facts: Any) -> Non
             "processors": os.cpu_count(),
         }
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(starts, indent=1, default=str) + "\n")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(starts, indent=1, default=str) + "\n")
 
 
 def versions() -> dict[str, str]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from PIL import Image
@@ -83,7 +83,9 @@ class Job(Generic[Batch]):
     names: Callable[[Batch], Sequence[str]] = field(default=lambda batch: ())
     """The files in a batch, to name them when its loss is NaN."""
     validate: Callable[[], dict[str, float]] | None = None
-    """Numbers on held-out data; the first decides which save is the best, and smaller is better."""
+    """Numbers on held-out data, logged as held_out_NAME."""
+    best: tuple[Literal["smallest", "largest"], str] = ("smallest", "loss")
+    """Which of these numbers decides which save is the best, and how."""
     sample: Callable[[], dict[str, Image.Image]] | None = None
     """Pictures of what the averaged weights can do."""
     meta: dict[str, Any] = field(default_factory=dict)
@@ -115,7 +117,7 @@ def train(job: Job[Batch], settings: LoopSettings, folder: Path, world: World | 
         mininterval=5,
         disable=not world.first,
     )
-    with _stop_requests() as stop, run.batches(start) as parts:
+    with _stop_requests() as stop, closing(run.batches(start)) as parts:
         for step in bar:
             log.add(run.step(step, [next(parts) for _ in range(settings.accumulate)]))
             done = step + 1
@@ -123,12 +125,11 @@ def train(job: Job[Batch], settings: LoopSettings, folder: Path, world: World | 
             if done % settings.log_every == 0:
                 bar.set_postfix(log.write(done, settings.batch), refresh=False)
             with log.paused():
-                if last or asked or done % settings.save_every == 0:
-                    path = run.save(done)
+                saved = run.save(done) if last or asked or done % settings.save_every == 0 else None
                 if last or (settings.sample_every and done % settings.sample_every == 0):
-                    run.watch(done, log)
+                    run.watch(done, log, saved)
             if asked and not last:
-                raise Interrupted(f"stopped at step {done}, saved in {path}; the same command goes on from there")
+                raise Interrupted(f"stopped at step {done}, saved in {saved}; the same command goes on from there")
     return run.average
 
 
@@ -139,10 +140,9 @@ class _Run(Generic[Batch]):
         self.job, self.settings, self.folder, self.world = job, settings, folder, world
         self.calls = [replicate(phase.objective, world) for phase in job.phases]
         self.average = AveragedWeights(job.phases[0].objective, settings.ema)
-        self.best = float("inf")
+        self.lowest = float("inf")
 
-    @contextmanager
-    def batches(self, start: int) -> Iterator[Iterator[Batch]]:
+    def batches(self, start: int) -> Generator[Batch, None, None]:
         """This process's parts of all steps from `start` on, `accumulate` a step."""
         accumulate = self.settings.accumulate
         parts = self.world.size * accumulate
@@ -151,13 +151,7 @@ class _Run(Generic[Batch]):
             step, part = divmod(index, accumulate)
             return self.job.draw(step, Share(self.world.rank * accumulate + part, parts))
 
-        iterator = batches(draw, start * accumulate, self.settings.steps * accumulate, self.settings.workers)
-        try:
-            yield iterator
-        finally:
-            close = getattr(iterator, "close", None)
-            if close:
-                close()
+        return batches(draw, start * accumulate, self.settings.steps * accumulate, self.settings.workers)
 
     def step(self, step: int, parts: list[Batch]) -> dict[str, Tensor]:
         """All phases of a step; returns the values to log."""
@@ -217,21 +211,21 @@ class _Run(Generic[Batch]):
         phases = [
             {
                 "module": checkpointing.module_state(phase.objective),
-                "optimizers": [checkpointing.optimizer_state(one) for one in phase.optimizers],
+                "optimizers": [checkpointing.optimizer_state(one, phase.objective) for one in phase.optimizers],
             }
             for phase in self.job.phases
         ]
-        state = {"phases": phases, "average": self.average.state_dict(), "best": self.best, "meta": self.job.meta}
-        path = self.folder / f"state-{done:08d}.pt"
-        failed = None
+        state = {"phases": phases, "average": self.average.state_dict(), "meta": self.job.meta}
+        outcome: Path | DataError | None = None
         if self.world.first:
             try:
-                checkpointing.save(self.folder, done, state)
+                outcome = checkpointing.save(self.folder, done, state)
             except DataError as error:
-                failed = str(error)
-        if reason := next((one for one in self.world.gather(failed) if one), None):
-            raise DataError(reason)
-        return path
+                outcome = error
+        outcome = self.world.gather(outcome)[0]
+        if not isinstance(outcome, Path):
+            raise DataError(str(outcome))
+        return outcome
 
     def restore(self) -> int:
         """Loads the newest save, if any; returns the number of steps done."""
@@ -251,11 +245,17 @@ class _Run(Generic[Batch]):
                 f"the saves in {self.folder} do not fit the recipe ({str(error).splitlines()[0]}); "
                 "choose another --folder"
             ) from error
-        self.best = state["best"]
+        numbers = checkpointing.best_numbers(self.folder)
+        if numbers is not None:
+            self.lowest = self._loss(numbers)
         return state["step"]
 
-    def watch(self, done: int, log: Log) -> None:
-        """Validation and sample pictures with the averaged weights; the best save is kept."""
+    def watch(self, done: int, log: Log, saved: Path | None) -> None:
+        """Validation and sample pictures with the averaged weights; the best save is kept.
+
+        Args:
+            saved: the save of this step, if there is one; else one is made should it be the best.
+        """
         objective = self.job.phases[0].objective
         training = objective.training
         objective.eval()
@@ -265,12 +265,17 @@ class _Run(Generic[Batch]):
         objective.train(training)
         if values:
             log.record(done, {f"held_out_{name}": value for name, value in values.items()})
-            if next(iter(values.values())) < self.best:
-                self.best = next(iter(values.values()))
-                path = self.save(done)
+            if self.world.any(self._loss(values) < self.lowest):
+                self.lowest = self._loss(values)
+                path = saved or self.save(done)
                 if self.world.first:
-                    checkpointing.keep_best(path)
+                    checkpointing.keep_best(path, {"step": done, **values})
         log.pictures(done, pictures)
+
+    def _loss(self, numbers: dict[str, float]) -> float:
+        """The lower, the better."""
+        which, name = self.job.best
+        return numbers[name] if which == "smallest" else -numbers[name]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from nvg_model import render
 from nvg_model.model import NVG
@@ -13,19 +14,18 @@ from training.data.pictures import Pictures
 from training.data.views import plain_views
 
 SEED = 7  # the same in every picture, so that they show the training and not the noise
+CELL = 64  # pixels that a picture of a sheet has at least along each side, for people to see something
 
 
 @torch.inference_mode()
 def sample_sheets(nvg: NVG, settings: SamplingSettings, each: int = 4, classes: int = 24) -> dict[str, Image.Image]:
-    """Samples of the first classes, a row for each, and the stages of one with their structure maps."""
+    """Samples of the first classes, a row for each, and the stages of the first with their structure maps."""
     names: list[str | int] = [*(nvg.classes or range(nvg.content.num_classes))][:classes]
     wanted = [name for name in names for _ in range(each)]
     sequence = nvg.generate(wanted, seed=SEED, settings=settings)
     return {
-        "classes": render.grid(
-            render.to_pil(nvg.decode(sequence)), columns=each, captions=[str(name) for name in wanted]
-        ),
-        "stages": render.filmstrip(nvg, sequence),
+        "classes": render.grid(_cells(nvg.decode(sequence)), columns=each, captions=[str(name) for name in wanted]),
+        "stages": render.grid([render.filmstrip(nvg, sequence)], columns=1, captions=[str(wanted[0])]),
     }
 
 
@@ -36,4 +36,10 @@ def reconstruction_sheet(tokenizer: Tokenizer, pictures: Pictures, count: int = 
     sequence = tokenizer.tokenize(images)
     rows = [images, *(tokenizer.decode(sequence.canvases[:, stage]) for stage in range(sequence.num_stages))]
     cells = torch.stack(rows, dim=1).flatten(0, 1)
-    return render.grid(render.to_pil(cells), columns=len(rows))
+    return render.grid(_cells(cells), columns=len(rows))
+
+
+def _cells(images: Tensor) -> list[Image.Image]:
+    """Pictures of images [B,3,H,W], small ones enlarged by a whole factor."""
+    factor = -(-CELL // min(images.shape[2:]))
+    return [render.enlarge(picture, factor) for picture in render.to_pil(images)]

@@ -23,9 +23,9 @@ from nvg_model.model import NVG
 from nvg_model.sampling import Request, SamplingSettings, integrate
 from nvg_model.sequence import VisualGranularitySequence
 from training.evaluate import CLASSIFIERS
+from training.files import replacing
 from training.metrics.classifier import ClassifierSettings, classify, load_or_train
 from training.metrics.distribution import frechet_distance, gaussian
-from training.metrics.files import replacing
 from training.metrics.pictures import read_split, to_pixels
 
 Frechet = Callable[[NVG, SamplingSettings], float]
@@ -128,15 +128,22 @@ def seconds_per_image(model: NVG, settings: SamplingSettings, batch: int = 4) ->
 
 
 def frechet_measure(
-    model: NVG, data: Path, count: int, settings: ClassifierSettings | None = None, folder: Path = CLASSIFIERS
+    model: NVG,
+    data: Path | str,
+    count: int,
+    settings: ClassifierSettings | None = None,
+    folder: Path = CLASSIFIERS,
+    *,
+    margin: float | None = None,
 ) -> Frechet:
     """Frechet distance of `count` pictures, in the features of a classifier trained on `data`, from its pictures.
 
     Args:
         model: for the size of the pictures and the classes.
         settings, folder: how the classifier is trained, and where it is kept.
+        margin: None: whole pictures; a number for photos, of which the centre is taken (see `open_pictures`).
     """
-    real = read_split(data, "train", model.config.image_size, model.classes)
+    real = read_split(data, "train", model.config.image_size, model.classes, margin=margin)
     classifier = load_or_train(folder, real, settings or ClassifierSettings())
     wanted = gaussian(classify(classifier, real.pixels)[0], real.weights)
 

@@ -39,6 +39,7 @@ from training.losses.diffaug import augment
 from training.losses.discriminators import PatchDiscriminator, dino_discriminator
 from training.losses.lpips import load_lpips
 from training.losses.reconstruction import multiscale_gradient, psnr, ssim
+from training.metrics.codes import CodeCounts
 from training.optim import adamw, cosine
 from training.recipes.base import Recipe, TokenizerRecipe
 from training.samples import reconstruction_sheet
@@ -82,7 +83,7 @@ def train_tokenizer(recipe: Recipe, data: Path | str, run: Path) -> Path:
 
     def validate() -> dict[str, float]:
         report = evaluate_tokenizer(tokenizer, held_out)
-        return {"minus_psnr": -report["psnr"], "codes_used": report["codes_used"]}
+        return {"psnr": report["psnr"], "codes_used": report["codes_used"]}
 
     average = train(
         Job(
@@ -90,6 +91,7 @@ def train_tokenizer(recipe: Recipe, data: Path | str, run: Path) -> Path:
             draw,
             names=lambda batch: batch.names,
             validate=validate,
+            best=("largest", "psnr"),
             sample=lambda: {"reconstructions": reconstruction_sheet(tokenizer, held_out)},
             meta={"recipe": dataclasses.asdict(recipe)},
         ),
@@ -226,11 +228,11 @@ class TokenizerObjective(nn.Module):
 
 
 def within_clusters(latent: Tensor, labels: Tensor, clusters: int) -> Tensor:
-    """Share of the variance over the positions of latents [B,L,C] that lies within the clusters of labels [B,L]."""
+    """Mean over the latents [B,L,C] of the share of their variance that lies within the clusters of labels [B,L]."""
     latent = latent.float()
     means = hierarchy.place(hierarchy.cluster_means(latent, labels, clusters), labels)
-    total = (latent - latent.mean(1, keepdim=True)).square().mean()
-    return (latent - means).square().mean() / total
+    total = (latent - latent.mean(1, keepdim=True)).square().mean(dim=(1, 2))
+    return ((latent - means).square().mean(dim=(1, 2)) / (total + 1e-6)).mean()
 
 
 class DiscriminatorObjective(nn.Module):
@@ -272,17 +274,16 @@ def _report(tokenizer: Tokenizer, path: Path, held_out: Pictures) -> None:
 def evaluate_tokenizer(tokenizer: Tokenizer, pictures: Pictures, batch: int = 64) -> dict[str, Any]:
     """Mean PSNR in decibels and, per stage, the share of codes used, on pictures over white."""
     tokenizer.eval()
-    values, used = [], torch.zeros(len(tokenizer.quantizer.refiners), len(tokenizer.quantizer.codebook))
+    values, codes = [], CodeCounts.empty(len(tokenizer.quantizer.refiners), len(tokenizer.quantizer.codebook))
     for start in range(0, len(pictures), batch):
         images = plain_views(pictures, torch.arange(start, min(start + batch, len(pictures))))
         images = images.to(tokenizer.quantizer.codebook.device)
         sequence = tokenizer.tokenize(images)
         values.append(psnr(tokenizer.decode(sequence.canvases[:, -1]), images).cpu())
-        for stage in range(sequence.num_stages):
-            used[stage].scatter_(0, sequence.tokens[:, stage].flatten().cpu(), 1.0)
+        codes.add(sequence)
     return {
         "pictures": len(pictures),
         "psnr": round(float(torch.cat(values).mean()), 2),
-        "codes_used": round(float(used.amax(0).mean()), 4),
-        "codes_used_per_stage": [round(float(share), 4) for share in used.mean(1)],
+        "codes_used": round(codes.used(), 4),
+        "codes_used_per_stage": [round(share, 4) for share in codes.used_per_stage()],
     }

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from safetensors import safe_open
 from torch import Tensor
 
 import nvg_model
@@ -13,7 +15,8 @@ from nvg_model.structure_flow import StructureGenerator, time_grid
 from training import checkpointing
 from training.__main__ import main
 from training.data import DataError
-from training.distributed import Share
+from training.data.views import ViewSettings
+from training.distributed import Share, World
 from training.export import export
 from training.few_step import (
     FewStepObjective,
@@ -27,7 +30,7 @@ from training.few_step import (
     student_velocity,
     train_few_step,
 )
-from training.generator import Batch, optimizers, train_generator
+from training.generator import Batch, Source, optimizers, train_generator
 from training.metrics.classifier import ClassifierSettings
 from training.recipes import recipe
 from training.recipes.base import FewStepRecipe, Recipe
@@ -52,6 +55,13 @@ def smooth_tiny(tiny_model: nvg_model.NVG) -> nvg_model.NVG:
     model = nvg_model.NVG(dataclasses.replace(tiny_model.config, generator=generator), tiny_model.classes)
     model.load_state_dict(tiny_model.state_dict())
     return model.eval().requires_grad_(False)
+
+
+def with_names(tiny_model: nvg_model.NVG) -> nvg_model.NVG:
+    """The tiny model with the classes of the data."""
+    named = nvg_model.NVG(tiny_model.config, ("disc", "ring", "square"))
+    named.load_state_dict(tiny_model.state_dict())
+    return named
 
 
 def few_step_recipe(**settings: object) -> Recipe:
@@ -240,8 +250,7 @@ def test_the_command_resumes_to_equal_weights_and_exports(trained, data, tmp_pat
 
 def test_a_checkpoint_can_be_converted(tiny_model, data, tmp_path):
     """With the checkpoint's classes, and a token cache of its own; its result is not mixed into another export."""
-    named = nvg_model.NVG(tiny_model.config, ("disc", "ring", "square"))
-    named.load_state_dict(tiny_model.state_dict())
+    named = with_names(tiny_model)
     teacher = nvg_model.save(named, tmp_path / "teacher.safetensors")
     settings = few_step_recipe(teacher=str(teacher), steps=2, objective="shortcut")
     student = nvg_model.load(train_few_step(settings, data, tmp_path / "run"))
@@ -252,10 +261,33 @@ def test_a_checkpoint_can_be_converted(tiny_model, data, tmp_path):
         converted(student, 3.0)
 
 
+@pytest.fixture
+def photos(data: Path, tmp_path: Path) -> Path:
+    """The training pictures as wide photos in a flat folder, with a label file."""
+    folder, rows = tmp_path / "photos", ["file,class"]
+    folder.mkdir()
+    for path in sorted((data / "train").glob("*/*.png")):
+        photo = Image.new("RGB", (32, 16), "black")  # stretched, it would have black sides
+        photo.paste(Image.alpha_composite(Image.new("RGBA", (16, 16), "white"), Image.open(path)), (8, 0))
+        photo.save(folder / f"{path.parent.name}-{path.name}")
+        rows.append(f"{path.parent.name}-{path.name},{path.parent.name}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_photos_in_a_flat_folder_are_read_as_for_the_generator(tiny_model, photos, tmp_path):
+    teacher = nvg_model.save(with_names(tiny_model), tmp_path / "teacher.safetensors", dtype=torch.float32)
+    base = dataclasses.replace(few_step_recipe(teacher=str(teacher), steps=1), views=ViewSettings(margin=1.0))
+    train_few_step(base, photos, tmp_path / "run")
+    model = nvg_model.load(teacher)
+    wanted = Source.make(base, model, base.pictures(photos, "train"), tmp_path, World()).cache
+    with safe_open(tmp_path / "run" / "few-step" / "cache.safetensors", framework="pt") as file:
+        assert wanted is not None and torch.equal(file.get_tensor("tokens"), wanted.tokens)
+
+
 def test_an_export_does_not_mix_two_models(trained, data, tiny_model, tmp_path):
     run = linked(trained, tmp_path / "run")
-    named = nvg_model.NVG(tiny_model.config, ("disc", "ring", "square"))
-    named.load_state_dict(tiny_model.state_dict())
+    named = with_names(tiny_model)
     teacher = nvg_model.save(named, tmp_path / "teacher.safetensors")
     train_few_step(few_step_recipe(teacher=str(teacher), steps=1), data, run)
     with pytest.raises(DataError, match=r"was converted from .*teacher\.safetensors, not from this run's generator"):
@@ -280,12 +312,20 @@ def test_wrong_settings(settings, said, trained, data, tmp_path):
 
 def test_the_frechet_distance_of_a_table(tiny_model, data, tmp_path):
     """A number for every way to sample, the same when asked again."""
-    named = nvg_model.NVG(tiny_model.config, ("disc", "ring", "square"))
-    named.load_state_dict(tiny_model.state_dict())
+    named = with_names(tiny_model)
     measure = frechet_measure(named, data, 36, ClassifierSettings(steps=2, batch=8), tmp_path)
     one, other = (measure(named, with_steps(named.settings, steps)) for steps in (1, 4))
     assert one > 0 and other > 0 and one != other
     assert measure(named, with_steps(named.settings, 1)) == one
+
+
+def test_the_frechet_distance_of_photos_is_that_of_their_centres(tiny_model, photos, tmp_path):
+    named, few = with_names(tiny_model), ClassifierSettings(steps=2, batch=8)
+    centres, stretched = (
+        frechet_measure(named, photos, 12, few, tmp_path, margin=margin)(named, with_steps(named.settings, 1))
+        for margin in (1.0, None)
+    )
+    assert centres > 0 and centres != stretched
 
 
 def test_without_a_generator_the_command_says_so(data, tmp_path, capsys, monkeypatch):

@@ -13,8 +13,6 @@ from training.data import DataError
 from training.losses import lpips
 from training.losses.adversarial import (
     LeCam,
-    adaptive_weight,
-    adversarial_ramp,
     frozen,
     hinge_discriminator,
     hinge_generator,
@@ -361,22 +359,6 @@ def test_lecam_averages_over_processes(tmp_path: Path) -> None:
     for process in processes:
         _, errors = process.communicate(timeout=100)
         assert process.returncode == 0, errors
-
-
-def test_ramp() -> None:
-    assert [adversarial_ramp(step, start=2, ramp=4) for step in range(8)] == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
-    assert [adversarial_ramp(step, start=1) for step in range(3)] == [0, 1, 1]
-
-
-def test_adaptive_weight_balances_the_last_layer() -> None:
-    layer = nn.Parameter(torch.tensor([1.0, 2.0]))
-    reconstruction, adversarial = (layer * torch.tensor([3.0, 4.0])).sum(), (layer * torch.tensor([0.0, 0.5])).sum()
-    weight = adaptive_weight(reconstruction, adversarial, layer)
-    assert weight.item() == pytest.approx(10, rel=1e-3) and not weight.requires_grad
-    (reconstruction + weight * adversarial).backward()  # the graphs are still there
-    assert layer.grad is not None and layer.grad.tolist() == pytest.approx([3, 4 + 5], rel=1e-3)
-    pull = (layer * 30).sum()
-    assert adaptive_weight(pull, (layer * 0.1).sum(), layer, largest=7).item() == 7
 
 
 # Discriminators

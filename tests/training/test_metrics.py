@@ -20,7 +20,6 @@ from training.metrics.classifier import ClassifierSettings, classify, load_or_tr
 from training.metrics.codes import CodeCounts
 from training.metrics.distribution import Gaussian, frechet_distance, gaussian, inception_score, precision_recall
 from training.metrics.features import inception
-from training.metrics.files import replacing
 from training.metrics.pictures import Labelled, moved, to_images, to_pixels
 from training.metrics.report import Measured, Report
 from training.metrics.sampler import SampleSettings, read_samples, sample_classes, write_samples
@@ -364,16 +363,7 @@ def test_sample_settings_are_checked(wrong: dict[str, int]) -> None:
         SampleSettings(**wrong)
 
 
-# Files and report
-
-
-def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(DataError, match="free some room"), replacing(path) as partial:
-        partial.write_text("half")
-        raise OSError(28, "No space left on device")
-    assert path.read_text() == "old" and [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+# Report
 
 
 def test_the_report_as_json_and_table(tmp_path: Path) -> None:

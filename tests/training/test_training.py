@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ import nvg_model
 from training import checkpointing
 from training.__main__ import main
 from training.data import DataError
-from training.data.pictures import load_pictures
+from training.data.pictures import open_pictures
 from training.data.views import ViewSettings, compose, draw_balanced, draw_views, plain_views, stream
 from training.distributed import Share, World
 from training.export import export
@@ -97,12 +98,13 @@ class _Toy:
         x = share.of(torch.randn(16, 4, generator=stream(0, step)))
         return x * (torch.nan if action == "nan" else 1)
 
-    def train(self) -> dict[str, torch.Tensor]:
+    def train(self, **watched: Any) -> dict[str, torch.Tensor]:
         job = Job(
             [Phase(self.objective, [self.optimizer], lambda step: cosine(step, 12, 3))],
             self.draw,
             names=lambda x: [f"{one:.0f}.png" for one in range(len(x))],
             sample=lambda: {"squares": Image.new("RGB", (8, 4), "red")},
+            **watched,
         )
         average = train(job, self.settings, self.folder)
         return {**self.objective.state_dict(), **{f"average.{k}": v for k, v in average.state_dict().items()}}
@@ -191,6 +193,50 @@ def test_a_damaged_save_is_named_and_the_one_before_it_serves(tmp_path: Path, da
     assert _same(_Toy(tmp_path).train(), whole)
 
 
+@pytest.fixture
+def saves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps at which the state is saved."""
+    steps: list[int] = []
+    save = checkpointing.save
+
+    def note(folder: Path, step: int, state: dict[str, Any]) -> Path:
+        steps.append(step)
+        return save(folder, step, state)
+
+    monkeypatch.setattr(checkpointing, "save", note)
+    return steps
+
+
+@pytest.mark.parametrize("which", ["smallest", "largest"])
+def test_the_best_save_is_kept(which: str, saves: list[int], tmp_path: Path) -> None:
+    """Saves at 4, 8 and 12; numbers at 3, 6, 9 and 12, of which the one at 6 is the best."""
+    sign = 1 if which == "smallest" else -1
+    numbers = iter([5.0, 2.0, 3.0, 4.0])
+    _Toy(tmp_path, sample_every=3).train(
+        validate=lambda: {"other": 0.0, "score": sign * next(numbers)}, best=(which, "score")
+    )
+    assert saves == [3, 4, 6, 8, 12]
+    assert checkpointing.read(tmp_path / "best.pt")["step"] == 6
+    assert json.loads((tmp_path / "best.json").read_text()) == {"step": 6, "other": 0, "score": sign * 2}
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["held_out_score"] * sign for line in lines if "held_out_score" in line] == [5, 2, 3, 4]
+
+
+def test_the_best_is_a_save_just_made_and_is_known_after_a_stop(saves: list[int], tmp_path: Path) -> None:
+    best, numbers = tmp_path / "best.pt", iter([1.0, 2.0])
+    toy = _Toy(tmp_path, sample_every=4)
+    toy.at = {9: lambda: os.kill(os.getpid(), signal.SIGTERM)}
+    with pytest.raises(Interrupted):
+        toy.train(validate=lambda: {"loss": next(numbers)})
+    assert saves == [4, 8, 10] and not (tmp_path / "state-00000004.pt").exists()
+    assert checkpointing.read(best)["step"] == 4
+    _Toy(tmp_path, sample_every=4).train(validate=lambda: {"loss": 1.5})
+    assert checkpointing.read(best)["step"] == 4
+    (tmp_path / "state-00000012.pt").unlink()
+    _Toy(tmp_path, sample_every=4).train(validate=lambda: {"loss": 0.5})
+    assert saves == [4, 8, 10, 12, 12] and best.samefile(tmp_path / "state-00000012.pt")  # one file of two names
+
+
 def test_tensorboard_has_the_losses_and_the_pictures(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     _Toy(tmp_path, track=("tensorboard",)).train()
@@ -222,6 +268,7 @@ def test_samples_do_not_count_as_training_time(tmp_path: Path) -> None:
 
 
 def test_saves_keep_the_latest_two_and_leave_no_partial(tmp_path: Path) -> None:
+    (tmp_path / ".state-00000001.pt.123.partial").write_bytes(b"of a process that was killed")
     for step in (1, 2, 3):
         checkpointing.save(tmp_path, step, {"x": torch.ones(1) * step})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state-00000002.pt", "state-00000003.pt"]
@@ -237,7 +284,7 @@ def test_draws_are_balanced_and_repeatable() -> None:
 
 
 def test_views(data: Path) -> None:
-    pictures = load_pictures(data / "train", (16, 16))
+    pictures = open_pictures(data / "train", (16, 16), split="all")
     assert pictures.classes == ("disc", "ring", "square") and len(pictures) == 15
     plain = plain_views(pictures, torch.arange(15))
     pixels = pictures.load(torch.arange(15))
@@ -293,12 +340,23 @@ def test_mistakes_get_one_sentence(
     assert said in error and "\n" not in error and "Traceback" not in error
 
 
+@pytest.mark.parametrize("command", ["tokenizer", "cache", "generator", "few-step"])
+def test_a_command_explains_itself(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for arguments, said in (([], "RECIPE [options]\nrecipes: emoji64"), (["smoke"], "smoke [-h]")):
+        monkeypatch.setattr("sys.argv", ["training", command, *arguments, "--help"])
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main()
+        assert capsys.readouterr().out.startswith(f"usage: python -m training {command} {said}")
+
+
 def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "broken.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"broken\.png cannot be read as a picture"):
-        load_pictures(tmp_path, (16, 16))
+        open_pictures(tmp_path, (16, 16), split="all")
     (tmp_path / "b").mkdir()
     (tmp_path / "a" / "broken.png").unlink()
     with pytest.raises(DataError, match="class 'a' has no pictures"):
-        load_pictures(tmp_path, (16, 16))
+        open_pictures(tmp_path, (16, 16), split="all")

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,14 +25,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nvg_model.tokenizer import Tokenizer
-from training.data import DataError
 from training.data.loader import batches
 from training.data.pictures import Pictures
 from training.data.views import ViewSettings, draw_balanced, draw_views, stream
+from training.files import replacing
 
 CHUNK = 64  # views drawn from one stream, and encoded together
 SHARD = 64 * CHUNK  # views of a shard
 DTYPES = {torch.int32: "I32", torch.int16: "I16", torch.uint8: "U8"}  # safetensors' names
+UNWRITTEN = "the token cache {path} could not be written ({error}); make room there, what is finished is kept"
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def load_or_make(
                 _save(shards[number], _tokenized(chunks, tokenizer, pictures), key)
         wait()
         if rank == 0:
-            with _whole(path) as partial:
+            with replacing(path, UNWRITTEN) as partial:
                 _merge(shards, partial, key)
             shutil.rmtree(folder, ignore_errors=True)
         wait()
@@ -191,22 +190,5 @@ def _merge(shards: list[Path], path: Path, key: str) -> None:
 
 
 def _save(path: Path, tensors: dict[str, Tensor], key: str) -> None:
-    with _whole(path) as partial:
+    with replacing(path, UNWRITTEN) as partial:
         save_file(tensors, partial, {"key": key})
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that is renamed to it at the end: `path` is whole or not there."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise DataError(
-            f"the token cache {path} could not be written ({error}); make room there, what is finished is kept"
-        ) from error

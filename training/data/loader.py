@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -19,7 +19,7 @@ AHEAD = 2  # batches that every worker prepares in advance
 GRACE = 60  # seconds that a worker lives on after SIGTERM
 
 
-def batches(draw: Callable[[int], T], start: int, stop: int, workers: int = 0) -> Iterator[T]:
+def batches(draw: Callable[[int], T], start: int, stop: int, workers: int = 0) -> Generator[T, None, None]:
     """draw(start), draw(start + 1), ... draw(stop - 1), in this order.
 
     Workers are forked, so `draw` may be a closure; what it reads is shared, what it changes is lost. It must not use

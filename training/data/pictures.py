@@ -98,11 +98,6 @@ def open_pictures(
     return _held(listing, size, margin, tolerance, memory, strict=split != "held-out")
 
 
-def load_pictures(folder: Path, size: tuple[int, int], classes: Sequence[str] | None = None) -> Pictures:
-    """All pictures of a folder as it is, stretched to `size`; as `open_pictures` otherwise."""
-    return open_pictures(folder, size, classes, "all")
-
-
 def _pictures(
     listing: Listing,
     size: tuple[int, int],

@@ -73,33 +73,6 @@ class LeCam(nn.Module):
         return above + below
 
 
-def adversarial_ramp(step: int, start: int, ramp: int = 0) -> float:
-    """Factor on the adversarial weight: 0 before the step `start`, then linearly to 1 within `ramp` steps.
-
-    A discriminator that trains from the first step on wins at once, and its gradient is noise: let the
-    reconstruction settle first.
-    """
-    if step < start:
-        return 0.0
-    return min(1.0, (step - start + 1) / max(1, ramp))
-
-
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, largest: float = 1e4) -> Tensor:
-    """Weight at which both losses pull equally hard on the decoder's last layer (VQGAN, equation 7).
-
-    The paper uses a fixed weight of 0.1 instead. Each process computes its own weight from its own part of a batch.
-
-    Args:
-        reconstruction, adversarial: scalar losses, whose graphs are kept for the backward that follows.
-        last_layer: weight of the decoder's last convolution.
-    Returns:
-        A scalar without gradient, in [0, largest].
-    """
-    pull = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0].norm()
-    push = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0].norm()
-    return (pull / (push + 1e-4)).clamp(max=largest).detach()
-
-
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Within it, a forward of `module` makes no graph to its parameters and changes none of its buffers.

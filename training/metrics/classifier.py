@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from training.data.views import stream
-from training.metrics.files import replacing
+from training.files import replacing
 from training.metrics.pictures import CHUNK, Labelled, moved, to_images
 from training.optim import cosine
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.metrics.files import replacing
+from training.files import replacing
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from nvg_model.model import NVG
 from nvg_model.sampling import SamplingSettings
 from training.data import DataError
 from training.distributed import World
-from training.metrics.files import replacing
+from training.files import remove_partials, replacing
 from training.metrics.pictures import to_pixels
 
 MEMBER = "arr_0.npy"  # what OpenAI's evaluator looks for (guided-diffusion, evaluations/evaluator.py)
@@ -158,5 +158,6 @@ def _merge(folder: Path, settings: SampleSettings, merged: Path) -> None:
         np.lib.format.write_array_header_1_0(member, header)
         for path in paths:
             member.write(np.load(path).tobytes())
-    for path in [*paths, *folder.glob(".*.partial")]:  # the latter of processes that were killed
+    for path in paths:
         path.unlink(missing_ok=True)
+    remove_partials(folder)

@@ -1,0 +1,52 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from training.data import DataError
+
+
+@contextmanager
+def replacing(
+    path: Path, message: str = "{path} could not be written ({error}); free some room or choose another folder"
+) -> Iterator[Path]:
+    """A temporary path beside `path`, which takes its name when the block has ended well and all is on the disk.
+
+    Args:
+        message: of the error, with {path} and {error} in it.
+    Raises:
+        DataError: it could not be written; what was at `path` before is intact.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        _flush(partial)
+        partial.replace(path)
+        if os.name == "posix":  # other systems do not open folders
+            _flush(path.parent)  # the new name is on the disk only when the folder is
+    except (OSError, SafetensorError) as error:
+        raise DataError(message.format(path=path, error=error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def remove_partials(folder: Path) -> None:
+    """Removes what processes that were killed have left behind in a folder to which no other process writes now."""
+    for path in folder.glob(".*.partial"):
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
