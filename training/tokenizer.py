@@ -117,8 +117,12 @@ def starting_point(tokenizer: Tokenizer, recipe: Recipe) -> None:
 def training_phases(tokenizer: Tokenizer, settings: TokenizerRecipe, world: World) -> list[Phase]:
     """The autoencoder's turn, and the discriminator's where there is one; each with its own optimiser."""
 
+    restart = settings.separation_start
+
     def schedule(step: int) -> float:
-        return cosine(step, settings.steps, settings.warmup)
+        if step < restart:
+            return cosine(step, restart, settings.warmup)
+        return cosine(step - restart, settings.steps - restart, settings.warmup)
 
     discriminator = make_discriminator(settings)
     objective = TokenizerObjective(tokenizer, settings, discriminator).to(world.device)
@@ -188,15 +192,15 @@ class TokenizerObjective(nn.Module):
             output = tokenizer.decoder(canvas.mT.unflatten(2, tokenizer.grid)).float()
         batch.output = output.detach()
         losses = self._losses(output, images, batch, step)
-        encoded = [latent]
-        if settings.cycle_weight:
+        separate, encoded = step >= settings.separation_start, [latent]
+        if settings.cycle_weight and separate:
             again = self._encode_again(output)
             encoded.append(again)
             relative = F.mse_loss(again, canvas.detach()) / canvas.detach().var()
             losses["cycle"] = settings.cycle_weight, relative
         if not settings.decoder_only:
             losses["quantizer"] = settings.quantizer_weight, quantizer_loss(latent, canvases)
-        for stage, weight in enumerate(settings.separation_weights, start=1):
+        for stage, weight in enumerate(settings.separation_weights if separate else (), start=1):
             # of what is made of the output too: the maps are to be found again in it
             shares = [within_clusters(one, structure[:, stage], 2**stage) for one in encoded]
             losses[f"within_{stage}"] = weight, torch.stack(shares).mean()

@@ -103,6 +103,15 @@ def test_separation_reaches_the_decoder_through_the_cycle() -> None:
     assert gradients[1] > 10 * gradients[0]
 
 
+def test_separation_sets_in_late_with_a_fresh_learning_rate() -> None:
+    settings = changed(separation_weights=(1.0,), cycle_weight=1.0, separation_start=30, steps=50, warmup=5).tokenizer
+    (phase,) = training_phases(tokenizer(), settings, World())
+    assert not {"cycle", "within_1"} & phase.objective(batch(), 29)[1].keys()
+    assert {"cycle", "within_1"} <= phase.objective(batch(), 30)[1].keys()
+    rates = [phase.schedule(step) for step in range(50)]
+    assert max(rates[29], rates[49]) < 0.02 and rates[5] == rates[35] == 1
+
+
 def test_variance_within_clusters() -> None:
     generator = torch.Generator().manual_seed(0)
     halves = torch.arange(16)[None].remainder(2).expand(3, -1)

@@ -81,6 +81,9 @@ class TokenizerRecipe(Running):
     """Weights of the separation loss at stage 1, 2, ...: the share of the latent's variance that lies within the
     clusters of the stage. With it halves differ clearly, so that structure survives small changes of the picture.
     Beside the cycle loss also of the output, encoded again, in the clusters of the image's latent."""
+    separation_start: int = 0
+    """The step at which the cycle and separation losses set in and the learning rate starts again from its peak.
+    Before the latents show anything these losses would make them all alike."""
     decoder_only: bool = False
     """Leaves encoder and codes as they are, so that generators trained on them stay valid: an adversarial finish."""
 
