@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nvg_model
-from nvg_model import structure as hierarchy
 from nvg_model.quantizer import quantizer_loss, straight_through
 from nvg_model.structure import cluster
 from nvg_model.tokenizer import Tokenizer
@@ -43,6 +42,12 @@ from training.metrics.codes import CodeCounts
 from training.optim import adamw, cosine
 from training.recipes.base import Recipe, TokenizerRecipe
 from training.samples import reconstruction_sheet
+
+APART = 0.03
+"""Halves whose share of the variance within them is no larger are far enough apart."""
+COMMON = 0.2
+"""Share of the latents' variance over the positions that may be the same for all pictures: most show an object in their
+middle."""
 
 
 @dataclass
@@ -200,10 +205,13 @@ class TokenizerObjective(nn.Module):
             losses["cycle"] = settings.cycle_weight, relative
         if not settings.decoder_only:
             losses["quantizer"] = settings.quantizer_weight, quantizer_loss(latent, canvases)
-        for stage, weight in enumerate(settings.separation_weights if separate else (), start=1):
-            # of what is made of the output too: the maps are to be found again in it
-            shares = [within_clusters(one, structure[:, stage], 2**stage) for one in encoded]
-            losses[f"within_{stage}"] = weight, torch.stack(shares).mean()
+        if settings.separation_weight and separate:
+            # of what is made of the output too: the halves are to be found again in it
+            halves = principal_halves(latent)
+            within = torch.stack([within_halves(one, halves) for one in encoded]).mean(0)
+            losses["separation"] = settings.separation_weight, F.relu(within - APART).mean()
+            # or the easiest halves to tell apart would be the same for every picture
+            losses["common"] = settings.separation_weight, F.relu(shared_by_images(latent) - COMMON)
         total = torch.stack([weight * loss for weight, loss in losses.values()]).sum()
         return total, {name: loss.detach() for name, (_, loss) in losses.items()} | {
             "psnr": psnr(output.detach(), images).mean()
@@ -231,12 +239,33 @@ class TokenizerObjective(nn.Module):
         return losses
 
 
-def within_clusters(latent: Tensor, labels: Tensor, clusters: int) -> Tensor:
-    """Mean over the latents [B,L,C] of the share of their variance that lies within the clusters of labels [B,L]."""
+@torch.no_grad()
+def principal_halves(latent: Tensor) -> Tensor:
+    """The balanced split of latents [B,L,C] along their largest spread, bool [B,L].
+
+    Greedy clustering finds the same halves where they lie clearly apart. Where a single pair crosses the gap it finds
+    quite others: its clusters have equal sizes, so the odd position that is left over in each half crosses as well, in
+    every later stage again.
+    """
+    centred = latent.float() - latent.float().mean(1, keepdim=True)
+    axis = torch.linalg.eigh(centred.mT @ centred).eigenvectors[..., -1:]
+    return (centred @ axis).squeeze(-1).argsort(1).argsort(1) >= latent.shape[1] // 2
+
+
+def within_halves(latent: Tensor, halves: Tensor) -> Tensor:
+    """Share [B] of the variance over the positions of latents [B,L,C] that lies within halves bool [B,L]."""
+    centred = latent.float() - latent.float().mean(1, keepdim=True)
+    side = torch.where(halves, 1.0, -1.0)[..., None]
+    between = (centred * side).mean(1).square().mean(-1)  # the halves' means are as far to either side
+    return 1 - between / (centred.square().mean(dim=(1, 2)) + 1e-6)
+
+
+def shared_by_images(latent: Tensor) -> Tensor:
+    """Share of the variance over the positions of latents [B,L,C] that the mean latent of the batch has already."""
     latent = latent.float()
-    means = hierarchy.place(hierarchy.cluster_means(latent, labels, clusters), labels)
-    total = (latent - latent.mean(1, keepdim=True)).square().mean(dim=(1, 2))
-    return ((latent - means).square().mean(dim=(1, 2)) / (total + 1e-6)).mean()
+    mean = latent.mean(0, keepdim=True)
+    common, total = ((one - one.mean(1, keepdim=True)).square().mean() for one in (mean, latent))
+    return common / (total + 1e-6)
 
 
 class DiscriminatorObjective(nn.Module):

@@ -16,7 +16,15 @@ from training import checkpointing
 from training.distributed import World
 from training.recipes import recipe
 from training.recipes.base import Recipe
-from training.tokenizer import Batch, tokenizer_weights, train_tokenizer, training_phases, within_clusters
+from training.tokenizer import (
+    Batch,
+    principal_halves,
+    shared_by_images,
+    tokenizer_weights,
+    train_tokenizer,
+    training_phases,
+    within_halves,
+)
 
 
 def changed(**settings: object) -> Recipe:
@@ -76,7 +84,7 @@ def test_decoder_only_keeps_encoder_and_codes(data: Path, tmp_path: Path) -> Non
     ("settings", "logged"),
     [
         ({"cycle_weight": 0.1}, {"cycle"}),
-        ({"separation_weights": (0.2, 0.1)}, {"within_1", "within_2"}),
+        ({"separation_weight": 0.2}, {"separation", "common"}),
         ({"ssim_weight": 0.5}, {"ssim_loss"}),
         ({"gradient_weight": 0.0}, set()),
     ],
@@ -95,7 +103,7 @@ def test_separation_reaches_the_decoder_through_the_cycle() -> None:
     """With the cycle loss the output, too, is pulled apart along the maps: else only the encoder is."""
     gradients = []
     for cycle_weight in (0.0, 1e-9):
-        settings = changed(separation_weights=(1e3,), cycle_weight=cycle_weight).tokenizer
+        settings = changed(separation_weight=1e3, cycle_weight=cycle_weight).tokenizer
         (phase,) = training_phases(tokenizer(), settings, World())
         loss, _ = phase.objective(batch(), 20)
         loss.backward()
@@ -104,21 +112,31 @@ def test_separation_reaches_the_decoder_through_the_cycle() -> None:
 
 
 def test_separation_sets_in_late_with_a_fresh_learning_rate() -> None:
-    settings = changed(separation_weights=(1.0,), cycle_weight=1.0, separation_start=30, steps=50, warmup=5).tokenizer
+    settings = changed(separation_weight=1.0, cycle_weight=1.0, separation_start=30, steps=50, warmup=5).tokenizer
     (phase,) = training_phases(tokenizer(), settings, World())
-    assert not {"cycle", "within_1"} & phase.objective(batch(), 29)[1].keys()
-    assert {"cycle", "within_1"} <= phase.objective(batch(), 30)[1].keys()
+    assert not {"cycle", "separation"} & phase.objective(batch(), 29)[1].keys()
+    assert {"cycle", "separation"} <= phase.objective(batch(), 30)[1].keys()
     rates = [phase.schedule(step) for step in range(50)]
     assert max(rates[29], rates[49]) < 0.02 and rates[5] == rates[35] == 1
 
 
-def test_variance_within_clusters() -> None:
+def test_halves_that_lie_apart_are_those_of_the_clustering() -> None:
     generator = torch.Generator().manual_seed(0)
-    halves = torch.arange(16)[None].remainder(2).expand(3, -1)
-    latent = halves[..., None].float() * 5 + 1e-3 * torch.randn(3, 16, 4, generator=generator)
-    assert float(within_clusters(latent, halves, 2)) < 1e-5
-    assert float(within_clusters(latent, torch.zeros_like(halves), 1)) == pytest.approx(1, rel=1e-5)
-    assert torch.equal(cluster(latent)[:, 1] == cluster(latent)[:, 1, :1], halves == halves[:, :1])
+    halves = torch.rand(5, 16, generator=generator).argsort(1) >= 8
+    latent = halves[..., None].float() * 5 + 1e-3 * torch.randn(5, 16, 4, generator=generator)
+    assert float(within_halves(latent, halves).max()) < 1e-5
+    for found in (principal_halves(latent), cluster(latent)[:, 1] == 1):
+        same = (found == halves).all(1) | (found != halves).all(1)
+        assert bool(same.all())
     noise = torch.randn(64, 16, 4, generator=generator)
-    middle = float(within_clusters(noise, cluster(noise)[:, 1], 2))
-    assert 0.5 < middle < 1
+    found, other = principal_halves(noise), torch.rand(64, 16, generator=generator).argsort(1) >= 8
+    assert found.sum(1).eq(8).all()
+    assert float(within_halves(noise, found).max()) < float(within_halves(noise, other).mean()) < 1
+
+
+def test_what_all_images_share() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pattern, noise = torch.randn(1, 16, 4, generator=generator), torch.randn(64, 16, 4, generator=generator)
+    assert float(shared_by_images(pattern.expand(64, -1, -1))) == pytest.approx(1, rel=1e-4)
+    assert float(shared_by_images(noise)) < 0.05
+    assert float(shared_by_images(pattern + noise)) == pytest.approx(0.5, abs=0.1)

@@ -77,10 +77,10 @@ class TokenizerRecipe(Running):
     discriminator_layers: int = 3
     """Halvings of the PatchGAN: 3 judge patches of 70 pixels, 2 of 34, 1 of 16."""
     lecam_weight: float = 0.001
-    separation_weights: tuple[float, ...] = ()
-    """Weights of the separation loss at stage 1, 2, ...: the share of the latent's variance that lies within the
-    clusters of the stage. With it halves differ clearly, so that structure survives small changes of the picture.
-    Beside the cycle loss also of the output, encoded again, in the clusters of the image's latent."""
+    separation_weight: float = 0.0
+    """Weight of the separation loss: how much of the latent's variance lies within the two halves into which it falls
+    most clearly. With it the first split shows what stands out, and survives small changes of the picture. Beside the
+    cycle loss also of the output, encoded again."""
     separation_start: int = 0
     """The step at which the cycle and separation losses set in and the learning rate starts again from its peak.
     Before the latents show anything these losses would make them all alike."""
