@@ -58,6 +58,17 @@ def rope_table(ids: Tensor, theta: float = 10_000.0) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)[:, :, None, None]
 
 
+def rotate(values: Tensor, rope: Tensor) -> Tensor:
+    """Pairs of channels of float32 [B,T,...,64], rotated by `rope` from `rope_table`."""
+    pairs = values.unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # torch.compile fuses no complex numbers
+        (first, second), (cosine, sine) = pairs.unbind(-1), torch.view_as_real(rope).unbind(-1)
+        turned = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * rope)
+    return turned.flatten(-2)
+
+
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention of queries [B,H,Q,64] over keys and values [B,H,T,64]: [B,H,Q,64]."""
     if value.requires_grad and value.dtype is torch.bfloat16 and value.device.type == "cpu":
@@ -121,8 +132,7 @@ class Block(nn.Module):
         qkv = qkv.unflatten(-1, (3, -1, HEAD_DIM))
         value = qkv[:, :, 2].transpose(1, 2)
         pair = F.rms_norm(qkv[:, :, :2].float(), (HEAD_DIM,), eps=1e-6) * self.qk_scale[:, None].float()
-        turned = torch.view_as_complex(pair.unflatten(-1, (-1, 2))) * rope
-        query, key = torch.view_as_real(turned).flatten(-2).to(value.dtype).permute(2, 0, 3, 1, 4)
+        query, key = rotate(pair, rope).to(value.dtype).permute(2, 0, 3, 1, 4)
         return attention(query[:, :, -queries:], key, value).transpose(1, 2).flatten(2)
 
     def _project_out(self, attended: Tensor, mlp: Tensor) -> Tensor:

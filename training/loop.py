@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from training import checkpointing
+from training.allocator import keep_freed_memory
 from training.data import DataError
 from training.data.loader import batches
 from training.data.views import stream
@@ -106,6 +107,8 @@ def train(job: Job[Batch], settings: LoopSettings, folder: Path, world: World | 
         DataError: the loss became NaN (the last save is intact), or a save could not be written.
     """
     world = world or World()
+    if world.device.type == "cpu":
+        keep_freed_memory()
     run = _Run(job, settings, folder, world)
     start = run.restore()
     log = Log(folder, start, world, settings.track)

@@ -1,6 +1,6 @@
 """Images per second of the generators' training step, against a plain loop that does the same work.
 
-`python tests/benchmarks/training_step.py [--preset emoji64] [--batch 16] [--stages 3 2]`
+`python tests/benchmarks/training_step.py [--preset emoji64] [--batch 16] [--stages 3 2] [--bfloat16]`
 
 The plain loop tokenizes the images in every step and goes through the stages one after the other; ours reads cached
 tokens and computes all rows of a step in one batch. Both train the same stages of the same pictures with the same
@@ -21,6 +21,7 @@ from nvg_model.bench import random_model
 from nvg_model.config import preset
 from nvg_model.model import NVG
 from nvg_model.structure import all_stages
+from training.allocator import keep_freed_memory
 from training.generator import Batch, GeneratorObjective, assemble, optimizers
 from training.recipes.base import GeneratorRecipe
 
@@ -100,11 +101,17 @@ def main() -> None:
     parser.add_argument("--preset", default="emoji64")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--stages", type=int, nargs=2, default=(3, 2), metavar=("CONTENT", "STRUCTURE"))
+    parser.add_argument("--bfloat16", action="store_true", help="autocast, as the recipe emoji64 has it")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     settings = GeneratorRecipe(
-        steps=1, batch=options.batch, content_stages=options.stages[0], structure_stages=options.stages[1]
+        steps=1,
+        batch=options.batch,
+        content_stages=options.stages[0],
+        structure_stages=options.stages[1],
+        bfloat16=options.bfloat16,
     )
+    keep_freed_memory()  # as training does; the plain loop gains by it as well
     nvg = random_model(preset(options.preset))
     nvg.tokenizer.requires_grad_(False)
     objective = GeneratorObjective(nvg, settings).train()
