@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from nvg_model import structure as hierarchy
 from nvg_model.model import NVG
@@ -104,7 +105,8 @@ def table(teacher: NVG, student: NVG, images: Images, frechet: Frechet | None = 
     settings = teacher.settings
     wanted = splits(teacher, images, with_steps(settings, 25))
     rows = []
-    for method, steps in ((name, number) for name, numbers in METHODS.items() for number in numbers):
+    ways = [(name, number) for name, numbers in METHODS.items() for number in numbers]
+    for method, steps in tqdm(ways, "comparing ways to sample", mininterval=5):
         model = student if method == "average velocity" else teacher
         chosen = with_steps(settings, steps, "multistep" if method.startswith("multistep") else "euler")
         even = method.endswith("even times")
