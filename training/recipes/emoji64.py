@@ -35,7 +35,7 @@ EMOJI64 = Recipe(
     classes=CLASSES,
     # Chosen by eye from four settings on eight classes: a small model needs strong guidance of its first splits.
     sampling=SamplingSettings(
-        content_guidance=(2.0, 4.0), structure_guidance=(5.0, 3.0), top_p=(0.8, 0.3), structure_steps=12
+        content_guidance=(2.0, 4.0), structure_guidance=(5.0, 3.0), top_p=(0.8, 0.3), structure_steps=4
     ),
     licence="Apache-2.0 (weights); trained on Noto Emoji (Apache-2.0), Twemoji (CC-BY 4.0), Fluent Emoji (MIT)",
     attribution="docs/emoji64-attribution.md",
