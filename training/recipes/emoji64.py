@@ -14,11 +14,11 @@ EMOJI64 = Recipe(
     name="emoji64",
     config=PRESETS["emoji64"],
     tokenizer=TokenizerRecipe(
-        steps=4500,
+        steps=10_000,
         batch=32,
         learning_rate=2e-3,
         # So that the first maps are the object's silhouette, and come back when a picture is tokenized again.
-        separation_weight=1.5,
+        separation_weight=1.0,
         separation_start=3000,
         cycle_weight=0.3,
         bfloat16=True,
