@@ -121,7 +121,6 @@ def starting_point(tokenizer: Tokenizer, recipe: Recipe) -> None:
 
 def training_phases(tokenizer: Tokenizer, settings: TokenizerRecipe, world: World) -> list[Phase]:
     """The autoencoder's turn, and the discriminator's where there is one; each with its own optimiser."""
-
     restart = settings.separation_start
 
     def schedule(step: int) -> float:
@@ -239,6 +238,12 @@ class TokenizerObjective(nn.Module):
         return losses
 
 
+def over_positions(latent: Tensor) -> Tensor:
+    """Float32 latents [B,L,C] without their means over the positions."""
+    latent = latent.float()
+    return latent - latent.mean(1, keepdim=True)
+
+
 @torch.no_grad()
 def principal_halves(latent: Tensor) -> Tensor:
     """The balanced split of latents [B,L,C] along their largest spread, bool [B,L].
@@ -247,14 +252,14 @@ def principal_halves(latent: Tensor) -> Tensor:
     quite others: its clusters have equal sizes, so the odd position that is left over in each half crosses as well, in
     every later stage again.
     """
-    centred = latent.float() - latent.float().mean(1, keepdim=True)
+    centred = over_positions(latent)
     axis = torch.linalg.eigh(centred.mT @ centred).eigenvectors[..., -1:]
     return (centred @ axis).squeeze(-1).argsort(1).argsort(1) >= latent.shape[1] // 2
 
 
 def within_halves(latent: Tensor, halves: Tensor) -> Tensor:
     """Share [B] of the variance over the positions of latents [B,L,C] that lies within halves bool [B,L]."""
-    centred = latent.float() - latent.float().mean(1, keepdim=True)
+    centred = over_positions(latent)
     side = torch.where(halves, 1.0, -1.0)[..., None]
     between = (centred * side).mean(1).square().mean(-1)  # the halves' means are as far to either side
     return 1 - between / (centred.square().mean(dim=(1, 2)) + 1e-6)
@@ -262,10 +267,8 @@ def within_halves(latent: Tensor, halves: Tensor) -> Tensor:
 
 def shared_by_images(latent: Tensor) -> Tensor:
     """Share of the variance over the positions of latents [B,L,C] that the mean latent of the batch has already."""
-    latent = latent.float()
-    mean = latent.mean(0, keepdim=True)
-    common, total = ((one - one.mean(1, keepdim=True)).square().mean() for one in (mean, latent))
-    return common / (total + 1e-6)
+    centred = over_positions(latent)
+    return centred.mean(0).square().mean() / (centred.square().mean() + 1e-6)
 
 
 class DiscriminatorObjective(nn.Module):

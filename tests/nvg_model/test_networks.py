@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import nvg_model
 from nvg_model.quantizer import Quantizer, quantizer_loss, straight_through
 from nvg_model.structure import all_stages, embed, members
-from nvg_model.transformer import Block, attention, class_token_ids, position_ids, rope_axes, rope_table
+from nvg_model.transformer import Block, attention, class_token_ids, position_ids, rope_axes, rope_table, rotate
 
 TINY = nvg_model.preset("tiny")
 
@@ -360,6 +360,16 @@ def test_half_precision_is_close(lively, mixed, dtype):
         full, low = run(lively), run(half)
         assert low.dtype == torch.float32
         assert (low - full).abs().mean() < 0.1 * full.abs().mean(), name
+
+
+def test_compiled_rotation_is_the_same(monkeypatch):
+    """torch.compile gets another way, without complex numbers."""
+    values = torch.randn(2, 5, 2, 3, 64, generator=generator_of())
+    rope = rope_table(torch.randint(0, 9, (2, 5, 7), generator=generator_of()))
+    eager = rotate(values, rope)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.allclose(rotate(values, rope), eager, atol=1e-6)
+    assert not torch.allclose(eager, values, atol=0.1)
 
 
 def test_attention_trained_in_bfloat16_is_the_same():

@@ -34,6 +34,7 @@ EMOJI64 = Recipe(
     ),
     classes=CLASSES,
     # Chosen by eye from four settings on eight classes: a small model needs strong guidance of its first splits.
+    # The number of steps is from the table in docs/training.md.
     sampling=SamplingSettings(
         content_guidance=(2.0, 4.0), structure_guidance=(5.0, 3.0), top_p=(0.8, 0.3), structure_steps=4
     ),
