@@ -178,7 +178,7 @@ PRESETS: dict[str, NVGConfig] = {
             codebook_size=512,
         ),
         generator=GeneratorConfig(
-            num_classes=24,
+            num_classes=18,
             content_depth=4,
             content_width=256,
             structure_depth=4,

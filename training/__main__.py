@@ -166,6 +166,14 @@ def evaluate(arguments: Sequence[str]) -> None:
     measure(settings, distributed.start())
 
 
+def tune(arguments: Sequence[str]) -> None:
+    """Tries sampling settings on a checkpoint, to choose its defaults."""
+    from training.tune import TuneSettings
+    from training.tune import tune as choose
+
+    choose(tyro.cli(TuneSettings, args=list(arguments), prog="python -m training tune"))
+
+
 def samples(arguments: Sequence[str]) -> None:
     """Writes samples of a checkpoint as the .npz of OpenAI's evaluator."""
     from training.evaluate import write_samples_of
@@ -205,6 +213,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "generator": generator,
     "few-step": few_step,
     "evaluate": evaluate,
+    "tune": tune,
     "samples": samples,
     "classifier": classifier,
     "export": export,

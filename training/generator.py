@@ -22,6 +22,7 @@ from nvg_model.content import ContentGenerator
 from nvg_model.model import NVG
 from nvg_model.structure_flow import StructureGenerator, known_channels
 from nvg_model.tokenizer import Tokenizer
+from nvg_model.transformer import Block
 from training import checkpointing, distributed, lora
 from training.data import DataError
 from training.data.cache import TokenCache, load_or_make
@@ -372,6 +373,7 @@ class GeneratorObjective(nn.Module):
             self.repa = make_repa(self.content, settings.repa_layer, settings.repa_encoder)
         for network in (self.content, self.structure):
             network.transformer.checkpoint_blocks = settings.checkpoint_blocks
+            network.transformer.written_gradient = written_gradient(network, settings)
             if settings.compile:
                 network.transformer.compile()
 
@@ -392,6 +394,13 @@ class GeneratorObjective(nn.Module):
             loss, parts = structure_loss(self.structure, batch, stages, self.settings)
             total, values = total + loss * (self.splits + 1) / (self.splits - 1), values | parts
         return total, values
+
+
+def written_gradient(network: ContentGenerator | StructureGenerator, settings: GeneratorRecipe) -> bool:
+    """Whether the blocks' written-out backward pass serves: on CPUs, for whole weights and no dropped paths."""
+    other = settings.lora_rank or settings.checkpoint_blocks or settings.compile or settings.repa_weight
+    dropped = any(isinstance(block, Block) and block.drop_path > 0 for block in network.transformer.blocks)
+    return next(network.parameters()).device.type == "cpu" and not other and not dropped
 
 
 def content_loss(

@@ -22,7 +22,7 @@ from nvg_model.tokenizer import Tokenizer
 from training import checkpointing, distributed
 from training.data import DataError
 from training.data.pictures import Pictures
-from training.data.views import draw_balanced, draw_views, plain_views, stream
+from training.data.views import draw_balanced, draw_subjects, plain_views, stream
 from training.distributed import Share, World
 from training.logging import describe_run
 from training.loop import Job, LoopSettings, Phase, train
@@ -43,8 +43,10 @@ from training.optim import adamw, cosine
 from training.recipes.base import Recipe, TokenizerRecipe
 from training.samples import reconstruction_sheet
 
-APART = 0.03
-"""Halves whose share of the variance within them is no larger are far enough apart."""
+EDGE = 0.3
+"""A position with a larger share of the subject, and of what is around it, may belong to either."""
+OWN_SIDE = 0.7
+"""Where positions should be between the middle of the gap (0) and the mean of their own part (1)."""
 COMMON = 0.2
 """Share of the latents' variance over the positions that may be the same for all pictures: most show an object in their
 middle."""
@@ -59,6 +61,8 @@ class Batch:
     names: tuple[str, ...]
     augmentation: Tensor
     """Random numbers [B,3,7] for what the discriminator sees: the output in the autoencoder's turn, real, output."""
+    opacity: Tensor | None = None
+    """float [B,H,W] in [0,1] of the pictures within their views; what is opaque is the subject."""
     output: Tensor | None = None
     """What the autoencoder made of them in this step, for the discriminator's turn."""
 
@@ -82,9 +86,11 @@ def train_tokenizer(recipe: Recipe, data: Path | str, run: Path) -> Path:
     def draw(step: int, share: Share) -> Batch:
         generator = stream(recipe.seed, step * settings.batch)
         index = draw_balanced(pictures.labels, len(pictures.classes), settings.batch, generator)
-        images = draw_views(pictures, index, recipe.views, generator, share.slice(settings.batch))
+        images, opacity = draw_subjects(pictures, index, recipe.views, generator, share.slice(settings.batch))
         augmentation = diffaug.draw(3 * settings.batch, generator).unflatten(0, (settings.batch, 3))
-        return Batch(images, tuple(pictures.names[int(one)] for one in share.of(index)), share.of(augmentation))
+        return Batch(
+            images, tuple(pictures.names[int(one)] for one in share.of(index)), share.of(augmentation), opacity
+        )
 
     def validate() -> dict[str, float]:
         report = evaluate_tokenizer(tokenizer, held_out)
@@ -206,15 +212,30 @@ class TokenizerObjective(nn.Module):
             losses["quantizer"] = settings.quantizer_weight, quantizer_loss(latent, canvases)
         if settings.separation_weight and separate:
             # of what is made of the output too: the halves are to be found again in it
-            halves = principal_halves(latent)
-            within = torch.stack([within_halves(one, halves) for one in encoded]).mean(0)
-            losses["separation"] = settings.separation_weight, F.relu(within - APART).mean()
-            # or the easiest halves to tell apart would be the same for every picture
-            losses["common"] = settings.separation_weight, F.relu(shared_by_images(latent) - COMMON)
+            losses |= self._separation(latent, encoded, batch)
         total = torch.stack([weight * loss for weight, loss in losses.values()]).sum()
         return total, {name: loss.detach() for name, (_, loss) in losses.items()} | {
             "psnr": psnr(output.detach(), images).mean()
         }
+
+    def _separation(self, latent: Tensor, encoded: list[Tensor], batch: Batch) -> dict[str, tuple[float, Tensor]]:
+        """(weight, loss) by name of how clearly each of the `encoded` latents [B,L,C] falls into two parts."""
+        weight, by_subject = self.settings.separation_weight, self.settings.separation_by == "subject"
+        if by_subject:
+            assert batch.opacity is not None
+            sides = subject_sides(batch.opacity.to(latent.device), self.tokenizer.grid)
+        else:
+            sides = torch.where(principal_halves(latent), 1.0, -1.0)
+        parts = [settled(one, sides) for one in encoded]
+        within = torch.stack([within_parts(one, part) for one, part in zip(encoded, parts, strict=True)])
+        astray = torch.stack([strays(one, part) for one, part in zip(encoded, parts, strict=True)])
+        losses = {
+            "separation": (weight, F.relu(within - self.settings.separation_within).mean()),
+            "strays": (weight, astray.mean()),
+        }
+        if not by_subject:  # or the easiest halves to tell apart would be the same for every picture
+            losses["common"] = weight, F.relu(shared_by_images(latent) - COMMON)
+        return losses
 
     def _encode_again(self, output: Tensor) -> Tensor:
         """The latent [B,L,C] of the output, as a user gets it who tokenizes the picture."""
@@ -257,12 +278,49 @@ def principal_halves(latent: Tensor) -> Tensor:
     return (centred @ axis).squeeze(-1).argsort(1).argsort(1) >= latent.shape[1] // 2
 
 
-def within_halves(latent: Tensor, halves: Tensor) -> Tensor:
-    """Share [B] of the variance over the positions of latents [B,L,C] that lies within halves bool [B,L]."""
-    centred = over_positions(latent)
-    side = torch.where(halves, 1.0, -1.0)[..., None]
-    between = (centred * side).mean(1).square().mean(-1)  # the halves' means are as far to either side
-    return 1 - between / (centred.square().mean(dim=(1, 2)) + 1e-6)
+def subject_sides(opacity: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Where the subject is, [B,L], by the opacity [B,H,W] of the pixels: 1 on it, -1 off it, 0 at its edge."""
+    cover = F.adaptive_avg_pool2d(opacity[:, None], grid).flatten(1)
+    return (cover > 1 - EDGE).float() - (cover < EDGE).float()
+
+
+@torch.no_grad()
+def settled(latent: Tensor, sides: Tensor) -> Tensor:
+    """Sides [B,L] of latents [B,L,C] without zeros: those at the edge go to the side whose mean is nearer."""
+    return torch.where(sides == 0, torch.where(_places(latent, sides) < 0, -1.0, 1.0), sides)
+
+
+def _means(latent: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean latents [B,1,C] of the positions with side 1 and with side -1; 0 where there are none."""
+    latent = latent.float()
+    weights = [(sides == side).float()[..., None] for side in (1, -1)]
+    ours, theirs = ((latent * one).sum(1, keepdim=True) / one.sum(1, keepdim=True).clamp(min=1) for one in weights)
+    return ours, theirs
+
+
+def _places(latent: Tensor, sides: Tensor) -> Tensor:
+    """Where latents [B,L,C] are on the line through the means of both sides [B,L]: 1 and -1 at these, 0 midway."""
+    ours, theirs = _means(latent, sides)
+    half = (ours - theirs) / 2
+    return ((latent.float() - theirs - half) * half).sum(-1) / (half.square().sum(-1) + 1e-6)
+
+
+def within_parts(latent: Tensor, sides: Tensor) -> Tensor:
+    """Share [B] of the variance over the positions of latents [B,L,C] that lies within the two parts, sides [B,L]."""
+    ours, theirs = _means(latent, sides)
+    share = (sides > 0).float().mean(1)
+    between = share * (1 - share) * (ours - theirs).square().mean(dim=(1, 2))
+    return 1 - between / (over_positions(latent).square().mean(dim=(1, 2)) + 1e-6)
+
+
+def strays(latent: Tensor, sides: Tensor) -> Tensor:
+    """How far positions of latents [B,L,C] are from their own side of the gap between the two parts [B,L]: [B].
+
+    All should be above `OWN_SIDE`. Positions in between are the worst: they pair with each other, an odd one is left
+    over in both parts, these two pair as well, and so it goes on through all stages up to halves that have nothing to
+    do with the picture. Parts of unlike sizes do little harm: then only the larger one has such left-overs.
+    """
+    return F.relu(OWN_SIDE - sides * _places(latent, sides)).square().mean(1)
 
 
 def shared_by_images(latent: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from training.data import DataError
 from training.data.pictures import Pictures, open_pictures
-from training.data.views import ViewSettings, compose, draw_views, plain_views, stream
+from training.data.views import ViewSettings, compose, draw_subjects, draw_views, plain_views, stream
 
 SIZE = (16, 16)
 
@@ -134,7 +134,25 @@ def test_the_views_of_existing_recipes_stay_as_they_are(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("settings", [ViewSettings(), ViewSettings(margin=1.125)])
+def test_what_is_opaque_stays_within_the_view(tmp_path: Path) -> None:
+    """With shifts far larger than the room: the object touches the edge and loses nothing."""
+    pixels = np.zeros((32, 32, 4), np.uint8)
+    pixels[8:20, 3:23] = 255
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "train" / "a" / "0.png")
+    pictures = open_pictures(tmp_path, (32, 32))
+    areas, edges = [], []
+    for seed in range(20):
+        settings = ViewSettings(shift=0.5, scale=(0.8, 1.0), whole=True)
+        _, opacity = draw_subjects(pictures, torch.tensor([0]), settings, stream(seed))
+        scale = 0.8 + 0.2 * float(torch.rand(1, generator=stream(seed)))
+        areas.append(float(opacity.sum()) / (12 * 20 * scale**2))
+        inside = (opacity[0] > 0.3).nonzero()
+        edges.append(bool((inside.amin(0) == 0).any() or (inside.amax(0) == 31).any()))
+    assert min(areas) > 0.93 and max(areas) < 1.07 and sum(edges) > 10
+
+
+@pytest.mark.parametrize("settings", [ViewSettings(), ViewSettings(margin=1.125), ViewSettings(shift=0.5, whole=True)])
 def test_a_part_of_a_batch_has_the_same_views(settings: ViewSettings, tmp_path: Path) -> None:
     pictures = open_pictures(write(tmp_path), SIZE, split="all", margin=settings.margin)
     index = torch.tensor([4, 4, 9, 1, 0, 7])

@@ -1,5 +1,6 @@
 """The evaluation command on a tiny checkpoint and generated pictures, all parts for real."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from training.evaluate import PARTS, EvaluationSettings, evaluate, halves, train
 from training.metrics.classifier import ClassifierSettings
 from training.metrics.pictures import Labelled, read_split
 from training.metrics.sampler import SampleSettings
+from training.tune import TuneSettings, tune
 
 CLASSES = ("heart", "bird", "boat")  # of the tiny model
 QUICK = ClassifierSettings(steps=30, batch=16)
@@ -161,6 +163,31 @@ def test_the_classifier_as_a_command(data: str, tmp_path: Path, capsys: pytest.C
     assert "18 pictures in 3 classes" in capsys.readouterr().out
 
 
+def test_sampling_settings_are_tuned_one_after_the_other(
+    tiny: Path, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {"content_guidance": ((1.0, 1.0), (2.0, 3.0)), "structure_guidance": (), "top_p": ((1.0, 0.5), (0.5, 0.1))}
+    chosen = TuneSettings(
+        str(tiny), data, tmp_path, **values, per_class=4, classifier=QUICK, classifiers=tmp_path  # type: ignore[arg-type]
+    )  # fmt: skip
+    best = tune(chosen)
+    trials = json.loads((tmp_path / "tune.json").read_text())["trials"]
+    start = nvg_model.load(str(tiny)).settings
+    expected = 1 + sum(
+        value != getattr(start, name) for name in ("content_guidance", "top_p") for value in values[name]
+    )
+    assert len(trials) == expected
+    lowest = min(trials, key=lambda trial: trial["frechet_distance"])
+    assert lowest["sampling"] == json.loads(json.dumps(dataclasses.asdict(best)))
+    assert tuple(trials[0]["sampling"]["top_p"]) == start.top_p
+    # what was found for the guidance stays while top-p is tried
+    guided = min((trial for trial in trials if tuple(trial["sampling"]["top_p"]) == start.top_p),
+                 key=lambda trial: trial["frechet_distance"])  # fmt: skip
+    assert trials[-1]["sampling"]["content_guidance"] == guided["sampling"]["content_guidance"]
+    assert str(best) in capsys.readouterr().out
+    assert tune(chosen) == best
+
+
 def test_halves_share_every_class() -> None:
     labels = torch.tensor([0] * 7 + [1] * 4 + [2])
     pictures = Labelled(torch.zeros(12, 3, 2, 2, dtype=torch.uint8), labels, CLASSES)
@@ -170,6 +197,15 @@ def test_halves_share_every_class() -> None:
 
 
 # Wrong use: one sentence each.
+
+
+def test_tuning_without_a_generator_or_without_pictures(data: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(nvg_model.preset("tiny"), generator=None)
+    path = nvg_model.save(nvg_model.NVG(config), tmp_path / "tokenizer.safetensors")
+    with pytest.raises(DataError, match="nothing to sample"):
+        tune(TuneSettings(str(path), data, tmp_path))
+    with pytest.raises(DataError, match="per_class is 0"):
+        TuneSettings(str(path), data, tmp_path, per_class=0)
 
 
 def test_no_such_checkpoint(data: str, tmp_path: Path) -> None:

@@ -19,11 +19,14 @@ from training.recipes.base import Recipe
 from training.tokenizer import (
     Batch,
     principal_halves,
+    settled,
     shared_by_images,
+    strays,
+    subject_sides,
     tokenizer_weights,
     train_tokenizer,
     training_phases,
-    within_halves,
+    within_parts,
 )
 
 
@@ -35,7 +38,8 @@ def changed(**settings: object) -> Recipe:
 def batch(count: int = 4) -> Batch:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(count, 3, 16, 16, generator=generator) * 2 - 1
-    return Batch(images, ("a",) * count, torch.rand(count, 3, 7, generator=generator))
+    augmentation = torch.rand(count, 3, 7, generator=generator)
+    return Batch(images, ("a",) * count, augmentation, torch.rand(count, 16, 16, generator=generator))
 
 
 def tokenizer() -> Tokenizer:
@@ -84,7 +88,7 @@ def test_decoder_only_keeps_encoder_and_codes(data: Path, tmp_path: Path) -> Non
     ("settings", "logged"),
     [
         ({"cycle_weight": 0.1}, {"cycle"}),
-        ({"separation_weight": 0.2}, {"separation", "common"}),
+        ({"separation_weight": 0.2}, {"separation", "strays", "common"}),
         ({"ssim_weight": 0.5}, {"ssim_loss"}),
         ({"gradient_weight": 0.0}, set()),
     ],
@@ -120,18 +124,66 @@ def test_separation_sets_in_late_with_a_fresh_learning_rate() -> None:
     assert max(rates[29], rates[49]) < 0.02 and rates[5] == rates[35] == 1
 
 
+def sides_of(halves: torch.Tensor) -> torch.Tensor:
+    return torch.where(halves, 1.0, -1.0)
+
+
 def test_halves_that_lie_apart_are_those_of_the_clustering() -> None:
     generator = torch.Generator().manual_seed(0)
     halves = torch.rand(5, 16, generator=generator).argsort(1) >= 8
     latent = halves[..., None].float() * 5 + 1e-3 * torch.randn(5, 16, 4, generator=generator)
-    assert float(within_halves(latent, halves).max()) < 1e-5
+    assert float(within_parts(latent, sides_of(halves)).max()) < 1e-5
     for found in (principal_halves(latent), cluster(latent)[:, 1] == 1):
         same = (found == halves).all(1) | (found != halves).all(1)
         assert bool(same.all())
     noise = torch.randn(64, 16, 4, generator=generator)
     found, other = principal_halves(noise), torch.rand(64, 16, generator=generator).argsort(1) >= 8
     assert found.sum(1).eq(8).all()
-    assert float(within_halves(noise, found).max()) < float(within_halves(noise, other).mean()) < 1
+    within, by_chance = (within_parts(noise, sides_of(one)) for one in (found, other))
+    assert float(within.max()) < float(by_chance.mean()) < 1
+
+
+def test_a_subject_and_its_edge() -> None:
+    opacity = torch.zeros(1, 16, 16)
+    opacity[0, :4] = 1  # the first row of a 4x4 grid, half of the second
+    opacity[0, 4:6] = 1
+    sides = subject_sides(opacity, (4, 4)).view(4, 4)
+    assert sides[:, 0].tolist() == [1, 0, -1, -1] and (sides == sides[:, :1]).all()
+    latent = sides.flatten()[None, :, None] * torch.tensor([3.0, 4.0])
+    latent[0, 4], latent[0, 5] = torch.tensor([0.3, 0.4]), torch.tensor([-0.3, -0.4])  # both at the edge
+    found = settled(latent, sides.view(1, -1))[0]
+    assert found[4:6].tolist() == [1, -1] and found[:4].eq(1).all() and found[8:].eq(-1).all()
+
+
+def test_a_picture_without_a_subject_has_finite_losses() -> None:
+    latent = torch.randn(2, 16, 4, generator=torch.Generator().manual_seed(0))
+    for side in (1.0, -1.0):
+        sides = torch.full((2, 16), side)
+        assert settled(latent, torch.zeros(2, 16)).abs().eq(1).all()
+        assert torch.isfinite(strays(latent, sides)).all() and torch.isfinite(within_parts(latent, sides)).all()
+
+
+def test_separation_by_the_subject() -> None:
+    settings = changed(separation_weight=1.0, separation_by="subject", separation_within=0.5).tokenizer
+    (phase,) = training_phases(tokenizer(), settings, World())
+    data = batch()
+    data.opacity = torch.zeros(4, 16, 16)
+    data.opacity[:, :10] = 1
+    _, values = phase.objective(data, 20)
+    assert "common" not in values  # pictures may well have their subjects in the same place
+    latent = phase.objective.tokenizer.encode(data.images)
+    sides = settled(latent, subject_sides(data.opacity, phase.objective.tokenizer.grid))
+    wanted = float((within_parts(latent, sides) - 0.5).clamp(min=0).mean())
+    assert float(values["separation"]) == pytest.approx(wanted, rel=1e-4)
+    assert float(values["strays"]) == pytest.approx(float(strays(latent, sides).mean()), rel=1e-4)
+
+
+def test_strays_are_positions_short_of_their_own_side() -> None:
+    sides = sides_of(torch.arange(16) >= 8)
+    latent = sides[None, :, None] * torch.tensor([3.0, 4.0])
+    assert float(strays(latent, sides[None])) == 0
+    latent[0, 15] = 0  # one of 16 is midway: the mean of its side is 7/8, so it is 1/15 of the way to the other
+    assert float(strays(latent, sides[None])) == pytest.approx((0.7 + 1 / 15 - 2 / 15) ** 2 / 16, rel=1e-3)
 
 
 def test_what_all_images_share() -> None:

@@ -26,6 +26,8 @@ class ViewSettings:
     """Probability of a horizontal flip."""
     shift: float = 0.04
     """Largest shift in each direction, as a share of the side. Not for photos."""
+    whole: bool = False
+    """Shifts a picture less where what is opaque of it would leave the view."""
     scale: tuple[float, float] = (0.86, 1.0)
     """Smallest and largest size of the picture within the view. Not for photos."""
     white: float = 0.7
@@ -66,6 +68,17 @@ def draw_views(
         part: which of them to make. The random numbers are drawn for all, so a process that makes its part of a batch
             makes the same views as one that makes the whole.
     """
+    return draw_subjects(pictures, index, settings, generator, part)[0]
+
+
+def draw_subjects(
+    pictures: Pictures,
+    index: Tensor,
+    settings: ViewSettings,
+    generator: torch.Generator,
+    part: slice = EVERYTHING,
+) -> tuple[Tensor, Tensor]:
+    """The same random views [B,3,H,W], and how opaque each pixel of their pictures is: [B,H,W] in [0,1]."""
     if settings.margin != pictures.margin:
         raise ValueError(f"the pictures were opened with margin {pictures.margin}, the views want {settings.margin}")
     if settings.margin is not None:
@@ -76,18 +89,23 @@ def draw_views(
     flip = torch.where(torch.rand(count, generator=generator) < settings.flip, -1.0, 1.0)
     shift = settings.shift * (2 * torch.rand(count, 2, generator=generator) - 1)
     background = _draw_backgrounds(count, settings, generator)
-    return compose(pictures.load(index[part]), scale[part], flip[part], shift[part], background[part])
+    pixels, scale, flip, shift = pictures.load(index[part]), scale[part], flip[part], shift[part]
+    if settings.whole:
+        shift = _inside(pixels, scale, flip, shift)
+    moved = _move(pixels, scale, flip, shift)
+    return _on(moved, background[part]), moved[:, 3]
 
 
 def _draw_crops(
     pictures: Pictures, index: Tensor, settings: ViewSettings, generator: torch.Generator, part: slice
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     count = len(index)
     corner = torch.rand(count, 2, generator=generator)
     flip = torch.rand(count, generator=generator) < settings.flip
     background = _draw_backgrounds(count, settings, generator)
-    images = over(pictures.load(index[part], corner[part]), background[part])
-    return torch.where(flip[part, None, None, None], images.flip(3), images)
+    pixels = pictures.load(index[part], corner[part])
+    pixels = torch.where(flip[part, None, None, None], pixels.flip(3), pixels)
+    return over(pixels, background[part]), pixels[:, 3].float() / 255
 
 
 def _draw_backgrounds(count: int, settings: ViewSettings, generator: torch.Generator) -> Tensor:
@@ -113,6 +131,25 @@ def compose(pixels: Tensor, scale: Tensor, flip: Tensor, shift: Tensor, backgrou
     Returns:
         float [B,3,H,W] in [-1,1].
     """
+    return _on(_move(pixels, scale, flip, shift), background)
+
+
+def _inside(pixels: Tensor, scale: Tensor, flip: Tensor, shift: Tensor) -> Tensor:
+    """The part [B,2] of the shifts with which what is opaque in RGBA pictures [B,4,H,W] stays within the view."""
+    opaque = pixels[:, 3] > 25
+    limited = []
+    for axis, turn, wanted in ((1, scale * flip, shift[:, 0]), (2, scale, shift[:, 1])):
+        line = opaque.any(axis)  # of the columns, then of the rows
+        place = torch.linspace(-1, 1, line.shape[1] + 1)
+        first = torch.where(line, place[:-1], 1.0).amin(1) * turn
+        last = torch.where(line, place[1:], -1.0).amax(1) * turn
+        low, high = torch.minimum(first, last), torch.maximum(first, last)
+        limited.append(wanted.clamp(min=-(1 + low).clamp(min=0) / 2, max=(1 - high).clamp(min=0) / 2))
+    return torch.stack(limited, dim=1)
+
+
+def _move(pixels: Tensor, scale: Tensor, flip: Tensor, shift: Tensor) -> Tensor:
+    """RGBA pictures uint8 [B,4,H,W] in their place: float [B,4,H,W] in [0,1], premultiplied."""
     rgba = pixels.float() / 255
     opacity = rgba[:, 3:]
     premultiplied = torch.cat([rgba[:, :3] * opacity, opacity], dim=1)  # so that borders do not bleed
@@ -121,8 +158,13 @@ def compose(pixels: Tensor, scale: Tensor, flip: Tensor, shift: Tensor, backgrou
         [flip / scale, zero, -2 * shift[:, 0] * flip / scale, zero, 1 / scale, -2 * shift[:, 1] / scale], dim=1
     ).view(-1, 2, 3)
     grid = F.affine_grid(affine, list(pixels.shape), align_corners=False)
-    moved = F.grid_sample(premultiplied, grid, mode="bicubic", padding_mode="zeros", align_corners=False).clamp(0, 1)
-    return (2 * (moved[:, :3] + (1 - moved[:, 3:]) * background[:, :, None, None]) - 1).clamp(-1, 1)
+    return F.grid_sample(premultiplied, grid, mode="bicubic", padding_mode="zeros", align_corners=False).clamp(0, 1)
+
+
+def _on(premultiplied: Tensor, background: Tensor) -> Tensor:
+    """Premultiplied pictures [B,4,H,W] on plain backgrounds [B,3] in [0,1]: [B,3,H,W] in [-1,1]."""
+    colour, opacity = premultiplied[:, :3], premultiplied[:, 3:]
+    return (2 * (colour + (1 - opacity) * background[:, :, None, None]) - 1).clamp(-1, 1)
 
 
 def plain_views(pictures: Pictures, index: Tensor) -> Tensor:

@@ -78,9 +78,14 @@ class TokenizerRecipe(Running):
     """Halvings of the PatchGAN: 3 judge patches of 70 pixels, 2 of 34, 1 of 16."""
     lecam_weight: float = 0.001
     separation_weight: float = 0.0
-    """Weight of the separation loss: how much of the latent's variance lies within the two halves into which it falls
-    most clearly. With it the first split shows what stands out, and survives small changes of the picture. Beside the
-    cycle loss also of the output, encoded again."""
+    """Weight of the separation loss, by which the latents of a picture fall into two parts that lie apart. With it the
+    first split shows what stands out, and survives small changes of the picture. Beside the cycle loss also of the
+    output, encoded again."""
+    separation_by: Literal["spread", "subject"] = "spread"
+    """The two parts: halves along the latents' largest spread, or the subject and its background, by the opacity of
+    the pictures."""
+    separation_within: float = 0.03
+    """Parts are far enough apart where no larger share of the latents' variance lies within them."""
     separation_start: int = 0
     """The step at which the cycle and separation losses set in and the learning rate starts again from its peak.
     Before the latents show anything these losses would make them all alike."""
