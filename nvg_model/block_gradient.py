@@ -49,7 +49,7 @@ def block(
 
 
 def _row_sums(values: Tensor) -> Tensor:
-    """Sum over the rows of [M,D], or of [B,T,D] over its tokens: a product with ones, which is several times as fast."""
+    """Sum over the rows of [M,D], or of [B,T,D] over its tokens: a product with ones, several times as fast."""
     return (values.new_ones(*values.shape[:-2], 1, values.shape[-2]) @ values).squeeze(-2)
 
 

@@ -79,6 +79,14 @@ def tokenizer(arguments: Sequence[str]) -> None:
     train_tokenizer(chosen, given.data, given.folder)
 
 
+def decoder(arguments: Sequence[str]) -> None:
+    """Trains the decoder of the run's tokenizer once more, adversarially, or goes on where the last call stopped."""
+    from training.tokenizer import train_decoder
+
+    chosen, given = options("decoder", "decoder", arguments)
+    train_decoder(chosen, given.data, given.folder)
+
+
 def generator(arguments: Sequence[str]) -> None:
     """Trains the generators on the run's tokenizer, or goes on where the last call stopped."""
     from training.generator import train_generator
@@ -210,6 +218,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "data": data,
     "tokenizer": tokenizer,
     "cache": cache,
+    "decoder": decoder,
     "generator": generator,
     "few-step": few_step,
     "evaluate": evaluate,

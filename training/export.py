@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from training.generator import trained_generator
 from training.logging import versions
 from training.recipes.base import Recipe
 from training.split_agreement import with_steps
+from training.tokenizer import use_trained_decoder
 
 
 def export(recipe: Recipe, run: Path, out: Path, best: bool = False) -> Path:
@@ -32,6 +34,9 @@ def export(recipe: Recipe, run: Path, out: Path, best: bool = False) -> Path:
     made_with = state["meta"]["recipe"]
     model.settings = recipe.sampling
     provenance = _provenance(recipe, made_with, state["step"])
+    if use_trained_decoder(model.tokenizer, run):
+        provenance["commands"].insert(1, f"python -m training decoder {recipe.name}")
+        provenance["decoder"] = dataclasses.asdict(recipe.decoder)
     few_step = checkpointing.latest(run / "few-step")
     if few_step is not None:
         model = _in_few_steps(model, few_step, recipe, run)

@@ -43,6 +43,9 @@ from training.optim import adamw, cosine
 from training.recipes.base import Recipe, TokenizerRecipe
 from training.samples import reconstruction_sheet
 
+WEIGHTS = "tokenizer.pt"
+DECODER = "decoder"
+"""Folder of a run for the decoder trained once more."""
 EDGE = 0.3
 """A position with a larger share of the subject, and of what is around it, may belong to either."""
 OWN_SIDE = 0.7
@@ -73,14 +76,36 @@ def train_tokenizer(recipe: Recipe, data: Path | str, run: Path) -> Path:
     Returns:
         The file with the averaged weights. `report.json` beside it holds PSNR and code usage on the held-out set.
     """
-    recipe, settings, folder, world = recipe.resolved(), recipe.tokenizer, run / "tokenizer", distributed.start()
+    start = nvg_model.load(recipe.start, dtype=torch.float32).tokenizer.state_dict() if recipe.start else None
+    return _train(recipe, recipe.tokenizer, data, run / "tokenizer", start)
+
+
+def train_decoder(recipe: Recipe, data: Path | str, run: Path) -> Path:
+    """Trains, or goes on training, the decoder of the run's finished tokenizer once more, in `run`/decoder.
+
+    Encoder and codes stay as they are, so a generator that is trained on them, before or after, stays valid.
+
+    Returns:
+        The file with the averaged weights of the whole tokenizer.
+    Raises:
+        DataError: the run has no finished tokenizer.
+    """
+    settings = dataclasses.replace(recipe.decoder, decoder_only=True)
+    return _train(recipe, settings, data, run / DECODER, tokenizer_weights(run))
+
+
+def _train(
+    recipe: Recipe, settings: TokenizerRecipe, data: Path | str, folder: Path, start: dict[str, Tensor] | None
+) -> Path:
+    recipe, world = recipe.resolved(), distributed.start()
     pictures = recipe.pictures(data, "train")
     held_out = recipe.pictures(data, "held-out", pictures.classes)
     torch.manual_seed(recipe.seed)  # the initial weights only
     tokenizer = Tokenizer(recipe.config).to(world.device)
     tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # three times faster on CPUs
     describe_run(folder, recipe, world, data=str(data))
-    starting_point(tokenizer, recipe)
+    if start is not None:
+        tokenizer.load_state_dict(start)
     phases = training_phases(tokenizer, settings, world)
 
     def draw(step: int, share: Share) -> Batch:
@@ -110,19 +135,12 @@ def train_tokenizer(recipe: Recipe, data: Path | str, run: Path) -> Path:
         folder,
         world,
     )
-    path = folder / "tokenizer.pt"
+    path = folder / WEIGHTS
     if world.first:
         checkpointing.write(path, tokenizer.state_dict() | _without_prefix(average.state_dict()))
         _report(tokenizer, path, held_out)
     world.wait()
     return path
-
-
-def starting_point(tokenizer: Tokenizer, recipe: Recipe) -> None:
-    """Loads the tokenizer of the checkpoint that is fine-tuned, if the recipe names one. Raises NVGError."""
-    if not recipe.start:
-        return
-    tokenizer.load_state_dict(nvg_model.load(recipe.start, dtype=torch.float32).tokenizer.state_dict())
 
 
 def training_phases(tokenizer: Tokenizer, settings: TokenizerRecipe, world: World) -> list[Phase]:
@@ -163,10 +181,26 @@ def trained(module: nn.Module) -> list[nn.Parameter]:
 
 def tokenizer_weights(run: Path) -> dict[str, Tensor]:
     """The averaged weights of the run's finished tokenizer. Raises DataError where there are none."""
-    path = run / "tokenizer" / "tokenizer.pt"
+    path = run / "tokenizer" / WEIGHTS
     if not path.is_file():
         raise DataError(f"there is no trained tokenizer {path}; run `python -m training tokenizer` to its end first")
     return checkpointing.read(path)
+
+
+def use_trained_decoder(tokenizer: Tokenizer, run: Path) -> bool:
+    """Loads the decoder that the run has trained once more, if it has; returns whether it has.
+
+    Raises:
+        DataError: that was the decoder of another tokenizer.
+    """
+    path = run / DECODER / WEIGHTS
+    if not path.is_file():
+        return False
+    weights, own = checkpointing.read(path), tokenizer.state_dict()
+    if any(not torch.equal(value, weights[name]) for name, value in own.items() if not name.startswith("decoder.")):
+        raise DataError(f"{path} belongs to another tokenizer than {run / 'tokenizer'}; move {path.parent} away")
+    tokenizer.load_state_dict(weights)
+    return True
 
 
 class TokenizerObjective(nn.Module):

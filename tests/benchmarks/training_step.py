@@ -2,7 +2,8 @@
 
 `python tests/benchmarks/training_step.py [--preset emoji64] [--batch 16] [--stages 3 2] [--bfloat16]`
 
-The plain loop tokenizes the images in every step and goes through the stages one after the other; ours reads cached
+In between, as `derived`, ours with the gradients that torch derives instead of those of nvg_model/block_gradient.py.
+The plain loop has these too; it tokenizes the images in every step and goes through the stages one after the other; ours reads cached
 tokens and computes all rows of a step in one batch. Both train the same stages of the same pictures with the same
 optimisers. They take turns in one process, so the ratio holds on a busy machine as well.
 """
@@ -118,15 +119,21 @@ def main() -> None:
     optimisers = optimizers(objective, settings)
     batch = make_batch(nvg, settings)
     cached = dataclasses.replace(batch, images=None)
-    runs: dict[str, list[float]] = {"ours": [], "plain": []}
+    calls: dict[str, tuple[bool, Callable[[], None]]] = {
+        "ours": (True, lambda: step(objective, optimisers, [cached])),
+        "derived": (False, lambda: step(objective, optimisers, [cached])),
+        "plain": (False, lambda: plain_step(nvg, objective, optimisers, batch)),
+    }
+    runs: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(options.repeats + 1):  # the first one warms up
-        one = seconds(lambda: step(objective, optimisers, [cached]))
-        other = seconds(lambda: plain_step(nvg, objective, optimisers, batch))
-        if repeat:
-            runs["ours"].append(options.batch / one)
-            runs["plain"].append(options.batch / other)
-    ours, plain = statistics.median(runs["ours"]), statistics.median(runs["plain"])
-    print(f"| {options.preset} | {options.batch} | {ours:.2f} | {plain:.2f} | {ours / plain:.2f} |")
+        for name, (written, call) in calls.items():
+            for network in (nvg.content, nvg.structure):
+                network.transformer.written_gradient = written
+            took = seconds(call)
+            if repeat:
+                runs[name].append(options.batch / took)
+    ours, derived, plain = (statistics.median(one) for one in runs.values())
+    print(f"| {options.batch} | {ours:.1f} | {derived:.1f} | {plain:.1f} | {ours / derived:.2f} | {ours / plain:.2f} |")
 
 
 if __name__ == "__main__":

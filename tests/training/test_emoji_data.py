@@ -151,7 +151,7 @@ def test_hidden_colours_do_not_bleed_when_resizing():
 
 
 @pytest.mark.parametrize("box", [(0, 0, 128, 128), (10, 50, 100, 110), (60, 0, 70, 128), (3, 5, 9, 9)])
-def test_an_emoji_covers_half_of_its_picture_and_stands_in_the_middle(box):
+def test_an_emoji_covers_its_share_of_the_picture_and_stands_in_the_middle(box):
     picture = Image.new("RGBA", (128, 128))
     picture.paste((255, 0, 0, 255), box)
     opacity = np.asarray(emoji.composed(picture))[..., 3] / 255

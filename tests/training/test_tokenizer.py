@@ -13,6 +13,8 @@ from nvg_model.model import NVG
 from nvg_model.structure import cluster
 from nvg_model.tokenizer import Tokenizer
 from training import checkpointing
+from training.data import DataError
+from training.data.cache import fingerprint
 from training.distributed import World
 from training.recipes import recipe
 from training.recipes.base import Recipe
@@ -24,8 +26,10 @@ from training.tokenizer import (
     strays,
     subject_sides,
     tokenizer_weights,
+    train_decoder,
     train_tokenizer,
     training_phases,
+    use_trained_decoder,
     within_parts,
 )
 
@@ -82,6 +86,27 @@ def test_decoder_only_keeps_encoder_and_codes(data: Path, tmp_path: Path) -> Non
     before, after = tokenizer().state_dict(), tokenizer_weights(tmp_path)
     moved = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"decoder"}
+
+
+def test_a_decoder_trained_once_more_leaves_the_tokens_as_they_are(data: Path, tmp_path: Path) -> None:
+    train_tokenizer(changed(steps=2), data, tmp_path)
+    finish = dataclasses.replace(recipe("smoke").decoder, steps=2, batch=4, discriminator_layers=1, warmup=1)
+    chosen = dataclasses.replace(changed(), decoder=finish)
+    plain = tokenizer()
+    plain.load_state_dict(tokenizer_weights(tmp_path))
+    assert not use_trained_decoder(plain, tmp_path)
+    train_decoder(chosen, data, tmp_path)
+    finished = tokenizer()
+    finished.load_state_dict(tokenizer_weights(tmp_path))
+    assert use_trained_decoder(finished, tmp_path)
+    before, after = plain.state_dict(), finished.state_dict()
+    assert {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"decoder"}
+    assert fingerprint(plain) == fingerprint(finished)  # so tokens that were cached before still serve
+    with torch.no_grad():
+        plain.quantizer.codebook += 1
+    assert fingerprint(plain) != fingerprint(finished)
+    with pytest.raises(DataError, match="another tokenizer"):
+        use_trained_decoder(plain, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ from PIL import Image
 from training.data import DataError
 
 SIZE = 64
-COVER = 0.5
-"""Share of a picture that its emoji covers: so the first split of the canvas in half can be the emoji's outline."""
+COVER = 0.45
+"""Share of a picture that its emoji covers: so the first split of the canvas in half is about the emoji's outline."""
 LONGEST = 56
 """Height and width in pixels that an emoji has at most, whatever it covers: room to be moved without being cut."""
 HELD_OUT = 0.05
@@ -265,7 +265,7 @@ def held_out(codes_by_class: Mapping[str, Iterable[str]]) -> set[str]:
 
 
 def composed(picture: Image.Image) -> Image.Image:
-    """The emoji as 64x64 RGBA, in the middle, with one half of the picture covered, and black where it is transparent.
+    """The emoji as 64x64 RGBA, in the middle, covering `COVER` of the picture; black where it is transparent.
 
     Resized with premultiplied alpha, so that the hidden colour of transparent pixels does not bleed into the edges.
     DataError if nothing is to be seen.

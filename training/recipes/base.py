@@ -179,6 +179,12 @@ class FewStepRecipe(Running):
     """Pictures generated for every Frechet distance of the table, some thousands; 0: leaves it out."""
 
 
+FINISH = TokenizerRecipe(
+    steps=1000, learning_rate=3e-4, soft_assignment_steps=0, discriminator="patch", discriminator_layers=2
+)
+"""An adversarial finish that needs no downloads."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A whole training: data, tokenizer, generator."""
@@ -187,6 +193,8 @@ class Recipe:
     config: NVGConfig
     tokenizer: TokenizerRecipe
     generator: GeneratorRecipe
+    decoder: TokenizerRecipe = field(default_factory=lambda: FINISH)
+    """Training of the tokenizer's decoder once more, with encoder and codes as they are."""
     few_step: FewStepRecipe = field(default_factory=FewStepRecipe)
     views: ViewSettings = field(default_factory=ViewSettings)
     classes: tuple[str, ...] = ()
