@@ -3,9 +3,9 @@
 `python tests/benchmarks/training_step.py [--preset emoji64] [--batch 16] [--stages 3 2] [--bfloat16]`
 
 In between, as `derived`, ours with the gradients that torch derives instead of those of nvg_model/block_gradient.py.
-The plain loop has these too; it tokenizes the images in every step and goes through the stages one after the other; ours reads cached
-tokens and computes all rows of a step in one batch. Both train the same stages of the same pictures with the same
-optimisers. They take turns in one process, so the ratio holds on a busy machine as well.
+The plain loop has these too; it tokenizes the images in every step and goes through the stages one after the other;
+ours reads cached tokens and computes all rows of a step in one batch. All train the same stages of the same pictures
+with the same optimisers. They take turns in one process, so the ratios hold on a busy machine as well.
 """
 
 from __future__ import annotations
