@@ -447,7 +447,8 @@ def structure_loss(
     error = (noise - velocity - clean).square()
     decides = error.gather(2, stage[:, None, None].expand(-1, clean.shape[1], 1))  # the channel that is used
     values = {"structure_mse": error.detach().mean(), "structure_split_mse": decides.detach().mean()}
-    return (_weights(stage, settings.structure_stage_weights) * error.mean(dim=(1, 2))).mean(), values
+    loss = torch.lerp(error.mean(dim=(1, 2)), decides.mean(dim=(1, 2)), settings.split_weight)
+    return (_weights(stage, settings.structure_stage_weights) * loss).mean(), values
 
 
 def _rows(stages: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from training.generator import (
     draw_stages,
     optimizers,
     starting_point,
+    structure_loss,
     train_generator,
     with_classes,
 )
@@ -125,6 +126,20 @@ def test_stage_odds_and_weights(source: Source) -> None:
     assert float(content_loss(nvg.content, batch, stages, weighted)[0].detach() / plain.detach()) == pytest.approx(
         4 / (8 / 5), rel=1e-5
     )
+
+
+def test_the_split_weight_looks_at_the_channel_that_is_used(source: Source) -> None:
+    nvg, batch = fresh(), source.draw(0, Share())
+    stages = assemble(batch, nvg.tokenizer)
+    losses = {}
+    for weight in (0.0, 0.25, 1.0):
+        settings = dataclasses.replace(source.settings, split_weight=weight)
+        loss, values = structure_loss(nvg.structure, batch, stages, settings)
+        losses[weight] = float(loss.detach())
+    assert losses[0.0] == pytest.approx(float(values["structure_mse"]), rel=1e-5)
+    assert losses[1.0] == pytest.approx(float(values["structure_split_mse"]), rel=1e-5)
+    assert losses[0.25] == pytest.approx(0.75 * losses[0.0] + 0.25 * losses[1.0], rel=1e-5)
+    assert losses[0.0] != pytest.approx(losses[1.0], rel=1e-3)
 
 
 def test_lora_starts_as_the_network_and_merges_into_one(source: Source) -> None:

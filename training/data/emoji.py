@@ -272,7 +272,7 @@ def composed(picture: Image.Image) -> Image.Image:
     """
     rgba = picture.convert("RGBA")
     opacity = np.asarray(rgba)[..., 3] / 255
-    rows, columns = ((opacity > 0.1).any(axis).nonzero()[0] for axis in (1, 0))
+    rows, columns = (np.flatnonzero((opacity > 0.1).any(axis)) for axis in (1, 0))
     if len(rows) == 0:
         raise DataError("An emoji's picture is empty: delete its archive and try again.")
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)

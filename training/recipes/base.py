@@ -115,6 +115,9 @@ class GeneratorRecipe(Running):
     """Weight of each stage in the loss, relative to the others; empty: all alike."""
     structure_stage_weights: tuple[float, ...] = ()
     """The same for the structure generator's splits."""
+    split_weight: float = 0.0
+    """Share of the structure generator's loss that looks only at the channel by which the positions are split. The
+    paper's loss is the mean over all channels, most of which are finer splits that nothing tells yet."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """Of the blocks' matrices; everything else has AdamW."""
     learning_rate: float = 1e-3
