@@ -399,6 +399,7 @@ class GeneratorObjective(nn.Module):
 def written_gradient(network: ContentGenerator | StructureGenerator, settings: GeneratorRecipe) -> bool:
     """Whether the blocks' written-out backward pass serves: on CPUs, for whole weights and no dropped paths."""
     other = settings.lora_rank or settings.checkpoint_blocks or settings.compile or settings.repa_weight
+    other = other or settings.parallel == "fsdp"
     dropped = any(isinstance(block, Block) and block.drop_path > 0 for block in network.transformer.blocks)
     return next(network.parameters()).device.type == "cpu" and not other and not dropped
 

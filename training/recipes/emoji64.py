@@ -26,7 +26,7 @@ EMOJI64 = Recipe(
         bfloat16=True,
     ),
     generator=GeneratorRecipe(
-        steps=2900,
+        steps=2600,
         batch=32,
         views=36_000,
         # The first splits and tokens decide what the picture shows.
@@ -44,7 +44,7 @@ EMOJI64 = Recipe(
     classes=CLASSES,
     # About half of the positions show the emoji, wherever it stands.
     views=ViewSettings(shift=0.1, scale=(0.92, 1.06), whole=True),
-    # Chosen by eye from four settings on eight classes: a small model needs strong guidance of its first splits.
+    # Confirmed by `tune` (docs/emoji64.md): a small model needs strong guidance of its first splits.
     # The number of steps is from the table in docs/training.md.
     sampling=SamplingSettings(
         content_guidance=(2.0, 4.0), structure_guidance=(5.0, 3.0), top_p=(0.8, 0.3), structure_steps=4
