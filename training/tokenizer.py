@@ -24,6 +24,7 @@ from training.data import DataError
 from training.data.pictures import Pictures
 from training.data.views import draw_balanced, draw_subjects, plain_views, stream
 from training.distributed import Share, World
+from training.files import replacing
 from training.logging import describe_run
 from training.loop import Job, LoopSettings, Phase, train
 from training.losses import diffaug
@@ -394,7 +395,8 @@ def _report(tokenizer: Tokenizer, path: Path, held_out: Pictures) -> None:
     """Writes what the saved weights reach on the held-out pictures."""
     tokenizer.load_state_dict(checkpointing.read(path))
     report = evaluate_tokenizer(tokenizer, held_out)
-    (path.parent / "report.json").write_text(json.dumps(report, indent=1))
+    with replacing(path.parent / "report.json") as partial:
+        partial.write_text(json.dumps(report, indent=1))
     print(f"tokenizer: {path}; held out: {json.dumps(report)}")
 
 
