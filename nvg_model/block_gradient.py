@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-HEAD = 64
+from nvg_model.config import HEAD_DIM
+
 EPSILON = 1e-6
 
 
 def expand_rope(rope: Tensor, width: int) -> Tensor:
     """Rotations [B,T,1,1,32] written out for query and key of all heads: complex [B,T,2H,32]."""
-    return rope.flatten(2, 3).expand(-1, -1, 2 * width // HEAD, -1).contiguous()
+    return rope.flatten(2, 3).expand(-1, -1, 2 * width // HEAD_DIM, -1).contiguous()
 
 
 def block(
@@ -60,7 +61,7 @@ def _rotated(values: Tensor, rope: Tensor) -> Tensor:
 
 def _head_scale(qk_scale: Tensor, heads: int) -> Tensor:
     """What normalised queries and keys are multiplied by, [2H,64]; attention's 1/8 is in the queries' part."""
-    both = torch.stack([qk_scale[0] * HEAD**-0.5, qk_scale[1]])
+    both = torch.stack([qk_scale[0] * HEAD_DIM**-0.5, qk_scale[1]])
     return both[:, None].expand(-1, heads, -1).flatten(0, 1)
 
 
@@ -84,8 +85,8 @@ class _Block(torch.autograd.Function):
         normed, mean, deviation = torch.native_layer_norm(seen, (width,), None, None, EPSILON)
         y = torch.addcmul(shift[:, None], normed, 1 + scale[:, None]).view(-1, width)
         hidden = torch.addmm(bias_in, y, weight_in.T)
-        query_key, inverse = _normed_heads(hidden, width, rope)
-        scaled = _rotated(query_key * _head_scale(qk_scale, width // HEAD).to(query_key), rope)
+        query_key, _ = _normed_heads(hidden, width, rope)
+        scaled = _rotated(query_key * _head_scale(qk_scale, width // HEAD_DIM).to(query_key), rope)
         pair = scaled.unflatten(2, (2, -1)).permute(2, 0, 3, 1, 4).to(dtype, memory_format=torch.contiguous_format)
         value = _heads(hidden[:, 2 * width : 3 * width], tokens)
         weights = torch.softmax(pair[0] @ pair[1].mT, dim=-1)
@@ -94,9 +95,8 @@ class _Block(torch.autograd.Function):
         out = torch.addmm(bias_out, attended, weight_out[:, :width].T).addmm_(mlp, weight_out[:, width:].T)
         ctx.save_for_backward(
             seen, mean, deviation, shift, scale, gate, rope, weight_in, weight_out, qk_scale,
-            y, hidden, inverse, pair, weights, attended, mlp, out,
+            y, hidden, pair, weights, attended, mlp, out,
         )  # fmt: skip
-        ctx.precision = x.dtype
         return x + gate[:, None] * out.view_as(x)
 
     @staticmethod
@@ -104,7 +104,7 @@ class _Block(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (
             seen, mean, deviation, shift, scale, gate, rope, weight_in, weight_out, qk_scale,
-            y, hidden, inverse, pair, weights, attended, mlp, out,
+            y, hidden, pair, weights, attended, mlp, out,
         ) = ctx.saved_tensors  # fmt: skip
         width, of_x = seen.shape[-1], grad.to(seen.dtype)
         of_gate = _row_sums(of_x * out.view_as(of_x))
@@ -115,9 +115,7 @@ class _Block(torch.autograd.Function):
             of_out @ weight_out[:, width:], hidden[:, 3 * width :], approximate="tanh",
             grad_input=of_hidden[:, 3 * width :],
         )  # fmt: skip
-        of_scale = _attention_backward(
-            of_out @ weight_out[:, :width], of_hidden, hidden, inverse, pair, weights, rope, qk_scale
-        )
+        of_scale = _attention_backward(of_out @ weight_out[:, :width], of_hidden, hidden, pair, weights, rope, qk_scale)
         of_y = (of_hidden @ weight_in).view_as(seen)
         normed = F.layer_norm(seen, (width,), eps=EPSILON)
         of_seen, _, _ = torch.ops.aten.native_layer_norm_backward(
@@ -131,14 +129,14 @@ class _Block(torch.autograd.Function):
 
 def _heads(values: Tensor, tokens: int) -> Tensor:
     """[M,D] to [B,H,T,64]."""
-    return values.reshape(-1, tokens, values.shape[-1] // HEAD, HEAD).transpose(1, 2).contiguous()
+    return values.reshape(-1, tokens, values.shape[-1] // HEAD_DIM, HEAD_DIM).transpose(1, 2).contiguous()
 
 
 def _normed_heads(hidden: Tensor, width: int, rope: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and keys with a mean square of 1, [B,T,2H,64] in float32 at least, and what they were multiplied by."""
-    pair = hidden[:, : 2 * width].reshape(*rope.shape[:3], HEAD)
+    pair = hidden[:, : 2 * width].reshape(*rope.shape[:3], HEAD_DIM)
     pair = pair.to(torch.promote_types(pair.dtype, torch.float32))
-    inverse = (torch.linalg.vector_norm(pair, dim=-1, keepdim=True).square_() / HEAD + EPSILON).rsqrt_()
+    inverse = (torch.linalg.vector_norm(pair, dim=-1, keepdim=True).square_() / HEAD_DIM + EPSILON).rsqrt_()
     return pair * inverse, inverse
 
 
@@ -146,7 +144,6 @@ def _attention_backward(
     of_attended: Tensor,
     of_hidden: Tensor,
     hidden: Tensor,
-    inverse: Tensor,
     pair: Tensor,
     weights: Tensor,
     rope: Tensor,
@@ -154,19 +151,19 @@ def _attention_backward(
 ) -> Tensor:
     """Fills in the first 3D columns of `of_hidden` [M,7D]; returns the gradient of `qk_scale` [2,64]."""
     (query, key), (tokens, width) = pair, (rope.shape[1], of_attended.shape[-1])
-    value, heads = _heads(hidden[:, 2 * width : 3 * width], tokens), width // HEAD
+    value, heads = _heads(hidden[:, 2 * width : 3 * width], tokens), width // HEAD_DIM
     of_attended = _heads(of_attended, tokens)
     of_value = weights.mT @ of_attended
-    of_hidden[:, 2 * width : 3 * width].view(-1, tokens, heads, HEAD).copy_(of_value.transpose(1, 2))
+    of_hidden[:, 2 * width : 3 * width].view(-1, tokens, heads, HEAD_DIM).copy_(of_value.transpose(1, 2))
     of_scores = torch.ops.aten._softmax_backward_data(of_attended @ value.mT, weights, -1, weights.dtype)
-    normed, _ = _normed_heads(hidden, width, rope)
+    normed, inverse = _normed_heads(hidden, width, rope)
     of_rotated = torch.empty_like(normed)
     of_rotated[:, :, :heads].copy_((of_scores @ key).transpose(1, 2))
     of_rotated[:, :, heads:].copy_((of_scores.mT @ query).transpose(1, 2))
     of_scaled = _rotated(of_rotated, rope.conj())
     product, scale = of_scaled * normed, _head_scale(qk_scale, heads).to(normed)
-    along = (product.flatten(2) @ torch.block_diag(*scale).T).unsqueeze(-1) / HEAD  # mean of of_normed * normed
+    along = (product.flatten(2) @ torch.block_diag(*scale).T).unsqueeze(-1) / HEAD_DIM  # mean of of_normed * normed
     of_pair = of_scaled.mul_(scale).addcmul_(normed, along, value=-1).mul_(inverse)
     of_hidden[:, : 2 * width].view_as(of_pair).copy_(of_pair)
-    of_head = _row_sums(product.flatten(2).flatten(0, 1)).view(2, heads, HEAD).sum(1)
-    return torch.stack([of_head[0] * HEAD**-0.5, of_head[1]]).to(qk_scale.dtype)
+    of_head = _row_sums(product.flatten(2).flatten(0, 1)).view(2, heads, HEAD_DIM).sum(1)
+    return torch.stack([of_head[0] * HEAD_DIM**-0.5, of_head[1]]).to(qk_scale.dtype)

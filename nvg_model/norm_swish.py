@@ -55,9 +55,7 @@ class _NormSwish(torch.autograd.Function):
         def spread(values: Tensor) -> Tensor:  # [B,G] to [B,C]
             return values.to(precise).repeat_interleave(size, dim=1)
 
-        def row(
-            values: Tensor,
-        ) -> Tensor:  # [B,C] to [B,1,W*C]: long inner loops, where [B,1,1,C] would have short ones
+        def row(values: Tensor) -> Tensor:  # [B,C] to [B,1,W*C]: inner loops are long, those of [B,1,1,C] short
             return values.to(x.dtype).repeat(1, width)[:, None]
 
         def rows(image: Tensor) -> Tensor:

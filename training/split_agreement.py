@@ -28,6 +28,7 @@ from training.files import replacing
 from training.metrics.classifier import ClassifierSettings, classify, load_or_train
 from training.metrics.distribution import frechet_distance, gaussian
 from training.metrics.pictures import read_split, to_pixels
+from training.metrics.sampler import sample_classes
 
 Frechet = Callable[[NVG, SamplingSettings], float]
 """Distance of a model's pictures, sampled so, from real ones."""
@@ -145,16 +146,39 @@ def frechet_measure(
         settings, folder: how the classifier is trained, and where it is kept.
         margin: None: whole pictures; a number for photos, of which the centre is taken (see `open_pictures`).
     """
+    measure = picture_measure(model, data, count, settings, folder, margin=margin)
+    return lambda model, settings: measure(model, settings)[0]
+
+
+def picture_measure(
+    model: NVG,
+    data: Path | str,
+    count: int,
+    settings: ClassifierSettings | None = None,
+    folder: Path = CLASSIFIERS,
+    *,
+    margin: float | None = None,
+    seed: int = 0,
+    batch: int = 32,
+) -> Callable[[NVG, SamplingSettings], tuple[float, float]]:
+    """The distance of `frechet_measure`, and the share of the pictures that the classifier takes for their class.
+
+    Args:
+        seed: of the pictures; batch: how many are generated together. The others are those of `frechet_measure`.
+    """
     real = read_split(data, "train", model.config.image_size, model.classes, margin=margin)
     classifier = load_or_train(folder, real, settings or ClassifierSettings())
     wanted = gaussian(classify(classifier, real.pixels)[0], real.weights)
 
-    def measure(model: NVG, settings: SamplingSettings) -> float:
-        classes, features = torch.arange(count) % len(model.classes), []
-        for first, some in enumerate(classes.split(32)):
-            images = model.decode(model.generate(some, seed=0, settings=settings, first_item=32 * first))
-            features.append(classify(classifier, to_pixels(images).cpu())[0])
-        return frechet_distance(gaussian(torch.cat(features)), wanted)
+    def measure(model: NVG, settings: SamplingSettings) -> tuple[float, float]:
+        classes = sample_classes(count, len(model.classes))
+        parts = []
+        for start in range(0, count, batch):
+            sequence = model.generate(classes[start : start + batch], seed, settings, first_item=start)
+            parts.append(classify(classifier, to_pixels(model.decode(sequence)).cpu()))
+        features, logits = (torch.cat(part) for part in zip(*parts, strict=True))
+        recognised = float((logits.argmax(1) == classes).double().mean())
+        return frechet_distance(gaussian(features), wanted), recognised
 
     return measure
 

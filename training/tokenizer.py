@@ -101,6 +101,8 @@ def _train(
     recipe, world = recipe.resolved(), distributed.start()
     pictures = recipe.pictures(data, "train")
     held_out = recipe.pictures(data, "held-out", pictures.classes)
+    if settings.separation_weight and settings.separation_by == "subject":
+        require_transparency(pictures, data)
     torch.manual_seed(recipe.seed)  # the initial weights only
     tokenizer = Tokenizer(recipe.config).to(world.device)
     tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # three times faster on CPUs
@@ -142,6 +144,16 @@ def _train(
         _report(tokenizer, path, held_out)
     world.wait()
     return path
+
+
+def require_transparency(pictures: Pictures, data: Path | str) -> None:
+    """Raises DataError where the first pictures are opaque: they do not tell what their subject is."""
+    some = torch.arange(min(64, len(pictures)))
+    if int(pictures.load(some)[:, 3].min()) == 255:
+        raise DataError(
+            f"the first {len(some)} pictures of {data} have no transparency, by which `subject` tells subject from "
+            "background; use --separation-by spread"
+        )
 
 
 def training_phases(tokenizer: Tokenizer, settings: TokenizerRecipe, world: World) -> list[Phase]:

@@ -13,18 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 import nvg_model
 from nvg_model.sampling import SamplingSettings
 from training.data import DataError
 from training.evaluate import CLASSIFIERS
 from training.files import replacing
-from training.metrics.classifier import ClassifierSettings, classify, load_or_train
-from training.metrics.distribution import frechet_distance, gaussian
-from training.metrics.pictures import read_split, to_pixels
-from training.metrics.sampler import sample_classes
+from training.metrics.classifier import ClassifierSettings
+from training.split_agreement import picture_measure
 
 Pair = tuple[float, float]
 RESULTS = "tune.json"
@@ -91,15 +86,13 @@ def tune(settings: TuneSettings) -> SamplingSettings:
     nvg = nvg_model.load(settings.checkpoint).eval()
     if nvg.config.generator is None:
         raise DataError(f"{settings.checkpoint} has a tokenizer but no generator; there is nothing to sample")
-    train = read_split(settings.data, "train", nvg.config.image_size, nvg.classes)
-    network = load_or_train(settings.classifiers, train, settings.classifier)
-    real = gaussian(classify(network, train.pixels)[0], train.weights)
-    classes = sample_classes(settings.per_class * len(nvg.classes), len(nvg.classes))
+    count = settings.per_class * len(nvg.classes)
+    pictures = picture_measure(
+        nvg, settings.data, count, settings.classifier, settings.classifiers, seed=settings.seed, batch=settings.batch
+    )
 
     def measure(sampling: SamplingSettings) -> Trial:
-        features, logits = classify(network, _pictures(nvg, classes, sampling, settings))
-        recognised = float((logits.argmax(1) == classes).double().mean())
-        trial = Trial(sampling, frechet_distance(gaussian(features), real), recognised)
+        trial = Trial(sampling, *pictures(nvg, sampling))
         print(trial.row(), flush=True)
         return trial
 
@@ -120,16 +113,6 @@ def _others(sampling: SamplingSettings, name: str, values: tuple[object, ...]) -
     for value in values:
         if value != getattr(sampling, name):
             yield dataclasses.replace(sampling, **{name: value})  # type: ignore[arg-type]
-
-
-@torch.inference_mode()
-def _pictures(nvg: nvg_model.NVG, classes: Tensor, sampling: SamplingSettings, settings: TuneSettings) -> Tensor:
-    """Generated pictures uint8 [N,3,H,W]."""
-    parts = []
-    for start in range(0, len(classes), settings.batch):
-        part = classes[start : start + settings.batch]
-        parts.append(to_pixels(nvg.decode(nvg.generate(part, settings.seed, sampling, first_item=start)).cpu()))
-    return torch.cat(parts)
 
 
 def _write(settings: TuneSettings, trials: list[Trial]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import nvg_model
 from nvg_model.config import PRESETS
@@ -201,6 +202,15 @@ def test_separation_by_the_subject() -> None:
     wanted = float((within_parts(latent, sides) - 0.5).clamp(min=0).mean())
     assert float(values["separation"]) == pytest.approx(wanted, rel=1e-4)
     assert float(values["strays"]) == pytest.approx(float(strays(latent, sides).mean()), rel=1e-4)
+
+
+def test_separation_by_the_subject_needs_transparency(tmp_path: Path) -> None:
+    for split in ("train", "held-out"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        Image.new("RGB", (16, 16), "red").save(tmp_path / split / "a" / "0.png")
+    chosen = changed(separation_weight=1.0, separation_by="subject")
+    with pytest.raises(DataError, match=r"have no transparency.*--separation-by spread"):
+        train_tokenizer(chosen, tmp_path, tmp_path / "run")
 
 
 def test_strays_are_positions_short_of_their_own_side() -> None:

@@ -196,7 +196,7 @@ class Recipe:
     config: NVGConfig
     tokenizer: TokenizerRecipe
     generator: GeneratorRecipe
-    decoder: TokenizerRecipe = field(default_factory=lambda: FINISH)
+    decoder: TokenizerRecipe = FINISH
     """Training of the tokenizer's decoder once more, with encoder and codes as they are."""
     few_step: FewStepRecipe = field(default_factory=FewStepRecipe)
     views: ViewSettings = field(default_factory=ViewSettings)
