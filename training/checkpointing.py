@@ -118,14 +118,21 @@ def load_module(module: nn.Module, state: dict[str, Any]) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """The inverse of `optimizer_state`."""
+    """The inverse of `optimizer_state`; but rates and the like stay those of `optimizer`, which may be new ones.
+
+    Raises:
+        ValueError: the state is of other groups of parameters.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in state["param_groups"]]:
+        raise ValueError("the optimiser's groups of parameters are others")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def shared(parameter: Tensor, values: dict[str, Any]) -> dict[str, Any]:
         return _each(lambda value: like(value, parameter) if value.shape == parameter.shape else value, values)
 
     sharded = {index: shared(parameters[index], values) for index, values in state["state"].items()}
-    optimizer.load_state_dict({**state, "state": sharded})
+    optimizer.load_state_dict({"state": sharded, "param_groups": groups})
 
 
 def _each(change: Callable[[Tensor], Tensor], values: dict[str, Any]) -> dict[str, Any]:

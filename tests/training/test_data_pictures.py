@@ -1,5 +1,6 @@
 """Pictures held in memory and decoded on demand are the same; broken files; views of both kinds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,20 @@ def test_what_is_opaque_stays_within_the_view(tmp_path: Path) -> None:
     assert min(areas) > 0.93 and max(areas) < 1.07 and sum(edges) > 10
 
 
-@pytest.mark.parametrize("settings", [ViewSettings(), ViewSettings(margin=1.125), ViewSettings(shift=0.5, whole=True)])
+def test_some_views_stand_still(tmp_path: Path) -> None:
+    """So many as asked are neither moved nor scaled; the others are those that there would be without."""
+    pictures = open_pictures(write(tmp_path, sides=SIZE), SIZE, split="all")
+    index = torch.arange(12).repeat(20)
+    settings = ViewSettings(flip=0.0, white=1.0, still=0.6)
+    views, moved = draw_views(pictures, index, settings, stream(2)), replace(settings, still=0.0)
+    still = (views == plain_views(pictures, index)).flatten(1).all(1)
+    assert 0.5 < float(still.float().mean()) < 0.7
+    assert torch.equal(views[~still], draw_views(pictures, index, moved, stream(2))[~still])
+
+
+@pytest.mark.parametrize("settings", [
+    ViewSettings(), ViewSettings(margin=1.125), ViewSettings(shift=0.5, whole=True), ViewSettings(still=0.5)
+])  # fmt: skip
 def test_a_part_of_a_batch_has_the_same_views(settings: ViewSettings, tmp_path: Path) -> None:
     pictures = open_pictures(write(tmp_path), SIZE, split="all", margin=settings.margin)
     index = torch.tensor([4, 4, 9, 1, 0, 7])

@@ -131,6 +131,21 @@ def test_a_killed_run_resumes_to_equal_weights(tmp_path: Path) -> None:
     assert _same(_Toy(tmp_path / "broken").train(), whole)
 
 
+def test_a_resumed_run_has_the_rates_that_it_is_given(tmp_path: Path) -> None:
+    def die() -> None:
+        raise _Killed
+
+    broken = _Toy(tmp_path)
+    broken.at = {10: die}
+    with pytest.raises(_Killed):
+        broken.train()
+    saved = checkpointing.latest(tmp_path)
+    still = _Toy(tmp_path)
+    still.optimizer.param_groups[0]["lr"] = 0.0
+    still.train()
+    assert saved is not None and _same(still.objective.state_dict(), saved["phases"][0]["module"])
+
+
 def test_sigterm_saves_and_the_run_goes_on(tmp_path: Path) -> None:
     whole = _Toy(tmp_path / "whole").train()
     stopped = _Toy(tmp_path / "stopped")

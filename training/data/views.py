@@ -30,6 +30,8 @@ class ViewSettings:
     """Shifts a picture less where what is opaque of it would leave the view."""
     scale: tuple[float, float] = (0.86, 1.0)
     """Smallest and largest size of the picture within the view. Not for photos."""
+    still: float = 0.0
+    """Share of the views that are neither shifted nor scaled. Not for photos."""
     white: float = 0.7
     """Probability of a white background, behind what is transparent; else a light plain colour."""
     darkest: float = 0.75
@@ -89,6 +91,9 @@ def draw_subjects(
     flip = torch.where(torch.rand(count, generator=generator) < settings.flip, -1.0, 1.0)
     shift = settings.shift * (2 * torch.rand(count, 2, generator=generator) - 1)
     background = _draw_backgrounds(count, settings, generator)
+    if settings.still > 0:  # drawn last and only here: the views of older recipes stay as they were
+        still = torch.rand(count, generator=generator) < settings.still
+        scale, shift = torch.where(still, 1.0, scale), torch.where(still[:, None], 0.0, shift)
     pixels, scale, flip, shift = pictures.load(index[part]), scale[part], flip[part], shift[part]
     if settings.whole:
         shift = _inside(pixels, scale, flip, shift)
