@@ -227,7 +227,8 @@ class Source:
             settings.batch, config.splits - 1, settings.structure_stages, generator, settings.structure_stage_odds
         )
         noise = torch.randn(settings.batch, config.positions, config.splits, generator=generator)
-        times = torch.randn(structure.shape, generator=generator).sigmoid()
+        mean, deviation = settings.time_logit
+        times = (mean + deviation * torch.randn(structure.shape, generator=generator)).sigmoid()
         canvas_noise = None
         if config.generator is not None and config.generator.content_input != "canvas":
             shape = settings.batch, config.positions, config.autoencoder.latent_channels

@@ -128,6 +128,16 @@ def test_stage_odds_and_weights(source: Source) -> None:
     )
 
 
+def test_the_times_of_the_flow(source: Source) -> None:
+    """Logit-normal; the paper's are as they always were, whatever else is drawn."""
+    whole = dataclasses.replace(source, settings=dataclasses.replace(source.settings, batch=240))
+    later = dataclasses.replace(whole, settings=dataclasses.replace(whole.settings, time_logit=(0.5, 1.2)))
+    logits, shifted = whole.draw(2, Share()).times.logit(), later.draw(2, Share()).times.logit()
+    assert float(logits.mean()) == pytest.approx(0, abs=0.15) and float(logits.std()) == pytest.approx(1, abs=0.15)
+    assert torch.allclose(shifted, 0.5 + 1.2 * logits, atol=1e-4)
+    assert torch.equal(whole.draw(2, Share()).noise, later.draw(2, Share()).noise)
+
+
 def test_the_split_weight_looks_at_the_channel_that_is_used(source: Source) -> None:
     nvg, batch = fresh(), source.draw(0, Share())
     stages = assemble(batch, nvg.tokenizer)

@@ -118,6 +118,9 @@ class GeneratorRecipe(Running):
     split_weight: float = 0.0
     """Share of the structure generator's loss that looks only at the channel by which the positions are split. The
     paper's loss is the mean over all channels, most of which are finer splits that nothing tells yet."""
+    time_logit: tuple[float, float] = (0.0, 1.0)
+    """Mean and deviation of the logit of the structure flow's times in training; the paper's draw almost none near 1,
+    where sampling in few steps begins."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """Of the blocks' matrices; everything else has AdamW."""
     learning_rate: float = 1e-3

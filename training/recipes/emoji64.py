@@ -1,5 +1,7 @@
 """emoji64: the embedded 64x64 class-conditional model, made for two CPU cores."""
 
+from dataclasses import replace
+
 from nvg_model.config import PRESETS
 from nvg_model.sampling import SamplingSettings
 from training.data.views import ViewSettings
@@ -10,20 +12,32 @@ CLASSES = (
     "vehicle", "boat", "moon", "weather", "clock", "ball", "flag",
 )  # fmt: skip
 
+TOKENIZER = TokenizerRecipe(
+    steps=2800,
+    batch=32,
+    learning_rate=1e-3,
+    soft_assignment_steps=0,
+    # So that the first maps are the object's silhouette, and come back when a picture is tokenized again.
+    separation_weight=1.0,
+    separation_by="subject",
+    separation_within=0.07,
+    cycle_weight=0.3,
+    bfloat16=True,
+)
+
 EMOJI64 = Recipe(
     name="emoji64",
     config=PRESETS["emoji64"],
-    tokenizer=TokenizerRecipe(
-        steps=2800,
-        batch=32,
-        learning_rate=1e-3,
-        soft_assignment_steps=0,
-        # So that the first maps are the object's silhouette, and come back when a picture is tokenized again.
-        separation_weight=1.0,
-        separation_by="subject",
-        separation_within=0.07,
-        cycle_weight=0.3,
-        bfloat16=True,
+    tokenizer=TOKENIZER,
+    # Adversarially, and with the tokenizer's own losses: what it draws should be found again.
+    decoder=replace(
+        TOKENIZER,
+        steps=600,
+        learning_rate=3e-4,
+        discriminator="patch",
+        discriminator_layers=2,
+        adversarial_weight=0.05,
+        adversarial_start=50,
     ),
     generator=GeneratorRecipe(
         steps=2600,
@@ -35,6 +49,8 @@ EMOJI64 = Recipe(
         structure_stages=2,
         structure_stage_odds=(4, 2, 1, 0.5, 0.5),
         split_weight=0.75,
+        # Sampling starts at 1 and takes four steps: its first, which must know the class's silhouette, counts.
+        time_logit=(0.5, 1.2),
         matrix_learning_rate=3e-3,
         warmup=100,
         decay=0.25,
