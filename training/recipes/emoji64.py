@@ -40,7 +40,7 @@ EMOJI64 = Recipe(
         adversarial_start=50,
     ),
     generator=GeneratorRecipe(
-        steps=2600,
+        steps=6400,
         batch=32,
         views=36_000,
         # The first splits and tokens decide what the picture shows.
@@ -64,7 +64,7 @@ EMOJI64 = Recipe(
     # Confirmed by `tune` (docs/emoji64.md): a small model needs strong guidance of its first splits.
     # The number of steps is from the table in docs/training.md.
     sampling=SamplingSettings(
-        content_guidance=(2.0, 4.0), structure_guidance=(5.0, 3.0), top_p=(0.8, 0.3), structure_steps=4
+        content_guidance=(1.0, 4.0), structure_guidance=(5.0, 3.0), top_p=(0.8, 0.3), structure_steps=4
     ),
     licence="Apache-2.0 (weights); trained on Noto Emoji (Apache-2.0), Twemoji (CC-BY 4.0), Fluent Emoji (MIT)",
     attribution="docs/emoji64-attribution.md",
