@@ -37,7 +37,7 @@ from training.generator import Batch, Source, assemble, optimizers, schedule, tr
 from training.logging import describe_run
 from training.loop import Job, LoopSettings, Phase, train
 from training.recipes.base import FewStepRecipe, GeneratorRecipe, Recipe
-from training.split_agreement import Images, agreement, frechet_measure, splits, table, with_steps, write_table
+from training.split_agreement import Images, agreement, picture_measure, splits, table, with_steps, write_table
 
 STEEPEST = 16.0
 """Largest time factor with which a network is smooth enough in t to be differentiated by it."""
@@ -85,8 +85,8 @@ def train_few_step(recipe: Recipe, data: Path | str, run: Path) -> Path:
         with average.applied():
             nvg_model.save(student, path, teacher.provenance | {"few_step": dataclasses.asdict(settings)})
             count, margin = settings.frechet_pictures, recipe.views.margin
-            frechet = frechet_measure(teacher, data, count, margin=margin) if count else None
-            write_table(table(teacher, student, images, frechet), folder)
+            measure = picture_measure(teacher, data, count, margin=margin) if count else None
+            write_table(table(teacher, student, images, measure), folder)
         print(f"few-step: {path}")
     world.wait()
     return path

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,8 +30,18 @@ from training.metrics.distribution import frechet_distance, gaussian
 from training.metrics.pictures import read_split, to_pixels
 from training.metrics.sampler import sample_classes
 
-Frechet = Callable[[NVG, SamplingSettings], float]
-"""Distance of a model's pictures, sampled so, from real ones."""
+
+class PictureScores(NamedTuple):
+    """What generated pictures are worth."""
+
+    frechet_distance: float
+    """From the real ones, in the features of the classifier."""
+    recognised: float
+    """Share of the pictures that the classifier takes for their class."""
+
+
+Measure = Callable[[NVG, SamplingSettings], PictureScores]
+"""Of a model's pictures, sampled so."""
 METHODS = {
     "euler": (25, 8, 4, 2, 1),
     "multistep": (8, 4, 2),
@@ -95,13 +105,13 @@ def with_steps(settings: SamplingSettings, steps: int, solver: str = "euler") ->
     return dataclasses.replace(settings, structure_steps=steps, solver=solver)
 
 
-def table(teacher: NVG, student: NVG, images: Images, frechet: Frechet | None = None) -> list[dict[str, Any]]:
+def table(teacher: NVG, student: NVG, images: Images, measure: Measure | None = None) -> list[dict[str, Any]]:
     """The comparison of few steps with 25 of the trained flow, in its sampling defaults: rows of plain values.
 
     Args:
         teacher, student: the trained flow, and its conversion to average velocities.
         images: on which the splits are compared.
-        frechet: adds the distance of the pictures, which takes long.
+        measure: adds the Frechet distance of the pictures, which takes long.
     """
     settings = teacher.settings
     wanted = splits(teacher, images, with_steps(settings, 25))
@@ -116,8 +126,8 @@ def table(teacher: NVG, student: NVG, images: Images, frechet: Frechet | None = 
         row = {"method": method, "steps": steps, "agreement": sum(stages) / len(stages), "by_stage": stages}
         if not even:  # which costs the same, and is no choice of the sampling settings
             row["seconds_per_image"] = seconds_per_image(model, chosen)
-            if frechet is not None:
-                row["frechet_distance"] = frechet(model, chosen)
+            if measure is not None:
+                row["frechet_distance"] = measure(model, chosen).frechet_distance
         rows.append(row)
     return rows
 
@@ -130,26 +140,6 @@ def seconds_per_image(model: NVG, settings: SamplingSettings, batch: int = 4) ->
     return (time.perf_counter() - start) / batch
 
 
-def frechet_measure(
-    model: NVG,
-    data: Path | str,
-    count: int,
-    settings: ClassifierSettings | None = None,
-    folder: Path = CLASSIFIERS,
-    *,
-    margin: float | None = None,
-) -> Frechet:
-    """Frechet distance of `count` pictures, in the features of a classifier trained on `data`, from its pictures.
-
-    Args:
-        model: for the size of the pictures and the classes.
-        settings, folder: how the classifier is trained, and where it is kept.
-        margin: None: whole pictures; a number for photos, of which the centre is taken (see `open_pictures`).
-    """
-    measure = picture_measure(model, data, count, settings, folder, margin=margin)
-    return lambda model, settings: measure(model, settings)[0]
-
-
 def picture_measure(
     model: NVG,
     data: Path | str,
@@ -160,17 +150,21 @@ def picture_measure(
     margin: float | None = None,
     seed: int = 0,
     batch: int = 32,
-) -> Callable[[NVG, SamplingSettings], tuple[float, float]]:
-    """The distance of `frechet_measure`, and the share of the pictures that the classifier takes for their class.
+) -> Measure:
+    """Measures `count` generated pictures with a classifier trained on `data`, against its pictures.
 
     Args:
-        seed: of the pictures; batch: how many are generated together. The others are those of `frechet_measure`.
+        model: for the size of the pictures and the classes.
+        settings, folder: how the classifier is trained, and where it is kept.
+        margin: None: whole pictures; a number for photos, of which the centre is taken (see `open_pictures`).
+        seed: of the pictures.
+        batch: how many are generated together.
     """
     real = read_split(data, "train", model.config.image_size, model.classes, margin=margin)
     classifier = load_or_train(folder, real, settings or ClassifierSettings())
     wanted = gaussian(classify(classifier, real.pixels)[0], real.weights)
 
-    def measure(model: NVG, settings: SamplingSettings) -> tuple[float, float]:
+    def measure(model: NVG, settings: SamplingSettings) -> PictureScores:
         classes = sample_classes(count, len(model.classes))
         parts = []
         for start in range(0, count, batch):
@@ -178,7 +172,7 @@ def picture_measure(
             parts.append(classify(classifier, to_pixels(model.decode(sequence)).cpu()))
         features, logits = (torch.cat(part) for part in zip(*parts, strict=True))
         recognised = float((logits.argmax(1) == classes).double().mean())
-        return frechet_distance(gaussian(features), wanted), recognised
+        return PictureScores(frechet_distance(gaussian(features), wanted), recognised)
 
     return measure
 

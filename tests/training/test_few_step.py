@@ -34,7 +34,7 @@ from training.generator import Batch, Source, optimizers, train_generator
 from training.metrics.classifier import ClassifierSettings
 from training.recipes import recipe
 from training.recipes.base import FewStepRecipe, Recipe
-from training.split_agreement import METHODS, Images, agreement, frechet_measure, splits, to_markdown, with_steps
+from training.split_agreement import METHODS, Images, agreement, picture_measure, splits, to_markdown, with_steps
 from training.tokenizer import train_tokenizer
 
 SPREAD = 0.5  # of the data in the flow known in closed form
@@ -313,16 +313,18 @@ def test_wrong_settings(settings, said, trained, data, tmp_path):
 def test_the_frechet_distance_of_a_table(tiny_model, data, tmp_path):
     """A number for every way to sample, the same when asked again."""
     named = with_names(tiny_model)
-    measure = frechet_measure(named, data, 36, ClassifierSettings(steps=2, batch=8), tmp_path)
-    one, other = (measure(named, with_steps(named.settings, steps)) for steps in (1, 4))
+    measure = picture_measure(named, data, 36, ClassifierSettings(steps=2, batch=8), tmp_path)
+    one, other = (measure(named, with_steps(named.settings, steps)).frechet_distance for steps in (1, 4))
     assert one > 0 and other > 0 and one != other
-    assert measure(named, with_steps(named.settings, 1)) == one
+    assert measure(named, with_steps(named.settings, 1)).frechet_distance == one
 
 
 def test_the_frechet_distance_of_photos_is_that_of_their_centres(tiny_model, photos, tmp_path):
     named, few = with_names(tiny_model), ClassifierSettings(steps=2, batch=8)
     centres, stretched = (
-        frechet_measure(named, photos, 12, few, tmp_path, margin=margin)(named, with_steps(named.settings, 1))
+        picture_measure(named, photos, 12, few, tmp_path, margin=margin)(
+            named, with_steps(named.settings, 1)
+        ).frechet_distance
         for margin in (1.0, None)
     )
     assert centres > 0 and centres != stretched
