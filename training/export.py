@@ -30,10 +30,9 @@ def export(recipe: Recipe, run: Path, out: Path, best: bool = False) -> Path:
     Raises:
         DataError: there is no such save, or it does not fit the recipe.
     """
-    model, state = trained_generator(recipe, run, best)
-    made_with = state["meta"]["recipe"]
+    model, states = trained_generator(recipe, run, best)
     model.settings = recipe.sampling
-    provenance = _provenance(recipe, made_with, state["step"])
+    provenance = _provenance(recipe, states)
     if use_trained_decoder(model.tokenizer, run):
         provenance["commands"].insert(1, f"python -m training decoder {recipe.name}")
         provenance["decoder"] = dataclasses.asdict(recipe.decoder)
@@ -43,7 +42,8 @@ def export(recipe: Recipe, run: Path, out: Path, best: bool = False) -> Path:
         provenance["commands"].insert(-1, f"python -m training few-step {recipe.name}")
         provenance |= {"few_step": few_step["meta"]["recipe"]["few_step"], "few_step_steps_done": few_step["step"]}
     path = nvg_model.save(model, out, provenance, dtype=torch.float16)
-    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, generator after {state['step']} steps")
+    done = ", ".join(f"{networks} after {state['step']} steps" for networks, state in states.items())
+    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB; generators: {done}")
     return path
 
 
@@ -61,13 +61,25 @@ def _in_few_steps(model: NVG, state: dict[str, Any], recipe: Recipe, run: Path) 
     return student
 
 
-def _provenance(recipe: Recipe, made_with: dict[str, Any], step: int) -> dict[str, Any]:
-    return {
+def _provenance(recipe: Recipe, states: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """How the weights came to be, from the saves of the generators by what they train."""
+    made_with = {networks: state["meta"]["recipe"] for networks, state in states.items()}
+    first = next(iter(made_with.values()))
+    alone = [networks for networks in made_with if networks != "both"]
+    commands = ["tokenizer", *(["generator"] if "both" in made_with else []), "export"]
+    provenance = {
         "recipe": recipe.name,
-        "commands": [f"python -m training {command} {recipe.name}" for command in ("tokenizer", "generator", "export")],
-        **{part: made_with[part] for part in ("tokenizer", "generator", "views", "start")},
-        "generator_steps_done": step,
+        "commands": [f"python -m training {command} {recipe.name}" for command in commands],
+        **{part: first[part] for part in ("tokenizer", "generator", "views", "start")},
+        "generator_steps_done": next(iter(states.values()))["step"],
         "licence": recipe.licence,
         "attribution": recipe.attribution,
         **versions(),
     }
+    for networks in alone:
+        provenance["commands"].insert(-1, f"python -m training generator {recipe.name} --networks {networks}")
+        provenance[networks] = {
+            **{part: made_with[networks][part] for part in ("generator", "views", "start")},
+            "generator_steps_done": states[networks]["step"],
+        }
+    return provenance

@@ -33,7 +33,7 @@ from training import distributed
 from training.data import DataError
 from training.data.views import stream
 from training.distributed import Share
-from training.generator import Batch, Source, assemble, optimizers, schedule, trained_generator
+from training.generator import Batch, Source, assemble, generator_folder, optimizers, schedule, trained_generator
 from training.logging import describe_run
 from training.loop import Job, LoopSettings, Phase, train
 from training.recipes.base import FewStepRecipe, GeneratorRecipe, Recipe
@@ -64,7 +64,7 @@ def train_few_step(recipe: Recipe, data: Path | str, run: Path) -> Path:
     like = dataclasses.replace(recipe, config=teacher.config, generator=as_generator(recipe))
     pictures = like.pictures(data, "train", teacher.classes)
     describe_run(folder, recipe, world, classes=teacher.classes, data=str(data))
-    tokens = folder if settings.teacher else run / "generator"  # the cache of another tokenizer is another cache
+    tokens = folder if settings.teacher else generator_folder(run)  # the cache of another tokenizer is another cache
     source = Source.make(like, teacher, pictures, tokens, world)
     images = Images.generate(teacher, settings.table_images, with_steps(teacher.settings, 25))
     average = train(

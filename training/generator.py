@@ -62,6 +62,8 @@ class Batch:
     """float [B,3,H,W] in [-1,1]."""
     canvas_noise: Tensor | None = None
     """float [B,L,C], for a content generator that sees noised canvases."""
+    wrong: Tensor | None = None
+    """bool [B,2^S-1]: the tokens, of all stages one after the other, that are exchanged for wrong ones."""
     names: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
@@ -76,18 +78,25 @@ class Batch:
 
 
 def train_generator(recipe: Recipe, data: Path | str, run: Path) -> Path:
-    """Trains, or goes on training, the generators of `recipe` in `run`/generator, on the tokenizer of `run`.
+    """Trains, or goes on training, the generators of `recipe` on the tokenizer of `run`.
+
+    A network that is trained alone has a folder of its own (`generator_folder`), and starts from the run's training of
+    both if there is one.
 
     Returns:
         The file with the averaged weights.
     """
-    recipe, settings, folder, world = recipe.resolved(), recipe.generator, run / "generator", distributed.start()
+    recipe, settings, world = recipe.resolved(), recipe.generator, distributed.start()
+    folder = generator_folder(run, settings.networks)
     pictures = recipe.pictures(data, "train")
     torch.manual_seed(recipe.seed)  # the initial weights
     nvg = starting_point(recipe, run, pictures.classes).to(world.device)
     describe_run(folder, recipe, world, classes=pictures.classes, data=str(data))
-    source = Source.make(recipe, nvg, pictures, folder, world)
-    if not recipe.start:
+    source = Source.make(recipe, nvg, pictures, generator_folder(run), world)
+    both = None if recipe.start or settings.networks == "both" else checkpointing.latest(generator_folder(run))
+    if both is not None:
+        nvg.load_state_dict(saved_weights(both), strict=False)
+    elif not recipe.start:
         prepare(nvg, source, settings)
     objective = GeneratorObjective(nvg, settings)
     if settings.parallel == "fsdp":
@@ -118,7 +127,12 @@ def make_cache(recipe: Recipe, data: Path | str, run: Path) -> None:
     """Tokenizes the views of a recipe into `run`/generator, where the training finds them."""
     recipe, world = recipe.resolved(), distributed.start()
     pictures = recipe.pictures(data, "train")
-    Source.make(recipe, starting_point(recipe, run, pictures.classes), pictures, run / "generator", world)
+    Source.make(recipe, starting_point(recipe, run, pictures.classes), pictures, generator_folder(run), world)
+
+
+def generator_folder(run: Path, networks: str = "both") -> Path:
+    """Where the training of these networks keeps its saves; that of both has the token cache of all."""
+    return run / ("generator" if networks == "both" else f"generator-{networks}")
 
 
 def schedule(settings: GeneratorRecipe) -> Callable[[int], float]:
@@ -147,24 +161,43 @@ def starting_point(recipe: Recipe, run: Path, classes: tuple[str, ...]) -> NVG:
     return nvg
 
 
-def trained_generator(recipe: Recipe, run: Path, best: bool = False) -> tuple[NVG, dict[str, Any]]:
-    """The averaged weights of a run's newest save (or the best one) as a model, and that save's state.
+def saved_weights(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The averaged weights of both generators in a save."""
+    return network_weights(state["phases"][0]["module"], state["average"])
+
+
+def trained_generator(recipe: Recipe, run: Path, best: bool = False) -> tuple[NVG, dict[str, dict[str, Any]]]:
+    """The averaged weights of a run's newest saves (or the best ones) as a model, and the saves by what they train.
+
+    A network that was trained alone as well is taken from there.
 
     Raises:
-        DataError: there is no such save, or it does not fit the recipe.
+        DataError: there is no such save, one of the networks was never trained, or a save does not fit the recipe.
     """
-    folder = run / "generator"
-    state = checkpointing.read(folder / checkpointing.BEST) if best else checkpointing.latest(folder)
-    if state is None:
-        raise DataError(f"there is no saved generator in {folder}; run `python -m training generator` first")
-    start = state["meta"]["recipe"]["start"]
-    nvg = starting_point(dataclasses.replace(recipe, start=start), run, tuple(state["meta"]["classes"]))
-    weights = network_weights(state["phases"][0]["module"], state["average"])
+    states = {}
+    for networks in ("both", "content", "structure"):
+        folder = generator_folder(run, networks)
+        newest = checkpointing.latest(folder)
+        if newest is not None:
+            states[networks] = checkpointing.read(folder / checkpointing.BEST) if best else newest
+    if not states:
+        raise DataError(f"there is no saved generator in {run}; run `python -m training generator` first")
+    first = next(iter(states.values()))["meta"]
+    start = first["recipe"]["start"]
+    nvg = starting_point(dataclasses.replace(recipe, start=start), run, tuple(first["classes"]))
+    missing = set() if start or "both" in states else {"content", "structure"} - states.keys()
+    if missing:
+        raise DataError(f"the {missing.pop()} network was never trained in {run}; run `python -m training generator`")
     wanted = {name for name in nvg.state_dict() if not name.startswith("tokenizer.")}
-    if wanted != weights.keys():
-        raise DataError(f"the run does not fit the recipe; they differ in {sorted(wanted ^ weights.keys())[:3]}")
-    nvg.load_state_dict(weights, strict=False)
-    return nvg, state
+    for networks, state in states.items():
+        weights = saved_weights(state)
+        if wanted != weights.keys():
+            raise DataError(f"the run does not fit the recipe; they differ in {sorted(wanted ^ weights.keys())[:3]}")
+        if state["meta"]["classes"] != first["classes"]:
+            raise DataError(f"the networks of {run} were trained on other classes than each other; train them alike")
+        own = ("content.", "structure.") if networks == "both" else (f"{networks}.",)
+        nvg.load_state_dict({name: value for name, value in weights.items() if name.startswith(own)}, strict=False)
+    return nvg, states
 
 
 def with_classes(start: NVG, classes: tuple[str, ...]) -> NVG:
@@ -233,6 +266,11 @@ class Source:
         if config.generator is not None and config.generator.content_input != "canvas":
             shape = settings.batch, config.positions, config.autoencoder.latent_channels
             canvas_noise = share.of(torch.randn(shape, generator=generator))
+        wrong = None
+        if settings.token_noise:
+            tokens = 2 ** (config.splits + 1) - 1
+            rate = settings.token_noise * torch.rand(settings.batch, 1, generator=generator)
+            wrong = share.of(torch.rand(settings.batch, tokens, generator=generator) < rate)
         what = self._images(index, generator, share) if self.cache is None else self._tokens(share.of(index))
         classes = what.pop("classes")
         return Batch(
@@ -241,6 +279,7 @@ class Source:
             structure_stages=share.of(structure),
             noise=share.of(noise),
             canvas_noise=canvas_noise,
+            wrong=wrong,
             times=share.of(times),
             **what,
         )
@@ -357,6 +396,32 @@ def assemble(batch: Batch, tokenizer: Tokenizer) -> Stages:
     return Stages(structure, torch.stack(canvases, 1), batch.codes)
 
 
+@torch.no_grad()
+def with_wrong_tokens(stages: Stages, wrong: Tensor, tokenizer: Tokenizer) -> Stages:
+    """Stages on whose canvases some tokens are wrong, and the tokens that are right on these canvases.
+
+    In sampling a wrong token stays, and those that follow must make up for it; trained on the data's canvases alone,
+    the generators never see one (the self-correction of Infinity, Han et al. 2024).
+
+    Args:
+        wrong: bool [B,2^S-1], of the clusters of all stages one after the other. Each takes the token that the
+            same cluster has in the image before it in the batch.
+    """
+    quantizer, final = tokenizer.quantizer, stages.canvases[:, -1]
+    canvas, changed = torch.zeros_like(final), torch.zeros_like(final[..., :1])
+    canvases, codes = [], []
+    for stage, code in enumerate(stages.codes):
+        labels, clusters = stages.structure[:, stage], 2**stage
+        again = quantizer.nearest(hierarchy.cluster_means(final - canvas, labels, clusters))
+        right = torch.where(hierarchy.cluster_means(changed, labels, clusters)[..., 0] > 0, again, code)
+        exchanged = wrong[:, clusters - 1 : 2 * clusters - 1]
+        canvas = quantizer.add_stage(canvas, torch.where(exchanged, right.roll(1, 0), right), labels, stage)
+        changed = changed.maximum(hierarchy.place(exchanged[..., None].float(), labels))
+        canvases.append(canvas)
+        codes.append(right)
+    return Stages(stages.structure, torch.stack([*canvases[:-1], final], 1), tuple(codes))
+
+
 class GeneratorObjective(nn.Module):
     """The loss of both generators: mean over stages of the content loss, and the flow loss weighted (K+1)/(K-1)."""
 
@@ -386,6 +451,8 @@ class GeneratorObjective(nn.Module):
         """The loss of a batch, and its parts for the log."""
         batch = batch.to(self.content.canvas_scales.device)
         stages = assemble(batch, self._frozen[0])
+        if batch.wrong is not None:
+            stages = with_wrong_tokens(stages, batch.wrong, self._frozen[0])
         total = batch.noise.new_zeros(())
         values: dict[str, Tensor] = {}
         if self.settings.networks != "structure":
@@ -474,7 +541,13 @@ def held_out_loss(
 ) -> Callable[[], dict[str, float]]:
     """Measures the loss on views of held-out pictures, always the same and with the same noise."""
     settings = dataclasses.replace(
-        recipe.generator, batch=256, label_dropout=0.0, views=0, content_stages=99, structure_stages=99
+        recipe.generator,
+        batch=256,
+        label_dropout=0.0,
+        token_noise=0.0,
+        views=0,
+        content_stages=99,
+        structure_stages=99,
     )
     source = Source(settings, recipe, nvg.config, held_out, None)
 

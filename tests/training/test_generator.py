@@ -1,12 +1,15 @@
 """The generators' loss, its switches, and fine-tuning."""
 
 import dataclasses
+import shutil
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 import nvg_model
+from nvg_model import structure as hierarchy
 from nvg_model.config import PRESETS
 from nvg_model.model import NVG
 from training.data import DataError
@@ -19,11 +22,13 @@ from training.generator import (
     assemble,
     content_loss,
     draw_stages,
+    generator_folder,
     optimizers,
     starting_point,
     structure_loss,
     train_generator,
     with_classes,
+    with_wrong_tokens,
 )
 from training.lora import plain_weights
 from training.recipes import recipe
@@ -152,6 +157,48 @@ def test_the_split_weight_looks_at_the_channel_that_is_used(source: Source) -> N
     assert losses[0.0] != pytest.approx(losses[1.0], rel=1e-3)
 
 
+def test_wrong_tokens_stay_and_those_after_them_make_up_for_it(source: Source) -> None:
+    settings = dataclasses.replace(source.settings, batch=24, token_noise=0.4)
+    noisy = dataclasses.replace(source, settings=settings)
+    plain = dataclasses.replace(source, settings=dataclasses.replace(settings, token_noise=0.0)).draw(0, Share())
+    batch, nvg = noisy.draw(0, Share()), fresh()
+    assert plain.wrong is None and batch.wrong is not None and batch.wrong.shape == (24, 2**5 - 1)
+    shares = batch.wrong.float().mean(1)
+    assert 0.1 < float(shares.mean()) < 0.3 and float(shares.std()) > 0.08, "each image has its own share"
+    stages, quantizer = assemble(batch, nvg.tokenizer), nvg.tokenizer.quantizer
+    same = with_wrong_tokens(stages, torch.zeros_like(batch.wrong), nvg.tokenizer)
+    assert all(torch.equal(a, b) for a, b in zip(stages.codes, same.codes, strict=True))
+    assert torch.allclose(stages.canvases, same.canvases, atol=1e-5)
+
+    only = torch.zeros_like(batch.wrong)
+    only[:, 1] = True  # the first cluster of stage 1
+    wrong = with_wrong_tokens(stages, only, nvg.tokenizer)
+    elsewhere = stages.codes[1][:, 0].roll(1, 0)
+    expected = quantizer.add_stage(
+        stages.canvases[:, 0], torch.stack([elsewhere, stages.codes[1][:, 1]], 1), stages.structure[:, 1], 1
+    )
+    assert torch.allclose(wrong.canvases[:, 1], expected, atol=1e-5)
+    assert torch.equal(wrong.codes[1], stages.codes[1]), "what was right there is still wanted"
+    assert torch.equal(wrong.canvases[:, -1], stages.canvases[:, -1]), "and so is the final canvas"
+    other = elsewhere != stages.codes[1][:, 0]
+    assert other.any()
+    assert not torch.equal(wrong.codes[2][other], stages.codes[2][other])
+    untouched = stages.structure[:, 2] >= 2
+    assert torch.equal(
+        hierarchy.place(wrong.codes[2], stages.structure[:, 2])[untouched],
+        hierarchy.place(stages.codes[2], stages.structure[:, 2])[untouched],
+    )
+    # The new tokens of the next stage come nearer to the picture than the old ones would.
+    after = [
+        quantizer.add_stage(wrong.canvases[:, 1], one.codes[2], stages.structure[:, 2], 2) for one in (wrong, stages)
+    ]
+    mended, kept = (float((one - stages.canvases[:, -1])[other].square().mean()) for one in after)
+    assert mended < kept
+
+    loss, values = GeneratorObjective(nvg, settings)(batch, 0)
+    assert torch.isfinite(loss) and float(values["content_mse"]) > 0
+
+
 def test_lora_starts_as_the_network_and_merges_into_one(source: Source) -> None:
     nvg = fresh()
     for block in (*nvg.content.transformer.blocks, *nvg.structure.transformer.blocks):
@@ -201,6 +248,40 @@ def test_fine_tuning_a_checkpoint_on_a_folder(data: Path, tmp_path: Path, rank: 
     tokenizer = nvg_model.load(tmp_path / "start.safetensors").tokenizer.state_dict()
     for name, value in model.tokenizer.state_dict().items():
         assert torch.allclose(value, tokenizer[name], atol=1e-3), name
+
+
+def test_networks_trained_alone_join_those_trained_together(data: Path, tmp_path: Path) -> None:
+    base = recipe("smoke")
+    short = dataclasses.replace(base.generator, steps=2, batch=6, views=12, sample_every=0)
+    (tmp_path / "tokenizer").mkdir()
+    torch.save(fresh().tokenizer.state_dict(), tmp_path / "tokenizer" / "tokenizer.pt")
+
+    def trained(networks: Literal["both", "content", "structure"], steps: int) -> dict[str, torch.Tensor]:
+        settings = dataclasses.replace(short, networks=networks, steps=steps)
+        path = train_generator(dataclasses.replace(base, generator=settings), data, tmp_path)
+        return torch.load(path, weights_only=True)
+
+    trained("content", 2)
+    with pytest.raises(DataError, match="the structure network was never trained in"):
+        export(base, tmp_path, tmp_path / "out.safetensors")
+    shutil.rmtree(generator_folder(tmp_path, "content"))
+    both = trained("both", 2)
+    alone = {"content": trained("content", 1), "structure": trained("structure", 3)}
+    assert list(tmp_path.rglob("cache.safetensors")) == [tmp_path / "generator" / "cache.safetensors"]
+    for network, other in (("content", "structure"), ("structure", "content")):
+        frozen = {name: value for name, value in alone[network].items() if name.startswith(other)}
+        assert all(torch.equal(value, both[name]) for name, value in frozen.items()), "it started from both"
+
+    model = nvg_model.load(export(base, tmp_path, tmp_path / "out.safetensors"))
+    for name, value in model.state_dict().items():
+        if not name.startswith("tokenizer."):
+            mine = alone[name.partition(".")[0]][name]
+            assert torch.allclose(value, mine, atol=1e-3), name
+    assert any(not torch.equal(alone["content"][name], both[name]) for name in both if name.startswith("content."))
+    assert model.provenance["structure"]["generator_steps_done"] == 3
+    assert model.provenance["commands"][1:-1] == [
+        f"python -m training generator smoke{how}" for how in ("", " --networks content", " --networks structure")
+    ]
 
 
 def test_repa_and_a_cache_exclude_each_other(data: Path, tmp_path: Path) -> None:

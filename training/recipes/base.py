@@ -121,6 +121,10 @@ class GeneratorRecipe(Running):
     time_logit: tuple[float, float] = (0.0, 1.0)
     """Mean and deviation of the logit of the structure flow's times in training; the paper's draw almost none near 1,
     where sampling in few steps begins."""
+    token_noise: float = 0.0
+    """Largest share of the tokens of an image that are exchanged for wrong ones on the canvases that the generators
+    see, so that they learn to make up for mistakes as sampling makes them (every image has a share between 0 and
+    this one)."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """Of the blocks' matrices; everything else has AdamW."""
     learning_rate: float = 1e-3
