@@ -42,7 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         given = sys.argv[1:] if argv is None else list(argv)
         args = _parser(with_bench=given[:1] == ["bench"]).parse_args(given)
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `nvg info ... | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere
+        return 141  # as for any program that SIGPIPE ends
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     except NVGError as error:

@@ -4,7 +4,9 @@ import argparse
 import errno
 import io
 import json
+import os
 import shlex
+import subprocess
 import sys
 
 import pytest
@@ -300,3 +302,14 @@ def test_help(command, capsys):
         main([*command.split(), "--help"])
     assert leaving.value.code == 0
     assert capsys.readouterr().out.startswith("usage: nvg")
+
+
+def test_a_reader_who_has_seen_enough_gets_no_complaint(tiny):
+    """As in `nvg info FILE | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "nvg_model.cli", "info", str(tiny)], stdout=write, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
