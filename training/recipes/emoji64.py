@@ -65,7 +65,7 @@ EMOJI64 = Recipe(
     # guidance of its first splits.
     # The number of steps is from the table in docs/training.md.
     sampling=SamplingSettings(
-        content_guidance=(1.0, 4.0), structure_guidance=(5.0, 3.0), top_p=(0.5, 0.2), structure_steps=4
+        content_guidance=(1.0, 4.0), structure_guidance=(5.0, 3.0), top_p=(0.8, 0.3), structure_steps=4
     ),
     licence="Apache-2.0 (weights); trained on Noto Emoji (Apache-2.0), Twemoji (CC-BY 4.0), Fluent Emoji (MIT)",
     attribution="docs/emoji64-attribution.md",
