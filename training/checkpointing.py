@@ -71,8 +71,13 @@ def best_numbers(folder: Path) -> dict[str, float] | None:
 
 def latest(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
     """The newest state in `folder`, or None. Only tensors and plain values are read. Raises DataError if damaged."""
-    paths = sorted(folder.glob("state-*.pt"))
-    return read(paths[-1], device) if paths else None
+    path = newest(folder)
+    return None if path is None else read(path, device)
+
+
+def newest(folder: Path) -> Path | None:
+    """The file of the newest state in `folder`, or None."""
+    return max(folder.glob("state-*.pt"), default=None)
 
 
 def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -63,23 +63,29 @@ def _in_few_steps(model: NVG, state: dict[str, Any], recipe: Recipe, run: Path) 
 
 def _provenance(recipe: Recipe, states: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """How the weights came to be, from the saves of the generators by what they train."""
-    made_with = {networks: state["meta"]["recipe"] for networks, state in states.items()}
-    first = next(iter(made_with.values()))
-    alone = [networks for networks in made_with if networks != "both"]
-    commands = ["tokenizer", *(["generator"] if "both" in made_with else []), "export"]
-    provenance = {
+    first = next(iter(states.values()))
+    generators = (f"generator {recipe.name}" + _alone(networks) for networks in states)
+    commands = (f"tokenizer {recipe.name}", *generators, f"export {recipe.name}")
+    return {
         "recipe": recipe.name,
-        "commands": [f"python -m training {command} {recipe.name}" for command in commands],
-        **{part: first[part] for part in ("tokenizer", "generator", "views", "start")},
-        "generator_steps_done": next(iter(states.values()))["step"],
+        "commands": [f"python -m training {command}" for command in commands],
+        "tokenizer": first["meta"]["recipe"]["tokenizer"],
+        **_training(first),
         "licence": recipe.licence,
         "attribution": recipe.attribution,
         **versions(),
+        **{networks: _training(state) for networks, state in states.items() if _alone(networks)},
     }
-    for networks in alone:
-        provenance["commands"].insert(-1, f"python -m training generator {recipe.name} --networks {networks}")
-        provenance[networks] = {
-            **{part: made_with[networks][part] for part in ("generator", "views", "start")},
-            "generator_steps_done": states[networks]["step"],
-        }
-    return provenance
+
+
+def _alone(networks: str) -> str:
+    """The option that trains one network alone; nothing for both."""
+    return "" if networks == "both" else f" --networks {networks}"
+
+
+def _training(state: dict[str, Any]) -> dict[str, Any]:
+    """What a save of generators was trained with, and how far."""
+    return {
+        **{part: state["meta"]["recipe"][part] for part in ("generator", "views", "start")},
+        "generator_steps_done": state["step"],
+    }

@@ -177,9 +177,9 @@ def trained_generator(recipe: Recipe, run: Path, best: bool = False) -> tuple[NV
     states = {}
     for networks in ("both", "content", "structure"):
         folder = generator_folder(run, networks)
-        newest = checkpointing.latest(folder)
+        newest = checkpointing.newest(folder)
         if newest is not None:
-            states[networks] = checkpointing.read(folder / checkpointing.BEST) if best else newest
+            states[networks] = checkpointing.read(folder / checkpointing.BEST if best else newest)
     if not states:
         raise DataError(f"there is no saved generator in {run}; run `python -m training generator` first")
     first = next(iter(states.values()))["meta"]
