@@ -64,6 +64,8 @@ class Batch:
     """float [B,L,C], for a content generator that sees noised canvases."""
     wrong: Tensor | None = None
     """bool [B,2^S-1]: the tokens, of all stages one after the other, that are exchanged for wrong ones."""
+    order: Tensor | None = None
+    """long [B,L]: for every position, the one whose regions it gets in what the content generator sees."""
     names: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
@@ -271,6 +273,10 @@ class Source:
             tokens = 2 ** (config.splits + 1) - 1
             rate = settings.token_noise * torch.rand(settings.batch, 1, generator=generator)
             wrong = share.of(torch.rand(settings.batch, tokens, generator=generator) < rate)
+        order = None
+        if settings.position_noise:
+            rate = settings.position_noise * torch.rand(settings.batch, 1, generator=generator)
+            order = share.of(draw_order(rate, config.positions, generator))
         what = self._images(index, generator, share) if self.cache is None else self._tokens(share.of(index))
         classes = what.pop("classes")
         return Batch(
@@ -280,6 +286,7 @@ class Source:
             noise=share.of(noise),
             canvas_noise=canvas_noise,
             wrong=wrong,
+            order=order,
             times=share.of(times),
             **what,
         )
@@ -323,6 +330,16 @@ def draw_stages(
     # The smallest of exponential times with these rates: drawing without replacement.
     times = -torch.rand(batch, stages, generator=generator).log() / torch.tensor(odds or (1.0,))
     return times.argsort(dim=1)[:, : min(count, stages)]
+
+
+def draw_order(rate: Tensor, positions: int, generator: torch.Generator) -> Tensor:
+    """Positions in another order, long [B,L]: a share `rate` [B,1] of them change places, the others stay."""
+    place = torch.arange(positions).expand(len(rate), -1)
+    chosen = torch.rand(place.shape, generator=generator) < rate
+    shuffled = torch.rand(place.shape, generator=generator).masked_fill(~chosen, 1.0)
+    last = place.masked_fill(~chosen, positions)
+    # Both begin with the chosen ones, and agree on the others.
+    return place.scatter(1, last.argsort(dim=1, stable=True), shuffled.argsort(dim=1, stable=True))
 
 
 def optimizers(objective: nn.Module, settings: GeneratorRecipe) -> list[torch.optim.Optimizer]:
@@ -397,29 +414,38 @@ def assemble(batch: Batch, tokenizer: Tokenizer) -> Stages:
 
 
 @torch.no_grad()
-def with_wrong_tokens(stages: Stages, wrong: Tensor, tokenizer: Tokenizer) -> Stages:
-    """Stages on whose canvases some tokens are wrong, and the tokens that are right on these canvases.
+def with_mistakes(
+    stages: Stages, tokenizer: Tokenizer, wrong: Tensor | None = None, order: Tensor | None = None
+) -> Stages:
+    """Stages with mistakes as sampling makes them, and the tokens that are right after these.
 
-    In sampling a wrong token stays, and those that follow must make up for it; trained on the data's canvases alone,
-    the generators never see one (the self-correction of Infinity, Han et al. 2024).
+    In sampling a wrong token stays, and those that follow must make up for it; and outlines are ragged. Trained on
+    the data alone, the generators never see such a thing (the self-correction of Infinity, Han et al. 2024).
 
     Args:
         wrong: bool [B,2^S-1], of the clusters of all stages one after the other. Each takes the token that the
             same cluster has in the image before it in the batch.
+        order: long [B,L], for every position the one whose place it takes in the structure.
     """
-    quantizer, final = tokenizer.quantizer, stages.canvases[:, -1]
+    quantizer, final, structure = tokenizer.quantizer, stages.canvases[:, -1], stages.structure
     canvas, changed = torch.zeros_like(final), torch.zeros_like(final[..., :1])
+    if order is not None:
+        changed = (order != torch.arange(order.shape[1], device=order.device))[..., None].float()
+        structure = structure.gather(2, order[:, None].expand_as(structure))
     canvases, codes = [], []
     for stage, code in enumerate(stages.codes):
-        labels, clusters = stages.structure[:, stage], 2**stage
+        labels, clusters = structure[:, stage], 2**stage
         again = quantizer.nearest(hierarchy.cluster_means(final - canvas, labels, clusters))
         right = torch.where(hierarchy.cluster_means(changed, labels, clusters)[..., 0] > 0, again, code)
-        exchanged = wrong[:, clusters - 1 : 2 * clusters - 1]
-        canvas = quantizer.add_stage(canvas, torch.where(exchanged, right.roll(1, 0), right), labels, stage)
-        changed = changed.maximum(hierarchy.place(exchanged[..., None].float(), labels))
+        taken = right
+        if wrong is not None:
+            exchanged = wrong[:, clusters - 1 : 2 * clusters - 1]
+            taken = torch.where(exchanged, right.roll(1, 0), right)
+            changed = changed.maximum(hierarchy.place(exchanged[..., None].float(), labels))
+        canvas = quantizer.add_stage(canvas, taken, labels, stage)
         canvases.append(canvas)
         codes.append(right)
-    return Stages(stages.structure, torch.stack([*canvases[:-1], final], 1), tuple(codes))
+    return Stages(structure, torch.stack([*canvases[:-1], final], 1), tuple(codes))
 
 
 class GeneratorObjective(nn.Module):
@@ -450,16 +476,18 @@ class GeneratorObjective(nn.Module):
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and its parts for the log."""
         batch = batch.to(self.content.canvas_scales.device)
-        stages = assemble(batch, self._frozen[0])
-        if batch.wrong is not None:
-            stages = with_wrong_tokens(stages, batch.wrong, self._frozen[0])
+        tokenizer = self._frozen[0]
+        stages = assemble(batch, tokenizer)
+        disturbed = batch.wrong is not None or batch.order is not None
         total = batch.noise.new_zeros(())
         values: dict[str, Tensor] = {}
         if self.settings.networks != "structure":
-            loss, parts = content_loss(self.content, batch, stages, self.settings, self.repa)
+            seen = with_mistakes(stages, tokenizer, batch.wrong, batch.order) if disturbed else stages
+            loss, parts = content_loss(self.content, batch, seen, self.settings, self.repa)
             total, values = total + loss, values | parts
         if self.settings.networks != "content":
-            loss, parts = structure_loss(self.structure, batch, stages, self.settings)
+            seen = with_mistakes(stages, tokenizer, batch.wrong) if batch.wrong is not None else stages
+            loss, parts = structure_loss(self.structure, batch, seen, self.settings)
             total, values = total + loss * (self.splits + 1) / (self.splits - 1), values | parts
         return total, values
 
@@ -545,6 +573,7 @@ def held_out_loss(
         batch=256,
         label_dropout=0.0,
         token_noise=0.0,
+        position_noise=0.0,
         views=0,
         content_stages=99,
         structure_stages=99,

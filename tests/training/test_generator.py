@@ -28,7 +28,7 @@ from training.generator import (
     structure_loss,
     train_generator,
     with_classes,
-    with_wrong_tokens,
+    with_mistakes,
 )
 from training.lora import plain_weights
 from training.recipes import recipe
@@ -166,13 +166,13 @@ def test_wrong_tokens_stay_and_those_after_them_make_up_for_it(source: Source) -
     shares = batch.wrong.float().mean(1)
     assert 0.1 < float(shares.mean()) < 0.3 and float(shares.std()) > 0.08, "each image has its own share"
     stages, quantizer = assemble(batch, nvg.tokenizer), nvg.tokenizer.quantizer
-    same = with_wrong_tokens(stages, torch.zeros_like(batch.wrong), nvg.tokenizer)
+    same = with_mistakes(stages, nvg.tokenizer, torch.zeros_like(batch.wrong))
     assert all(torch.equal(a, b) for a, b in zip(stages.codes, same.codes, strict=True))
     assert torch.allclose(stages.canvases, same.canvases, atol=1e-5)
 
     only = torch.zeros_like(batch.wrong)
     only[:, 1] = True  # the first cluster of stage 1
-    wrong = with_wrong_tokens(stages, only, nvg.tokenizer)
+    wrong = with_mistakes(stages, nvg.tokenizer, only)
     elsewhere = stages.codes[1][:, 0].roll(1, 0)
     expected = quantizer.add_stage(
         stages.canvases[:, 0], torch.stack([elsewhere, stages.codes[1][:, 1]], 1), stages.structure[:, 1], 1
@@ -197,6 +197,36 @@ def test_wrong_tokens_stay_and_those_after_them_make_up_for_it(source: Source) -
 
     loss, values = GeneratorObjective(nvg, settings)(batch, 0)
     assert torch.isfinite(loss) and float(values["content_mse"]) > 0
+
+
+def test_exchanged_positions_change_the_structure_and_not_the_picture(source: Source) -> None:
+    settings = dataclasses.replace(source.settings, batch=24, position_noise=0.5, token_noise=0.4)
+    batch, nvg = dataclasses.replace(source, settings=settings).draw(0, Share()), fresh()
+    assert batch.order is not None
+    positions = torch.arange(batch.order.shape[1]).expand_as(batch.order)
+    assert torch.equal(batch.order.sort(1).values, positions), "every position is used once"
+    moved = (batch.order != positions).float().mean(1)
+    assert 0.1 < float(moved.mean()) < 0.4 and float(moved.std()) > 0.05, "each image has its own share"
+
+    stages, quantizer = assemble(batch, nvg.tokenizer), nvg.tokenizer.quantizer
+    same = with_mistakes(stages, nvg.tokenizer, order=positions)
+    assert torch.equal(same.structure, stages.structure)
+    assert all(torch.equal(a, b) for a, b in zip(stages.codes, same.codes, strict=True))
+    assert torch.allclose(stages.canvases, same.canvases, atol=1e-5)
+
+    changed = with_mistakes(stages, nvg.tokenizer, order=batch.order)
+    for stage in range(stages.structure.shape[1]):
+        assert torch.equal(changed.structure[:, stage], stages.structure[:, stage].gather(1, batch.order))
+    assert torch.equal(changed.canvases[:, -1], stages.canvases[:, -1])
+    end = len(changed.codes) - 1
+    last = quantizer.add_stage(changed.canvases[:, -2], changed.codes[end], changed.structure[:, end], end)
+    before, after = ((one - stages.canvases[:, -1]).square().mean() for one in (changed.canvases[:, -2], last))
+    assert float(after) < float(before), "the last tokens bring it nearer to the picture"
+
+    objective = GeneratorObjective(nvg, settings)
+    noisy, plain = objective(batch, 0)[1], objective(dataclasses.replace(batch, order=None), 0)[1]
+    assert noisy["content_mse"] != plain["content_mse"]
+    assert noisy["structure_split_mse"] == plain["structure_split_mse"], "the structure generator sees none of it"
 
 
 def test_lora_starts_as_the_network_and_merges_into_one(source: Source) -> None:
