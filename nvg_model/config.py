@@ -178,7 +178,7 @@ PRESETS: dict[str, NVGConfig] = {
             codebook_size=512,
         ),
         generator=GeneratorConfig(
-            num_classes=18,
+            num_classes=17,
             content_depth=4,
             content_width=384,
             structure_depth=4,

@@ -85,7 +85,9 @@ def _alone(networks: str) -> str:
 
 def _training(state: dict[str, Any]) -> dict[str, Any]:
     """What a save of generators was trained with, and how far."""
+    start = Path(state["meta"]["recipe"]["start"])
     return {
-        **{part: state["meta"]["recipe"][part] for part in ("generator", "views", "start")},
+        **{part: state["meta"]["recipe"][part] for part in ("generator", "views")},
+        "start": start.name if start.is_file() else str(state["meta"]["recipe"]["start"]),  # not the maker's folders
         "generator_steps_done": state["step"],
     }

@@ -9,7 +9,7 @@ from training.recipes.base import GeneratorRecipe, Recipe, TokenizerRecipe
 
 CLASSES = (
     "smiley", "cat face", "animal face", "person", "heart", "bird", "fish", "flower", "plant", "fruit", "drink",
-    "vehicle", "boat", "moon", "weather", "clock", "ball", "flag",
+    "vehicle", "boat", "moon", "weather", "clock", "flag",
 )  # fmt: skip
 
 TOKENIZER = TokenizerRecipe(
@@ -67,6 +67,7 @@ EMOJI64 = Recipe(
     sampling=SamplingSettings(
         content_guidance=(1.0, 4.0), structure_guidance=(5.0, 3.0), top_p=(0.8, 0.3), structure_steps=4
     ),
-    licence="Apache-2.0 (weights); trained on Noto Emoji (Apache-2.0), Twemoji (CC-BY 4.0), Fluent Emoji (MIT)",
+    licence="Apache-2.0 (weights); trained on Noto Emoji (Apache-2.0), Twemoji (CC-BY 4.0), Fluent Emoji (MIT), "
+    "EmojiOne 2.2.7 (CC-BY 4.0)",
     attribution="docs/emoji64-attribution.md",
 )
