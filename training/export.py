@@ -85,9 +85,10 @@ def _alone(networks: str) -> str:
 
 def _training(state: dict[str, Any]) -> dict[str, Any]:
     """What a save of generators was trained with, and how far."""
-    start = Path(state["meta"]["recipe"]["start"])
+    recipe = state["meta"]["recipe"]
+    start = Path(recipe["start"])
     return {
-        **{part: state["meta"]["recipe"][part] for part in ("generator", "views")},
-        "start": start.name if start.is_file() else str(state["meta"]["recipe"]["start"]),  # not the maker's folders
+        **{part: recipe[part] for part in ("generator", "views")},
+        "start": start.name if start.is_file() else recipe["start"],  # not the maker's folders
         "generator_steps_done": state["step"],
     }

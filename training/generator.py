@@ -479,14 +479,15 @@ class GeneratorObjective(nn.Module):
         tokenizer = self._frozen[0]
         stages = assemble(batch, tokenizer)
         disturbed = batch.wrong is not None or batch.order is not None
+        seen = with_mistakes(stages, tokenizer, batch.wrong, batch.order) if disturbed else stages
         total = batch.noise.new_zeros(())
         values: dict[str, Tensor] = {}
         if self.settings.networks != "structure":
-            seen = with_mistakes(stages, tokenizer, batch.wrong, batch.order) if disturbed else stages
             loss, parts = content_loss(self.content, batch, seen, self.settings, self.repa)
             total, values = total + loss, values | parts
         if self.settings.networks != "content":
-            seen = with_mistakes(stages, tokenizer, batch.wrong) if batch.wrong is not None else stages
+            if batch.order is not None:  # that is for the content generator
+                seen = stages if batch.wrong is None else with_mistakes(stages, tokenizer, batch.wrong)
             loss, parts = structure_loss(self.structure, batch, seen, self.settings)
             total, values = total + loss * (self.splits + 1) / (self.splits - 1), values | parts
         return total, values
