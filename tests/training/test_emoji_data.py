@@ -31,7 +31,8 @@ def catalogue():
     for look in emoji.CLASSES.values():
         for group in look.groups:
             subcategories.update({f"new-{group}-{i}": group for i in range(2)})
-        subcategories.update({name.split("/")[-1]: look.groups[0] for name in look.without.split()})
+        if look.groups:
+            subcategories.update({name.split("/")[-1]: look.groups[0] for name in look.without.split()})
     for look in emoji.CLASSES.values():
         for name in look.also.split():
             subcategories.setdefault(name.split("/")[-1], "elsewhere")

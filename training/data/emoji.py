@@ -132,7 +132,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Look:
-    """What belongs to a class: whole subcategories, without some of their emoji, and emoji of others.
+    """What belongs to a class: whole subcategories and emoji of others, without some of both.
 
     Emoji are short names, parted by spaces; `vendor/name` means only that vendor's picture.
     """
@@ -144,9 +144,8 @@ class Look:
     def takes(self, record: Record, vendor: str) -> bool:
         """Whether the vendor's picture of this emoji belongs to the class."""
         names = {record["short_name"], f"{vendor}/{record['short_name']}"}
-        if record["subcategory"] in self.groups:
-            return not names & set(self.without.split())
-        return bool(names & set(self.also.split()))
+        wanted = record["subcategory"] in self.groups or names & set(self.also.split())
+        return bool(wanted) and not names & set(self.without.split())
 
 
 CLASSES: dict[str, Look] = {
@@ -183,8 +182,8 @@ CLASSES: dict[str, Look] = {
     # Round faces with round ears, from the front; whole animals have thin legs and as many postures as there are
     # animals. Left out: long ears, long faces, antlers, and what is white on white or sits on a branch.
     "animal face": Look(
-        also="monkey_face dog raccoon lion_face tiger cow pig mouse hamster bear twitter/polar_bear "
-        "fluent/polar_bear google/koala twitter/koala fluent/koala oreo/koala emojione/koala panda_face",
+        also="monkey_face dog raccoon lion_face tiger cow pig mouse hamster bear polar_bear koala panda_face",
+        without="google/polar_bear nougat/koala",
     ),
     # Whole birds from the side, looking to the left. Left out: other views, thin or fanned ones, white on white.
     "bird": Look(
