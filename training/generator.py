@@ -20,6 +20,7 @@ from nvg_model import structure as hierarchy
 from nvg_model.config import NVGConfig
 from nvg_model.content import ContentGenerator
 from nvg_model.model import NVG
+from nvg_model.sampling import filter_logits, top_p_schedule
 from nvg_model.structure_flow import StructureGenerator, known_channels
 from nvg_model.tokenizer import Tokenizer
 from nvg_model.transformer import Block
@@ -64,8 +65,10 @@ class Batch:
     """float [B,L,C], for a content generator that sees noised canvases."""
     wrong: Tensor | None = None
     """bool [B,2^S-1]: the tokens, of all stages one after the other, that are exchanged for wrong ones."""
-    order: Tensor | None = None
-    """long [B,L]: for every position, the one whose regions it gets in what the content generator sees."""
+    start: Tensor | None = None
+    """long [B]: the stage from which on the content generator draws the tokens of what is seen itself."""
+    chance: Tensor | None = None
+    """float [B,2^S-1] in [0,1): which tokens it draws."""
     names: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
@@ -273,10 +276,12 @@ class Source:
             tokens = 2 ** (config.splits + 1) - 1
             rate = settings.token_noise * torch.rand(settings.batch, 1, generator=generator)
             wrong = share.of(torch.rand(settings.batch, tokens, generator=generator) < rate)
-        order = None
-        if settings.position_noise:
-            rate = settings.position_noise * torch.rand(settings.batch, 1, generator=generator)
-            order = share.of(draw_order(rate, config.positions, generator))
+        start = chance = None
+        if settings.own_tokens:
+            own = torch.rand(settings.batch, generator=generator) < settings.own_tokens
+            late = torch.randint(config.splits // 2, config.splits, (settings.batch,), generator=generator)
+            start = share.of(torch.where(own, late, config.splits))
+            chance = share.of(torch.rand(settings.batch, 2 ** (config.splits + 1) - 1, generator=generator))
         what = self._images(index, generator, share) if self.cache is None else self._tokens(share.of(index))
         classes = what.pop("classes")
         return Batch(
@@ -286,7 +291,8 @@ class Source:
             noise=share.of(noise),
             canvas_noise=canvas_noise,
             wrong=wrong,
-            order=order,
+            start=start,
+            chance=chance,
             times=share.of(times),
             **what,
         )
@@ -330,16 +336,6 @@ def draw_stages(
     # The smallest of exponential times with these rates: drawing without replacement.
     times = -torch.rand(batch, stages, generator=generator).log() / torch.tensor(odds or (1.0,))
     return times.argsort(dim=1)[:, : min(count, stages)]
-
-
-def draw_order(rate: Tensor, positions: int, generator: torch.Generator) -> Tensor:
-    """Positions in another order, long [B,L]: a share `rate` [B,1] of them change places, the others stay."""
-    place = torch.arange(positions).expand(len(rate), -1)
-    chosen = torch.rand(place.shape, generator=generator) < rate
-    shuffled = torch.rand(place.shape, generator=generator).masked_fill(~chosen, 1.0)
-    last = place.masked_fill(~chosen, positions)
-    # Both begin with the chosen ones, and agree on the others.
-    return place.scatter(1, last.argsort(dim=1, stable=True), shuffled.argsort(dim=1, stable=True))
 
 
 def optimizers(objective: nn.Module, settings: GeneratorRecipe) -> list[torch.optim.Optimizer]:
@@ -415,23 +411,20 @@ def assemble(batch: Batch, tokenizer: Tokenizer) -> Stages:
 
 @torch.no_grad()
 def with_mistakes(
-    stages: Stages, tokenizer: Tokenizer, wrong: Tensor | None = None, order: Tensor | None = None
+    stages: Stages, tokenizer: Tokenizer, wrong: Tensor | None = None, own: OwnTokens | None = None
 ) -> Stages:
     """Stages with mistakes as sampling makes them, and the tokens that are right after these.
 
-    In sampling a wrong token stays, and those that follow must make up for it; and outlines are ragged. Trained on
-    the data alone, the generators never see such a thing (the self-correction of Infinity, Han et al. 2024).
+    In sampling a wrong token stays, and those that follow must make up for it. Trained on the data alone, the
+    generators never see such a thing (the self-correction of Infinity, Han et al. 2024).
 
     Args:
         wrong: bool [B,2^S-1], of the clusters of all stages one after the other. Each takes the token that the
             same cluster has in the image before it in the batch.
-        order: long [B,L], for every position the one whose place it takes in the structure.
+        own: who draws the tokens of some images from some stage on, whatever is right.
     """
     quantizer, final, structure = tokenizer.quantizer, stages.canvases[:, -1], stages.structure
     canvas, changed = torch.zeros_like(final), torch.zeros_like(final[..., :1])
-    if order is not None:
-        changed = (order != torch.arange(order.shape[1], device=order.device))[..., None].float()
-        structure = structure.gather(2, order[:, None].expand_as(structure))
     canvases, codes = [], []
     for stage, code in enumerate(stages.codes):
         labels, clusters = structure[:, stage], 2**stage
@@ -442,10 +435,45 @@ def with_mistakes(
             exchanged = wrong[:, clusters - 1 : 2 * clusters - 1]
             taken = torch.where(exchanged, right.roll(1, 0), right)
             changed = changed.maximum(hierarchy.place(exchanged[..., None].float(), labels))
+        if own is not None and stage < len(stages.codes) - 1:  # nothing is seen after the last
+            images = own.images(stage)
+            taken = taken.index_put((images,), own.draw(images, canvas, labels, stage))
+            changed = changed.index_fill(0, images, 1.0)
         canvas = quantizer.add_stage(canvas, taken, labels, stage)
         canvases.append(canvas)
         codes.append(right)
     return Stages(structure, torch.stack([*canvases[:-1], final], 1), tuple(codes))
+
+
+@dataclass(frozen=True)
+class OwnTokens:
+    """Tokens that the content generator draws in training, to learn from its own mistakes (scheduled sampling, Bengio
+    et al. 2015). Only from the middle stage on: before, another token is no mistake but another picture."""
+
+    content: ContentGenerator
+    batch: Batch
+    top_p: tuple[float, float]
+    bfloat16: bool
+
+    def images(self, stage: int) -> Tensor:
+        """Those of the batch, long [b], for which it draws the tokens of a stage."""
+        assert self.batch.start is not None
+        return (self.batch.start <= stage).nonzero().squeeze(1)
+
+    @torch.no_grad()
+    def draw(self, images: Tensor, canvas: Tensor, labels: Tensor, stage: int) -> Tensor:
+        """Codes long [b,2^i] of these images, drawn as in sampling without guidance, on canvases [B,L,C]."""
+        batch, clusters = self.batch, 2**stage
+        assert batch.chance is not None
+        if not len(images):
+            return labels.new_empty(0, clusters)
+        noise = None if batch.canvas_noise is None else batch.canvas_noise[images]
+        with torch.autocast(canvas.device.type, torch.bfloat16, enabled=self.bfloat16):
+            _, logits = self.content.predict(canvas[images], labels[images], batch.classes[images], stage, noise)
+        top_p = top_p_schedule(self.top_p, self.content.splits)[stage]
+        below = filter_logits(logits, top_p=top_p).softmax(-1).cumsum(-1)
+        chance = batch.chance[images, clusters - 1 : 2 * clusters - 1, None] * below[..., -1:]
+        return torch.searchsorted(below, chance, right=True).squeeze(-1).clamp(max=below.shape[-1] - 1)
 
 
 class GeneratorObjective(nn.Module):
@@ -454,8 +482,10 @@ class GeneratorObjective(nn.Module):
     def __init__(self, nvg: NVG, settings: GeneratorRecipe) -> None:
         super().__init__()
         self.content, self.structure = nvg.content, nvg.structure
-        self.settings, self.splits = settings, nvg.config.splits
+        self.settings, self.splits, self.top_p = settings, nvg.config.splits, nvg.settings.top_p
         self._frozen = (nvg.tokenizer,)  # in a tuple: no part of what is trained and saved
+        if settings.own_tokens and settings.parallel == "fsdp":
+            raise DataError("own tokens are drawn for different images in every process; use --parallel ddp, not fsdp")
         self.structure.requires_grad_(settings.networks != "content")
         self.content.requires_grad_(settings.networks != "structure")
         if settings.lora_rank:
@@ -478,17 +508,18 @@ class GeneratorObjective(nn.Module):
         batch = batch.to(self.content.canvas_scales.device)
         tokenizer = self._frozen[0]
         stages = assemble(batch, tokenizer)
-        disturbed = batch.wrong is not None or batch.order is not None
-        seen = with_mistakes(stages, tokenizer, batch.wrong, batch.order) if disturbed else stages
+        own = None
+        if batch.start is not None:
+            own = OwnTokens(self.content, batch, self.top_p, self.settings.bfloat16)
+        if own or batch.wrong is not None:
+            stages = with_mistakes(stages, tokenizer, batch.wrong, own)
         total = batch.noise.new_zeros(())
         values: dict[str, Tensor] = {}
         if self.settings.networks != "structure":
-            loss, parts = content_loss(self.content, batch, seen, self.settings, self.repa)
+            loss, parts = content_loss(self.content, batch, stages, self.settings, self.repa)
             total, values = total + loss, values | parts
         if self.settings.networks != "content":
-            if batch.order is not None:  # that is for the content generator
-                seen = stages if batch.wrong is None else with_mistakes(stages, tokenizer, batch.wrong)
-            loss, parts = structure_loss(self.structure, batch, seen, self.settings)
+            loss, parts = structure_loss(self.structure, batch, stages, self.settings)
             total, values = total + loss * (self.splits + 1) / (self.splits - 1), values | parts
         return total, values
 
@@ -574,7 +605,7 @@ def held_out_loss(
         batch=256,
         label_dropout=0.0,
         token_noise=0.0,
-        position_noise=0.0,
+        own_tokens=0.0,
         views=0,
         content_stages=99,
         structure_stages=99,

@@ -101,8 +101,12 @@ def test_every_subcategory_belongs_to_one_class():
         ("fuelpump", "transport-ground", "twitter", None),
         ("koala", "animal-mammal", "twitter", "animal face"),
         ("koala", "animal-mammal", "nougat", None),
+        ("polar_bear", "animal-mammal", "twitter", "animal face"),
+        ("polar_bear", "animal-mammal", "google", None),
+        ("clock3", "time", "oreo", "clock"),
+        ("clock330", "time", "oreo", None),
         ("female_superhero", "person-fantasy", "google", None),
-        ("female_superhero", "person-fantasy", "fluent", "person"),
+        ("female_elf", "person-fantasy", "google", "person"),
     ],
 )
 def test_class_of_an_emoji(name, subcategory, vendor, expected):

@@ -12,12 +12,14 @@ import nvg_model
 from nvg_model import structure as hierarchy
 from nvg_model.config import PRESETS
 from nvg_model.model import NVG
+from nvg_model.sequence import VisualGranularitySequence
 from training.data import DataError
 from training.data.views import stream
 from training.distributed import Share
 from training.export import export
 from training.generator import (
     GeneratorObjective,
+    OwnTokens,
     Source,
     assemble,
     content_loss,
@@ -199,34 +201,58 @@ def test_wrong_tokens_stay_and_those_after_them_make_up_for_it(source: Source) -
     assert torch.isfinite(loss) and float(values["content_mse"]) > 0
 
 
-def test_exchanged_positions_change_the_structure_and_not_the_picture(source: Source) -> None:
-    settings = dataclasses.replace(source.settings, batch=24, position_noise=0.5, token_noise=0.4)
+def test_own_tokens_are_those_of_sampling_and_the_next_ones_make_up_for_them(source: Source) -> None:
+    settings = dataclasses.replace(source.settings, batch=24, own_tokens=0.5, label_dropout=0.0)
     batch, nvg = dataclasses.replace(source, settings=settings).draw(0, Share()), fresh()
-    assert batch.order is not None
-    positions = torch.arange(batch.order.shape[1]).expand_as(batch.order)
-    assert torch.equal(batch.order.sort(1).values, positions), "every position is used once"
-    moved = (batch.order != positions).float().mean(1)
-    assert 0.1 < float(moved.mean()) < 0.4 and float(moved.std()) > 0.05, "each image has its own share"
+    splits = nvg.config.splits
+    assert batch.start is not None and batch.chance is not None
+    drawing = batch.start < splits
+    assert 6 <= int(drawing.sum()) <= 18 and int(batch.start.min()) >= splits // 2
 
     stages, quantizer = assemble(batch, nvg.tokenizer), nvg.tokenizer.quantizer
-    same = with_mistakes(stages, nvg.tokenizer, order=positions)
-    assert torch.equal(same.structure, stages.structure)
-    assert all(torch.equal(a, b) for a, b in zip(stages.codes, same.codes, strict=True))
-    assert torch.allclose(stages.canvases, same.canvases, atol=1e-5)
-
-    changed = with_mistakes(stages, nvg.tokenizer, order=batch.order)
-    for stage in range(stages.structure.shape[1]):
-        assert torch.equal(changed.structure[:, stage], stages.structure[:, stage].gather(1, batch.order))
-    assert torch.equal(changed.canvases[:, -1], stages.canvases[:, -1])
-    end = len(changed.codes) - 1
-    last = quantizer.add_stage(changed.canvases[:, -2], changed.codes[end], changed.structure[:, end], end)
-    before, after = ((one - stages.canvases[:, -1]).square().mean() for one in (changed.canvases[:, -2], last))
+    greedy = OwnTokens(nvg.content, batch, (1e-6, 1e-6), bfloat16=False)
+    seen = with_mistakes(stages, nvg.tokenizer, own=greedy)
+    assert torch.allclose(seen.canvases[~drawing], stages.canvases[~drawing], atol=1e-5)
+    assert all(torch.equal(a[~drawing], b[~drawing]) for a, b in zip(seen.codes, stages.codes, strict=True))
+    sampling = dataclasses.replace(nvg.settings, top_k=1, content_guidance=(1.0, 1.0))
+    tokens = torch.stack([hierarchy.place(code, stages.structure[:, i]) for i, code in enumerate(stages.codes)], 1)
+    for start in batch.start[drawing].unique().tolist():
+        those = batch.start == start
+        sequence = VisualGranularitySequence(
+            stages.structure[those], tokens[those], stages.canvases[those], nvg.config.grid
+        )
+        drawn = nvg.generate(
+            batch.classes[those], 0, sampling, sequence=sequence, keep_structure=splits + 1, keep_content=start
+        )
+        assert torch.allclose(seen.canvases[those, :-1], drawn.canvases[:, :-1], atol=1e-4)
+    assert torch.equal(seen.canvases[:, -1], stages.canvases[:, -1]), "the final canvas stays what is wanted"
+    last = quantizer.add_stage(seen.canvases[:, -2], seen.codes[-1], seen.structure[:, -1], splits)
+    before, after = ((c - stages.canvases[:, -1])[drawing].square().mean() for c in (seen.canvases[:, -2], last))
     assert float(after) < float(before), "the last tokens bring it nearer to the picture"
 
     objective = GeneratorObjective(nvg, settings)
-    noisy, plain = objective(batch, 0)[1], objective(dataclasses.replace(batch, order=None), 0)[1]
-    assert noisy["content_mse"] != plain["content_mse"]
-    assert noisy["structure_split_mse"] == plain["structure_split_mse"], "the structure generator sees none of it"
+    own, plain = objective(batch, 0)[1], objective(dataclasses.replace(batch, start=None), 0)[1]
+    assert own["content_mse"] != plain["content_mse"]
+
+
+def test_own_tokens_are_drawn_in_proportion(source: Source) -> None:
+    settings = dataclasses.replace(source.settings, batch=2, own_tokens=1.0)
+    batch, nvg = dataclasses.replace(source, settings=settings).draw(0, Share()), fresh()
+    assert batch.chance is not None
+    stages, draws, stage = assemble(batch, nvg.tokenizer), 4000, nvg.config.splits - 1
+    canvas, labels = stages.canvases[:1, stage - 1], stages.structure[:1, stage]
+    many = dataclasses.replace(
+        batch,
+        classes=batch.classes[:1].expand(draws),
+        chance=torch.rand(draws, batch.chance.shape[1], generator=torch.Generator().manual_seed(0)),
+        start=torch.zeros(draws, dtype=torch.long),
+    )
+    own = OwnTokens(nvg.content, many, (1.0, 1.0), bfloat16=False)
+    codes = own.draw(torch.arange(draws), canvas.expand(draws, -1, -1), labels.expand(draws, -1), stage)
+    with torch.no_grad():
+        expected = nvg.content.predict(canvas, labels, batch.classes[:1], stage)[1][0, 0].softmax(-1)
+    found = codes[:, 0].bincount(minlength=len(expected)) / draws
+    assert float((found - expected).abs().sum()) < 0.15
 
 
 def test_lora_starts_as_the_network_and_merges_into_one(source: Source) -> None:
@@ -319,6 +345,11 @@ def test_repa_and_a_cache_exclude_each_other(data: Path, tmp_path: Path) -> None
     chosen: Recipe = dataclasses.replace(base, generator=dataclasses.replace(base.generator, repa_weight=0.5))
     with pytest.raises(DataError, match="train with --views 0"):
         Source.make(chosen, fresh(), chosen.pictures(data, "train"), tmp_path, world=None)  # type: ignore[arg-type]
+
+
+def test_own_tokens_and_fsdp_exclude_each_other() -> None:
+    with pytest.raises(DataError, match="use --parallel ddp"):
+        GeneratorObjective(fresh(), GeneratorRecipe(steps=1, parallel="fsdp", own_tokens=0.5))
 
 
 def test_muon_and_fsdp_exclude_each_other() -> None:

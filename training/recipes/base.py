@@ -125,9 +125,9 @@ class GeneratorRecipe(Running):
     """Largest share of the tokens of an image that are exchanged for wrong ones on the canvases that the generators
     see, so that they learn to make up for mistakes as sampling makes them (every image has a share between 0 and
     this one)."""
-    position_noise: float = 0.0
-    """Largest share of an image's positions that change places in the structures that the content generator sees
-    (every image has a share between 0 and this one), so that it draws clean outlines on ragged structures."""
+    own_tokens: float = 0.0
+    """Share of the images for which the content generator itself draws, from a random one of the later stages on, the
+    tokens of the canvases that are seen, so that it learns to make up for its own mistakes."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """Of the blocks' matrices; everything else has AdamW."""
     learning_rate: float = 1e-3
