@@ -61,11 +61,10 @@ EMOJI64 = Recipe(
     # About half of the positions show the emoji. Most stand still: a small model that must draw every outline at every
     # place and size draws none of them well. The others teach it to follow layouts that stand elsewhere.
     views=ViewSettings(shift=0.1, scale=(0.92, 1.06), whole=True, flip=0.25, still=0.7, white=0.9),
-    # Chosen with `tune` and by how well given layouts are followed (docs/emoji64.md): a small model needs strong
-    # guidance of its first splits.
+    # Chosen with `tune` and by how well given layouts are followed (docs/emoji64.md).
     # The number of steps is from the table in docs/training.md.
     sampling=SamplingSettings(
-        content_guidance=(1.0, 4.0), structure_guidance=(5.0, 3.0), top_p=(0.8, 0.3), structure_steps=4
+        content_guidance=(1.0, 4.0), structure_guidance=(3.0, 2.0), top_p=(0.8, 0.3), structure_steps=4
     ),
     licence="Apache-2.0 (weights); trained on Noto Emoji (Apache-2.0), Twemoji (CC-BY 4.0), Fluent Emoji (MIT), "
     "EmojiOne 2.2.7 (CC-BY 4.0)",
