@@ -271,9 +271,9 @@ class Source:
         if config.generator is not None and config.generator.content_input != "canvas":
             shape = settings.batch, config.positions, config.autoencoder.latent_channels
             canvas_noise = share.of(torch.randn(shape, generator=generator))
+        tokens = 2 ** (config.splits + 1) - 1
         wrong = None
         if settings.token_noise:
-            tokens = 2 ** (config.splits + 1) - 1
             rate = settings.token_noise * torch.rand(settings.batch, 1, generator=generator)
             wrong = share.of(torch.rand(settings.batch, tokens, generator=generator) < rate)
         start = chance = None
@@ -281,7 +281,7 @@ class Source:
             own = torch.rand(settings.batch, generator=generator) < settings.own_tokens
             late = torch.randint(config.splits // 2, config.splits, (settings.batch,), generator=generator)
             start = share.of(torch.where(own, late, config.splits))
-            chance = share.of(torch.rand(settings.batch, 2 ** (config.splits + 1) - 1, generator=generator))
+            chance = share.of(torch.rand(settings.batch, tokens, generator=generator))
         what = self._images(index, generator, share) if self.cache is None else self._tokens(share.of(index))
         classes = what.pop("classes")
         return Batch(

@@ -158,24 +158,21 @@ CLASSES: dict[str, Look] = {
             "face-smiling",
             "face-affection",
             "face-tongue",
-            "face-hand",
             "face-neutral-skeptical",
             "face-sleepy",
             "face-concerned",
             "face-unwell",
-            "face-glasses",
             "face-negative",
         ),
-        without="melting_face face_with_peeking_eye face_in_clouds dotted_line_face shaking_face "
+        without="melting_face face_in_clouds dotted_line_face shaking_face "
         "head_shaking_horizontally head_shaking_vertically nauseated_face face_vomiting exploding_head "
         "hot_face cold_face imp smiling_imp skull skull_and_crossbones rage face_with_symbols_on_mouth "
-        "joy sweat_smile innocent yum heart_eyes sunglasses sweat kissing_heart cry triumph disappointed_relieved "
+        "joy sweat_smile innocent yum heart_eyes sweat kissing_heart cry triumph disappointed_relieved "
         "fearful sleepy sob face_exhaling cold_sweat scream sleeping dizzy_face face_with_spiral_eyes mask "
-        "upside_down_face zipper_mouth_face face_with_thermometer nerd_face thinking_face face_with_head_bandage "
-        "hugging_face rolling_on_the_floor_laughing drooling_face lying_face sneezing_face star-struck zany_face "
-        "shushing_face face_with_hand_over_mouth smiling_face_with_3_hearts yawning_face smiling_face_with_tear "
-        "face_holding_back_tears face_with_monocle saluting_face face_with_open_eyes_and_hand_over_mouth "
-        "money_mouth_face oreo/angry oreo/tired_face",
+        "upside_down_face zipper_mouth_face face_with_thermometer face_with_head_bandage "
+        "rolling_on_the_floor_laughing drooling_face lying_face sneezing_face star-struck zany_face "
+        "smiling_face_with_3_hearts yawning_face smiling_face_with_tear face_holding_back_tears money_mouth_face "
+        "oreo/angry oreo/tired_face",
     ),
     # Left out: tears, and hearts for eyes.
     "cat face": Look(
