@@ -49,10 +49,9 @@ def make_batch(nvg: NVG, settings: GeneratorRecipe) -> Batch:
 
 def with_own_tokens(batch: Batch, splits: int, share: float = 0.8) -> Batch:
     """The batch with tokens to draw, for a share of its images from the middle stage or a later one on."""
-    start = torch.full_like(batch.classes, splits)
-    late = range(splits // 2, splits)
-    for image in range(round(share * len(start))):
-        start[image] = late[image % len(late)]
+    middle = splits // 2
+    start = middle + torch.arange(len(batch.classes)) % (splits - middle)
+    start[round(share * len(start)) :] = splits
     return dataclasses.replace(batch, start=start, chance=torch.rand(len(start), 2 ** (splits + 1) - 1))
 
 
