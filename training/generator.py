@@ -29,6 +29,7 @@ from training.data import DataError
 from training.data.cache import TokenCache, load_or_make
 from training.data.pictures import Pictures
 from training.data.views import draw_balanced, draw_views, stream
+from training.depth import deepened, with_depths
 from training.distributed import Share, World
 from training.logging import describe_run
 from training.loop import Job, LoopSettings, Phase, train
@@ -100,7 +101,7 @@ def train_generator(recipe: Recipe, data: Path | str, run: Path) -> Path:
     source = Source.make(recipe, nvg, pictures, generator_folder(run), world)
     both = None if recipe.start or settings.networks == "both" else checkpointing.latest(generator_folder(run))
     if both is not None:
-        nvg.load_state_dict(saved_weights(both), strict=False)
+        use_weights(nvg, saved_weights(both), ("content.", "structure."), run)
     elif not recipe.start:
         prepare(nvg, source, settings)
     objective = GeneratorObjective(nvg, settings)
@@ -154,9 +155,10 @@ def network_weights(state: dict[str, Tensor], average: dict[str, Tensor]) -> dic
 def starting_point(recipe: Recipe, run: Path, classes: tuple[str, ...]) -> NVG:
     """The model before training: on the run's tokenizer, or a checkpoint to fine-tune with the data's classes."""
     if recipe.start:
-        return with_classes(nvg_model.load(recipe.start, dtype=torch.float32), classes)
-    generator = recipe.config.generator
-    assert generator is not None
+        start = nvg_model.load(recipe.start, dtype=torch.float32)
+        return with_classes(deepened(start, recipe.generator), classes)
+    assert recipe.config.generator is not None
+    generator = with_depths(recipe.config.generator, recipe.generator)
     config = dataclasses.replace(recipe.config, generator=dataclasses.replace(generator, num_classes=len(classes)))
     nvg = NVG(config, classes)
     nvg.tokenizer.load_state_dict(tokenizer_weights(run))
@@ -189,20 +191,37 @@ def trained_generator(recipe: Recipe, run: Path, best: bool = False) -> tuple[NV
         raise DataError(f"there is no saved generator in {run}; run `python -m training generator` first")
     first = next(iter(states.values()))["meta"]
     start = first["recipe"]["start"]
-    nvg = starting_point(dataclasses.replace(recipe, start=start), run, tuple(first["classes"]))
+    recipe = dataclasses.replace(recipe, start=start, generator=with_depths_of(recipe.generator, states))
+    nvg = starting_point(recipe, run, tuple(first["classes"]))
     missing = set() if start or "both" in states else {"content", "structure"} - states.keys()
     if missing:
         raise DataError(f"the {missing.pop()} network was never trained in {run}; run `python -m training generator`")
-    wanted = {name for name in nvg.state_dict() if not name.startswith("tokenizer.")}
     for networks, state in states.items():
-        weights = saved_weights(state)
-        if wanted != weights.keys():
-            raise DataError(f"the run does not fit the recipe; they differ in {sorted(wanted ^ weights.keys())[:3]}")
         if state["meta"]["classes"] != first["classes"]:
             raise DataError(f"the networks of {run} were trained on other classes than each other; train them alike")
         own = ("content.", "structure.") if networks == "both" else (f"{networks}.",)
-        nvg.load_state_dict({name: value for name, value in weights.items() if name.startswith(own)}, strict=False)
+        use_weights(nvg, saved_weights(state), own, run)
     return nvg, states
+
+
+def with_depths_of(settings: GeneratorRecipe, states: dict[str, dict[str, Any]]) -> GeneratorRecipe:
+    """Settings with the depth of each network as in the training that it is taken from, which may be of it alone."""
+    for networks, state in states.items():
+        saved = state["meta"]["recipe"]["generator"]  # without depths if it is older than they are
+        if networks != "structure":
+            settings = dataclasses.replace(settings, content_depth=saved.get("content_depth", 0))
+        if networks != "content":
+            settings = dataclasses.replace(settings, structure_depth=saved.get("structure_depth", 0))
+    return settings
+
+
+def use_weights(nvg: NVG, weights: dict[str, Tensor], own: tuple[str, ...], run: Path) -> None:
+    """Loads those of the weights whose names begin so. Raises DataError: they are not those that the model has."""
+    weights = {name: value for name, value in weights.items() if name.startswith(own)}
+    differ = weights.keys() ^ {name for name in nvg.state_dict() if name.startswith(own)}
+    if differ:
+        raise DataError(f"the run {run} does not fit the recipe; they differ in {sorted(differ)[:3]}")
+    nvg.load_state_dict(weights, strict=False)
 
 
 def with_classes(start: NVG, classes: tuple[str, ...]) -> NVG:

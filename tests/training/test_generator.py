@@ -340,6 +340,49 @@ def test_networks_trained_alone_join_those_trained_together(data: Path, tmp_path
     ]
 
 
+def test_more_blocks_change_nothing_until_they_are_trained(data: Path, tmp_path: Path) -> None:
+    start = nvg_model.save(fresh(), tmp_path / "start.safetensors")
+    plain = nvg_model.load(start)
+    assert plain.config.generator is not None
+    depth = plain.config.generator.content_depth
+    base = dataclasses.replace(recipe("finetune"), start=str(start))
+
+    def chosen(networks: Literal["content", "structure"], **changes: int) -> Recipe:
+        settings = dataclasses.replace(base.generator, networks=networks, steps=2, batch=6, views=12, **changes)
+        return dataclasses.replace(base, generator=settings)
+
+    deep = starting_point(chosen("content", content_depth=depth + 1, structure_depth=5), tmp_path, plain.classes)
+    images = [model.decode(model.generate(["ring", "disc"], seed=1)) for model in (plain, deep)]
+    assert torch.equal(images[0], images[1])
+    assert len(deep.content.transformer.blocks) == depth + 1 and len(deep.structure.transformer.blocks) == 5
+    with pytest.raises(DataError, match=f"content network of the checkpoint has {depth} blocks and cannot be made 1"):
+        train_generator(chosen("content", content_depth=1), data, tmp_path)
+
+    train_generator(chosen("content", content_depth=depth + 1), data, tmp_path)
+    train_generator(chosen("structure", structure_depth=5), data, tmp_path)  # the other as deep as it was
+    model = nvg_model.load(export(base, tmp_path, tmp_path / "out.safetensors"))
+    assert model.config.generator is not None
+    assert (model.config.generator.content_depth, model.config.generator.structure_depth) == (depth + 1, 5)
+    assert torch.isfinite(model.decode(model.generate(["ring"], seed=1))).all()
+    for network in (model.content, model.structure):
+        assert network.transformer.blocks[-1].linear_out.weight.count_nonzero() > 0, "they are trained"
+
+
+def test_the_depth_of_a_network_is_a_setting(data: Path, tmp_path: Path) -> None:
+    base = recipe("smoke")
+    (tmp_path / "tokenizer").mkdir()
+    torch.save(fresh().tokenizer.state_dict(), tmp_path / "tokenizer" / "tokenizer.pt")
+    short = dataclasses.replace(base.generator, steps=2, batch=6, views=12, sample_every=0)
+    settings = dataclasses.replace(short, content_depth=3, structure_depth=1)
+    train_generator(dataclasses.replace(base, generator=settings), data, tmp_path)
+    model = nvg_model.load(export(base, tmp_path, tmp_path / "out.safetensors"))
+    assert model.config.generator is not None
+    assert (model.config.generator.content_depth, model.config.generator.structure_depth) == (3, 1)
+    alone = dataclasses.replace(short, networks="content", content_depth=4, structure_depth=1)
+    with pytest.raises(DataError, match=r"does not fit the recipe; they differ in .*blocks\.3"):
+        train_generator(dataclasses.replace(base, generator=alone), data, tmp_path)
+
+
 def test_repa_and_a_cache_exclude_each_other(data: Path, tmp_path: Path) -> None:
     base = recipe("smoke")
     chosen: Recipe = dataclasses.replace(base, generator=dataclasses.replace(base.generator, repa_weight=0.5))

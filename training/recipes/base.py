@@ -101,6 +101,11 @@ class GeneratorRecipe(Running):
     ema: float = 0.9995
     networks: Literal["both", "content", "structure"] = "both"
     """Which of the two generators is trained."""
+    content_depth: int = 0
+    """Blocks of the content generator; 0: as the recipe or the checkpoint to fine-tune has. What is more than the
+    checkpoint has changes nothing until it is trained."""
+    structure_depth: int = 0
+    """The same of the structure generator."""
     views: int = 24_000
     """Random views whose tokens are cached, every class equally often; 0: straight from images, without a cache."""
     content_stages: int = 3
