@@ -181,7 +181,7 @@ PRESETS: dict[str, NVGConfig] = {
             num_classes=17,
             content_depth=4,
             content_width=384,
-            structure_depth=4,
+            structure_depth=8,
             structure_width=192,
             time_factor=4.0,  # few-step training differentiates by the time
         ),
