@@ -75,6 +75,7 @@ class Offer {
     this.list.id = text.getAttribute("aria-controls");
     this.list.setAttribute("role", "listbox");
     this.classes = [];
+    this.asked = 0; // how often the list was opened or closed: an answer to an earlier time comes too late
     this.chosen = -1;
     text.addEventListener("click", () => this.open());
     text.addEventListener("keydown", (event) => this.onKey(event));
@@ -93,7 +94,12 @@ class Offer {
 
   /** Shows the classes; only those that match what is typed if `filtered`. */
   async open(filtered = false) {
-    if (!this.isOpen || !this.classes.length) this.classes = (await modelOf(this.node)).classes;
+    const asked = ++this.asked;
+    if (!this.isOpen || !this.classes.length) {
+      const { classes } = await modelOf(this.node);
+      if (asked !== this.asked) return;
+      this.classes = classes;
+    }
     if (!this.classes.length || document.activeElement !== this.text) return this.close();
     this.show(filtered);
   }
@@ -168,6 +174,7 @@ class Offer {
   }
 
   close() {
+    this.asked++;
     this.list.remove();
     this.text.setAttribute("aria-expanded", "false");
     this.text.removeAttribute("aria-activedescendant");

@@ -257,6 +257,27 @@ def test_classes_are_offered_and_follow_the_loader(page, elements, painting_grap
     field.press("Enter")
     assert value(page, GENERATE, "class_name") == f"heart, {next(name for name in names if name.startswith('fl'))}"
 
+    # The field asks when it gets the focus and when it is clicked; an answer that comes late is no news any more.
+    field.press("Escape")
+    page.mouse.click(5, 5)
+    late = []
+
+    def answer(route):
+        late.append(route) if not late else route.continue_()
+
+    page.route("**/nvg/classes*", answer)
+    field.click()
+    page.wait_for_selector(".nvg-classes")
+    field.press("End")
+    field.type(", fl")
+    page.wait_for_function("() => document.querySelectorAll('.nvg-classes li').length < 5")
+    with page.expect_response("**/nvg/classes*"):
+        late[0].continue_()
+    page.wait_for_timeout(300)
+    assert set(offered(page)) == {name for name in names if "fl" in name}
+    page.unroute("**/nvg/classes*")
+    field.press("Escape")
+
     field.fill("")
     field.type("3, no such class")
     assert value(page, GENERATE, "class_name") == "3, no such class"
