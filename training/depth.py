@@ -14,7 +14,10 @@ from training.recipes.base import GeneratorRecipe
 
 
 def with_depths(config: GeneratorConfig, settings: GeneratorRecipe) -> GeneratorConfig:
-    """The configuration with the numbers of blocks that a training asks for."""
+    """The configuration with the numbers of blocks that a training asks for. Raises DataError: one is negative."""
+    for network, depth in (("content", settings.content_depth), ("structure", settings.structure_depth)):
+        if depth < 0:
+            raise DataError(f"--{network}-depth {depth} is not a number of blocks; give 1 or more, or leave it out")
     return dataclasses.replace(
         config,
         content_depth=settings.content_depth or config.content_depth,
@@ -44,7 +47,8 @@ def deepened(start: NVG, settings: GeneratorRecipe) -> NVG:
                 f"give --{network}-depth {had} or more, or leave it out"
             )
     deep = NVG(dataclasses.replace(start.config, generator=new), start.classes, start.settings)
-    deep.load_state_dict({name: value for name, value in start.state_dict().items() if ".blocks." not in name}, False)
+    outside = {name: value for name, value in start.state_dict().items() if ".blocks." not in name}
+    deep.load_state_dict(outside, strict=False)
     _repeat(start.content.transformer, deep.content.transformer)
     _repeat(start.structure.transformer, deep.structure.transformer)
     return deep

@@ -378,6 +378,10 @@ def test_the_depth_of_a_network_is_a_setting(data: Path, tmp_path: Path) -> None
     model = nvg_model.load(export(base, tmp_path, tmp_path / "out.safetensors"))
     assert model.config.generator is not None
     assert (model.config.generator.content_depth, model.config.generator.structure_depth) == (3, 1)
+    with pytest.raises(DataError, match="--structure-depth -1 is not a number of blocks"):
+        train_generator(
+            dataclasses.replace(base, generator=dataclasses.replace(short, structure_depth=-1)), data, tmp_path
+        )
     alone = dataclasses.replace(short, networks="content", content_depth=4, structure_depth=1)
     with pytest.raises(DataError, match=r"does not fit the recipe; they differ in .*blocks\.3"):
         train_generator(dataclasses.replace(base, generator=alone), data, tmp_path)
