@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from nvg_model.checkpoint import download, embedded, info, load, save
     from nvg_model.config import PRESETS, AutoencoderConfig, GeneratorConfig, NVGConfig, preset
     from nvg_model.errors import CheckpointError, NVGError
+    from nvg_model.hierarchy import cluster
     from nvg_model.model import NVG
     from nvg_model.released import load_released
     from nvg_model.sampling import SamplingSettings
     from nvg_model.sequence import VisualGranularitySequence
-    from nvg_model.structure import cluster
 
 _HOMES = {
     "checkpoint": ("download", "embedded", "info", "load", "save"),
@@ -29,7 +29,7 @@ _HOMES = {
     "released": ("load_released",),
     "sampling": ("SamplingSettings",),
     "sequence": ("VisualGranularitySequence",),
-    "structure": ("cluster",),
+    "hierarchy": ("cluster",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

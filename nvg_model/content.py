@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nvg_model import structure as hierarchy
+from nvg_model import hierarchy
 from nvg_model.config import NVGConfig
 from nvg_model.errors import NVGError
 from nvg_model.transformer import CONTENT, Transformer, class_token_ids, embedding, initialize, position_ids, rope_table

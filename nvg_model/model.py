@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nvg_model import structure as hierarchy
+from nvg_model import hierarchy
 from nvg_model.config import NVGConfig
 from nvg_model.content import ContentGenerator
 from nvg_model.errors import NVGError
-from nvg_model.sampling import Request, SamplingSettings, next_structure, run_stages
+from nvg_model.generation import Request, next_structure, run_stages
+from nvg_model.sampling import SamplingSettings
 from nvg_model.sequence import VisualGranularitySequence
 from nvg_model.structure_flow import StructureGenerator
 from nvg_model.tokenizer import Tokenizer

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nvg_model import structure as hierarchy
+from nvg_model import hierarchy
 
 
 class Quantized(NamedTuple):

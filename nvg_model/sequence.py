@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nvg_model import structure as hierarchy
+from nvg_model import hierarchy
 
 
 @dataclass(frozen=True, eq=False)

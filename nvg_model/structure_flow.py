@@ -1,4 +1,4 @@
-"""Structure generator: a rectified flow over the structure embedding, and its solvers (paper section 2.2).
+"""Structure generator: a rectified flow over the structure embedding (paper section 2.2).
 
 Shapes: B batch, L positions, K splits, C latent channels, D width, n time steps.
 The flow runs from noise at t = 1 to the embedding, shifted to [-1,1], at t = 0; its velocity is noise - data.
@@ -9,14 +9,12 @@ to r: z_r = z_t - (t - r) u, whatever the span (MeanFlow, Geng et al. 2025). The
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from nvg_model import structure as hierarchy
+from nvg_model import hierarchy
 from nvg_model.config import NVGConfig
 from nvg_model.errors import NVGError
 from nvg_model.transformer import (
@@ -189,61 +187,6 @@ def time_sinusoid(t: Tensor) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-def time_grid(steps: int, positions: int) -> Tensor:
-    """Times from 1 to 0, float32 [n+1]: t' = e^mu / (e^mu + 1/t - 1).
-
-    mu is linear in L, from 0.5 at 256 positions to 1.15 at 4096.
-    """
-    mu = 0.5 + (1.15 - 0.5) * (positions - 256) / (4096 - 256)
-    t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    shifted = math.exp(mu) / (math.exp(mu) + 1 / t.clamp(min=1e-12) - 1)
-    shifted[-1] = 0
-    return shifted.float()
-
-
 def known_channels(labels: Tensor, stage: int, splits: int) -> Tensor:
     """The flow's clean channels, the structure embedding minus 1: float32 [B,L,K]; those from `stage` on are 0."""
     return hierarchy.embed(labels, stage, splits).float() - 1
-
-
-Velocity = Callable[[Tensor, int], Tensor]
-"""(state [B,L,K], index into the time grid) -> velocity [B,L,K]."""
-Times = Sequence[float | Tensor]
-"""From 1 to 0: numbers, or [B,1,1] where every item has times of its own."""
-
-
-def euler(velocity: Velocity, z: Tensor, times: Times, project: Callable[[Tensor], Tensor]) -> Tensor:
-    """First order, one evaluation a step. `project` resets the known channels after every step."""
-    for index, (now, then) in enumerate(pairwise(times)):
-        z = project(z + (then - now) * velocity(z, index))
-    return z
-
-
-def heun(velocity: Velocity, z: Tensor, times: Times, project: Callable[[Tensor], Tensor]) -> Tensor:
-    """Second order (the trapezoid rule), two evaluations a step."""
-    for index, (now, then) in enumerate(pairwise(times)):
-        first = velocity(z, index)
-        guess = project(z + (then - now) * first)
-        z = project(z + (then - now) * 0.5 * (first + velocity(guess, index + 1)))
-    return z
-
-
-def multistep(velocity: Velocity, z: Tensor, times: Times, project: Callable[[Tensor], Tensor]) -> Tensor:
-    """Second order (Adams-Bashforth with the previous step's velocity), one evaluation a step."""
-    previous: Tensor | None = None
-    span: float | Tensor = 0.0
-    for index, (now, then) in enumerate(pairwise(times)):
-        current = velocity(z, index)
-        step = then - now
-        slope = current if previous is None else current + step / (2 * span) * (current - previous)
-        z = project(z + step * slope)
-        previous, span = current, step
-    return z
-
-
-SOLVERS: dict[str, Callable[[Velocity, Tensor, Times, Callable[[Tensor], Tensor]], Tensor]] = {
-    "euler": euler,
-    "heun": heun,
-    "multistep": multistep,
-}
-"""Solvers by name; pure functions of (velocity, start, times, projection)."""

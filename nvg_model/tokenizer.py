@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from nvg_model.autoencoder import Decoder, Encoder
 from nvg_model.config import NVGConfig
 from nvg_model.errors import NVGError
+from nvg_model.hierarchy import cluster
 from nvg_model.quantizer import Quantizer
 from nvg_model.sequence import VisualGranularitySequence
-from nvg_model.structure import cluster
 
 
 class Tokenizer(nn.Module):

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nvg_model import block_gradient
-from nvg_model import structure as hierarchy
+from nvg_model import block_gradient, hierarchy
 from nvg_model.config import HEAD_DIM
 
 KIND_DIM, BIT_DIM = 8, 2  # channels of a head that rotate by the kind of token, and by each structure channel

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from nvg_model import NVG, NVGError, VisualGranularitySequence
-from nvg_model.sampling import SOLVERS, count_evaluations
+from nvg_model.generation import count_evaluations
+from nvg_model.solvers import SOLVERS
 from nvg_nodes import host, images
 from nvg_nodes.api import advanced, io, schema
 from nvg_nodes.decode import check_sequence

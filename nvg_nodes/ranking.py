@@ -13,8 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nvg_model import NVGError
-from nvg_model import structure as hierarchy
+from nvg_model import NVGError, hierarchy
 
 
 def grow(labels: Tensor, scores: Sequence[Tensor], stages: int) -> Tensor:

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nvg_model import NVGError, VisualGranularitySequence
-from nvg_model import structure as hierarchy
-from nvg_model.sampling import count_evaluations
+from nvg_model import NVGError, VisualGranularitySequence, hierarchy
+from nvg_model.generation import count_evaluations
 from nvg_nodes import host, images, ranking
 from nvg_nodes.api import io, schema
 from nvg_nodes.decode import check_sequence

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from nvg_model import NVGError, SamplingSettings, VisualGranularitySequence
-from nvg_model import structure as hierarchy
+from nvg_model import NVGError, SamplingSettings, VisualGranularitySequence, hierarchy
 from nvg_nodes.api import io
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import nvg_model
 from nvg_model.model import NVG
-from nvg_model.structure_flow import StructureGenerator, known_channels, multistep, time_grid
+from nvg_model.solvers import multistep, time_grid
+from nvg_model.structure_flow import StructureGenerator, known_channels
 from training import distributed
 from training.data import DataError
 from training.data.views import stream

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nvg_model
-from nvg_model import structure as hierarchy
+from nvg_model import hierarchy
 from nvg_model.config import NVGConfig
 from nvg_model.content import ContentGenerator
 from nvg_model.model import NVG

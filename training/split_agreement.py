@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nvg_model import structure as hierarchy
+from nvg_model import hierarchy
+from nvg_model.generation import Request, integrate
 from nvg_model.model import NVG
-from nvg_model.sampling import Request, SamplingSettings, integrate
+from nvg_model.sampling import SamplingSettings
 from nvg_model.sequence import VisualGranularitySequence
 from training.evaluate import CLASSIFIERS
 from training.files import replacing

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nvg_model
+from nvg_model.hierarchy import cluster
 from nvg_model.quantizer import quantizer_loss, straight_through
-from nvg_model.structure import cluster
 from nvg_model.tokenizer import Tokenizer
 from training import checkpointing, distributed
 from training.data import DataError

@@ -19,10 +19,10 @@ from collections.abc import Callable
 
 import torch
 
-from nvg_model.bench import random_model
+from nvg_model.cli.bench import random_model
 from nvg_model.config import preset
+from nvg_model.hierarchy import all_stages
 from nvg_model.model import NVG
-from nvg_model.structure import all_stages
 from training.allocator import keep_freed_memory
 from training.generator import Batch, GeneratorObjective, assemble, optimizers
 from training.recipes.base import GeneratorRecipe

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import plain
 
 from nvg_model import PRESETS, SamplingSettings, preset
-from nvg_model.bench import matrix_peak, random_model
+from nvg_model.cli.bench import matrix_peak, random_model
 
 
 def measure(which: str, name: str, batch: int, steps: int, queue: multiprocessing.Queue) -> None:

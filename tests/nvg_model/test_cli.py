@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import nvg_model
-from nvg_model import bench, checkpoint, render
-from nvg_model.cli import main
+from nvg_model import checkpoint, render
+from nvg_model.cli import bench, main
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import nvg_model
 from nvg_model import NVGConfig, SamplingSettings
 from nvg_model.checkpoint import info
 from nvg_model.cli import main
-from nvg_model.structure_flow import known_channels, time_grid
+from nvg_model.solvers import time_grid
+from nvg_model.structure_flow import known_channels
 
 SETTINGS = SamplingSettings(structure_guidance=(1.0, 3.0), structure_steps=2, top_k=1)
 
@@ -51,7 +52,7 @@ def test_a_step_moves_by_the_average_velocity_and_needs_no_second_pass(average):
         for t, r in ((times[0], times[1]), (times[1], times[2])):
             u = average.structure.velocity(z, t, canvas, labels, torch.tensor([0, 2]), stage, t - r, guidance)
             z = torch.cat([known[..., :stage], (z - (t - r) * u)[..., stage:]], dim=-1)
-        found = nvg_model.structure.split(labels, z[..., stage])
+        found = nvg_model.hierarchy.split(labels, z[..., stage])
         assert torch.equal(found, sequence.structure[:, stage + 1])
 
 

@@ -8,8 +8,8 @@ import torch
 
 import nvg_model
 from nvg_model import SamplingSettings
-from nvg_model.sampling import count_evaluations
-from nvg_model.structure import all_stages, check
+from nvg_model.generation import count_evaluations
+from nvg_model.hierarchy import all_stages, check
 
 FAST = SamplingSettings(structure_steps=3)
 STAGES = 5  # of the tiny model: K = 4

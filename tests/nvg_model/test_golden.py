@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 import nvg_model
+from nvg_model.hierarchy import split
 from nvg_model.sampling import filter_logits, guidance_schedule, top_p_schedule
-from nvg_model.structure import split
-from nvg_model.structure_flow import euler, known_channels, time_grid, time_sinusoid
+from nvg_model.solvers import euler, time_grid
+from nvg_model.structure_flow import known_channels, time_sinusoid
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 import nvg_model
+from nvg_model.hierarchy import all_stages, embed, members
 from nvg_model.quantizer import Quantizer, quantizer_loss, straight_through
-from nvg_model.structure import all_stages, embed, members
 from nvg_model.transformer import Block, attention, class_token_ids, position_ids, rope_axes, rope_table, rotate
 
 TINY = nvg_model.preset("tiny")

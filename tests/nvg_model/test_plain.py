@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nvg_model import NVGConfig, SamplingSettings, preset
-from nvg_model.bench import random_model
+from nvg_model.cli.bench import random_model
 
 WIDE = dataclasses.replace(  # K = 5: not a square, and an odd number of splits
     preset("tiny"), image_size=(16, 32), generator=dataclasses.replace(preset("tiny").generator, structure_width=128)

@@ -9,7 +9,8 @@ import torch
 
 from nvg_model import SamplingSettings
 from nvg_model.sampling import choose_tokens, filter_logits, guidance_schedule, top_p_schedule
-from nvg_model.structure_flow import SOLVERS, euler, heun, known_channels, multistep, time_grid, time_sinusoid
+from nvg_model.solvers import SOLVERS, euler, heun, multistep, time_grid
+from nvg_model.structure_flow import known_channels, time_sinusoid
 
 SPLITS = range(2, 11)
 

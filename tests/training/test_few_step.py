@@ -11,7 +11,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 import nvg_model
-from nvg_model.structure_flow import StructureGenerator, time_grid
+from nvg_model.solvers import time_grid
+from nvg_model.structure_flow import StructureGenerator
 from training import checkpointing
 from training.__main__ import main
 from training.data import DataError

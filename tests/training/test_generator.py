@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import nvg_model
-from nvg_model import structure as hierarchy
+from nvg_model import hierarchy
 from nvg_model.config import PRESETS
 from nvg_model.model import NVG
 from nvg_model.sequence import VisualGranularitySequence

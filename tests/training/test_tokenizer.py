@@ -10,8 +10,8 @@ from PIL import Image
 
 import nvg_model
 from nvg_model.config import PRESETS
+from nvg_model.hierarchy import cluster
 from nvg_model.model import NVG
-from nvg_model.structure import cluster
 from nvg_model.tokenizer import Tokenizer
 from training import checkpointing
 from training.data import DataError

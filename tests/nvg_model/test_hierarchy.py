@@ -7,7 +7,7 @@ import torch
 from plain import cluster as greedy
 
 import nvg_model
-from nvg_model.structure import (
+from nvg_model.hierarchy import (
     all_stages,
     check,
     cluster,

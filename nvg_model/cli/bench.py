@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nvg_model.config import PRESETS, NVGConfig, preset
 from nvg_model.errors import NVGError
+from nvg_model.hierarchy import cluster, num_splits
 from nvg_model.model import NVG
 from nvg_model.sampling import SamplingSettings
-from nvg_model.structure import cluster, num_splits
 
 
 @dataclass

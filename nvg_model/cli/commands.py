@@ -1,0 +1,270 @@
+"""The commands of `nvg`: what each does with its options.
+
+Whatever imports torch is imported inside the functions, so that `nvg --help` and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nvg_model.cli.pictures import output_path, read_picture, replacing, save_picture
+from nvg_model.errors import NVGError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from nvg_model.model import NVG
+    from nvg_model.sampling import SamplingSettings
+    from nvg_model.sequence import VisualGranularitySequence
+
+PAIRS = ("content_guidance", "structure_guidance", "top_p")
+SETTINGS = (*PAIRS, "top_k", "temperature", "structure_steps", "solver", "gumbel")
+
+
+def generate(args: argparse.Namespace) -> int:
+    """`nvg generate`: pictures of classes."""
+    from nvg_model import render
+
+    if args.keep_structure and not args.structure:
+        raise NVGError("--keep-structure says how much of the --structure picture to keep; name the picture as well")
+    out = output_path(args.out or _default_name(args, str(args.seed)))
+    model = _load(args)
+    structure = None
+    if args.structure:
+        _, structure = _picture_structure(model, args, args.keep_structure or model.config.num_stages)
+    drawing = _draw(model, args, structure)
+    if args.filmstrip:
+        strips = [render.filmstrip(model, drawing.sequence, item) for item in range(len(drawing.captions))]
+        picture = render.grid(strips, 1, drawing.captions)
+    else:
+        picture = _sheet(model, drawing, args)
+    return save_picture(picture, out, drawing.recipe, args.scale)
+
+
+def transfer(args: argparse.Namespace) -> int:
+    """`nvg transfer`: the structure of a picture, the content of a class."""
+    from nvg_model import render
+
+    out = output_path(args.out or _default_name(args, Path(args.structure).stem))
+    model = _load(args)
+    source, structure = _picture_structure(model, args, args.keep_structure or model.config.splits // 2 + 1)
+    drawing = _draw(model, args, structure)
+    if args.compare:
+        clusters = 2 ** (structure.shape[1] - 1)
+        structure_map = render.structure_image(structure[0, -1], clusters, model.config.grid, model.config.image_size)
+        left = [render.to_pil(source)[0], structure_map]
+        captions = ["picture", f"{clusters} region{'s' * (clusters > 1)}"]
+        picture = render.grid(
+            [tile for image in render.to_pil(model.decode(drawing.sequence)) for tile in (*left, image)],
+            3,
+            [text for caption in drawing.captions for text in (*captions, caption)],
+        )
+    else:
+        picture = _sheet(model, drawing, args)
+    return save_picture(picture, out, drawing.recipe, args.scale)
+
+
+def tokenize(args: argparse.Namespace) -> int:
+    """`nvg tokenize`: a picture as structure, tokens and canvases."""
+    from safetensors.torch import save
+
+    from nvg_model import render
+
+    out = output_path(args.out or str(Path(args.image).with_suffix(".safetensors")))
+    strip = output_path(args.filmstrip) if args.filmstrip else None
+    model = _load(args)
+    image = read_picture(model, args.image, args.fit)
+    sequence = model.tokenize(image)
+    tensors = {name: getattr(sequence, name).cpu().contiguous() for name in ("structure", "tokens", "canvases")}
+    recipe = {"model": args.model, "picture": args.image, "fit": args.fit}
+    with replacing(out) as partial:
+        partial.write_bytes(save(tensors, {"nvg": json.dumps(recipe | {"grid": sequence.grid})}))
+    print(out)
+    if strip:
+        save_picture(render.filmstrip(model, sequence), strip, recipe)
+    error = (model.decode(sequence).cpu() - image).square().mean()
+    print(f"PSNR {10 * (4 / error).log10().item():.2f} dB")
+    return 0
+
+
+def info(args: argparse.Namespace) -> int:
+    """`nvg info`: what a checkpoint's metadata says."""
+    from nvg_model import checkpoint
+
+    found = checkpoint.info(args.checkpoint)
+    print(json.dumps(found, indent=1) if args.json else _describe(found))
+    return 0
+
+
+def convert(args: argparse.Namespace) -> int:
+    """`nvg convert`: released checkpoints as one file in our format."""
+    import torch
+
+    from nvg_model import checkpoint, released
+
+    out = output_path(args.out)
+    model = released.load_released(
+        args.autoencoder, args.generator, args.ema, args.autoencoder_ema, dtype=getattr(torch, args.dtype)
+    )
+    print(checkpoint.save(model, out))
+    return 0
+
+
+def bench(args: argparse.Namespace) -> int:
+    """`nvg bench`: what every part costs on this machine."""
+    from nvg_model.cli import bench as benchmarks
+
+    _prepare(args)
+    return benchmarks.run(args)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Drawing:
+    """What was generated."""
+
+    sequence: VisualGranularitySequence
+    captions: list[str]
+    """One per image: class and number."""
+    recipe: dict[str, Any]
+    """Everything that it takes to draw the same again."""
+
+
+def _draw(model: NVG, args: argparse.Namespace, structure: Tensor | None) -> _Drawing:
+    """Generates what the options ask for, along a structure [1,S',L] if there is one."""
+    from nvg_model.generation import count_evaluations
+
+    # A number is an index, unless the model has a class of that name.
+    classes = [int(one) if one.isdecimal() and one not in model.classes else one for one in args.classes]
+    classes = [one for one in classes for _ in range(args.count)]
+    settings = _settings(model, args)
+    stages = 0 if structure is None else structure.shape[1]
+    with _progress(count_evaluations(settings, model.config.splits, stages), args.quiet) as advance:
+        sequence = model.generate(
+            classes, args.seed, settings, structure, first_item=args.first_item, on_evaluation=advance
+        )
+    names = [(*model.classes, "no class")[index] for index in model.class_indices(classes)]
+    recipe = {
+        "model": args.model,
+        "revision": model.provenance.get("revision"),
+        "dtype": args.dtype,
+        "classes": names,
+        "seed": args.seed,
+        "first_item": args.first_item,
+        "settings": dataclasses.asdict(settings),
+        "structure": {"picture": args.structure, "stages": stages, "fit": args.fit} if stages else None,
+    }
+    captions = [f"{name} · {args.first_item + item}" for item, name in enumerate(names)]
+    return _Drawing(sequence, captions, recipe)
+
+
+def _settings(model: NVG, args: argparse.Namespace) -> SamplingSettings:
+    """The checkpoint's sampling defaults with the options that were given."""
+    given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
+    return dataclasses.replace(model.settings, **given)
+
+
+def _load(args: argparse.Namespace) -> NVG:
+    import torch
+
+    from nvg_model import checkpoint
+
+    _prepare(args)
+    return checkpoint.load(args.model, args.device, getattr(torch, args.dtype))
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    """Sets the threads, and sees whether the device is there."""
+    import torch
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        torch.zeros(1, device=args.device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise NVGError(f"the device {args.device!r} cannot be used ({reason})") from error
+
+
+@contextmanager
+def _progress(total: int, quiet: bool) -> Iterator[Callable[[], Any]]:
+    """A bar on stderr, where that is a terminal; yields what advances it by one network evaluation."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, disable=quiet or None, unit=" evaluations", leave=False) as bar:
+        yield bar.update
+
+
+def _picture_structure(model: NVG, args: argparse.Namespace, stages: int) -> tuple[Tensor, Tensor]:
+    """The picture `args.structure` as the model sees it [1,3,H,W], and the structure [1,S',L] of its first stages."""
+    if stages > model.config.num_stages:
+        raise NVGError(f"{stages} stages of structure are too many; this model has {model.config.num_stages}")
+    image = read_picture(model, args.structure, args.fit)
+    return image, model.tokenize(image).structure[:, :stages]
+
+
+def _sheet(model: NVG, drawing: _Drawing, args: argparse.Namespace) -> Image:
+    """The image itself, or a contact sheet of several: a row per class, or about square."""
+    from nvg_model import render
+
+    images = render.to_pil(model.decode(drawing.sequence))
+    if len(images) == 1:
+        return images[0]
+    columns = args.count if len(args.classes) > 1 < args.count else math.ceil(math.sqrt(len(images)))
+    return render.grid(images, columns, drawing.captions)
+
+
+def _default_name(args: argparse.Namespace, ending: str) -> str:
+    """Such as heart-7.png."""
+    return "-".join(re.sub(r"\W+", "-", part).strip("-") for part in [*args.classes[:3], ending]) + ".png"
+
+
+def _describe(found: dict[str, Any]) -> str:
+    """The result of `checkpoint.info` for people."""
+    from nvg_model.config import NVGConfig
+
+    config, provenance = NVGConfig.from_dict(found["config"]), dict(found["provenance"])
+    codebook, generator = config.autoencoder, found["config"]["generator"]
+    lines = {
+        "file": found["file"],
+        "parameters": f"{found['parameters'] / 1e6:.2f} million",
+        "images": "{} x {} pixels (height x width)".format(*config.image_size),
+        "stages": f"{config.num_stages} (K = {config.splits}, {config.positions} positions)",
+        "codebook": f"{codebook.codebook_size} vectors of {codebook.latent_channels} channels",
+        "generators": "none: a tokenizer only",
+    }
+    if generator:
+        lines["generators"] = " and ".join(
+            f"{name} {generator[f'{name}_depth']} deep, {generator[f'{name}_width']} wide"
+            for name in ("content", "structure")
+        )
+        if generator["flow"] == "average":
+            lines["structure flow"] = f"in few steps, with guidance from 1 to {generator['largest_guidance']:g} inside"
+        lines["classes"] = f"{len(found['classes'])}: {textwrap.shorten(', '.join(found['classes']), 1000)}"
+        lines["sampling"] = _plain(found["settings"])
+    lines["licence"] = provenance.pop("licence", "not stated")
+    lines |= {name: _plain(value) for name, value in provenance.items()}
+    return "\n".join(_field(name, text) for name, text in lines.items())
+
+
+def _plain(value: Any) -> str:
+    """A value of JSON without its brackets and quotes."""
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return str(value)
+
+
+def _field(name: str, text: str) -> str:
+    line = f"{name.replace('_', ' '):<22}{text}"
+    return textwrap.fill(line, 110, subsequent_indent=" " * 22, break_long_words=False, break_on_hyphens=False)

@@ -1,0 +1,168 @@
+"""The options of `nvg`, command by command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nvg_model.cli import commands
+from nvg_model.errors import NVGError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise NVGError(message)
+
+
+def make_parser(with_bench: bool) -> argparse.ArgumentParser:
+    """All options; those of `nvg bench` only on demand, as asking its module for them imports torch."""
+    parser = _Parser(
+        prog="nvg", description="Next Visual Granularity: images drawn from coarse to fine.", allow_abbrev=False
+    )
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    machine = _machine_options()
+
+    def add(run: Callable[[argparse.Namespace], int], summary: str, **options: Any) -> argparse.ArgumentParser:
+        command = subparsers.add_parser(
+            run.__name__, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False, **options
+        )
+        command.set_defaults(run=run)
+        return command
+
+    drawing = [machine, _model_options(), _drawing_options()]
+    _generate_options(add(commands.generate, "draw pictures of classes", parents=drawing))
+    _tokenize_options(
+        add(commands.tokenize, "take a picture apart, stage by stage", parents=[machine, _model_options()])
+    )
+    _transfer_options(add(commands.transfer, "draw a class along the structure of a picture", parents=drawing))
+    _info_options(add(commands.info, "say what a checkpoint is"))
+    _convert_options(add(commands.convert, "make one file of the authors' released checkpoints"))
+    benchmark = add(commands.bench, "measure what every part costs on this machine", parents=[machine])
+    if with_bench:
+        from nvg_model.cli import bench
+
+        bench.add_arguments(benchmark)
+    return parser
+
+
+def _machine_options() -> argparse.ArgumentParser:
+    options = _Parser(add_help=False)
+    group = options.add_argument_group("machine")
+    group.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, cuda:1, mps ... (cpu)")
+    _add_dtype(group)
+    group.add_argument("--threads", type=_whole(1), help="CPU threads (all cores)")
+    return options
+
+
+def _add_dtype(options: argparse._ActionsContainer) -> None:
+    options.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="precision of the weights"
+    )
+
+
+def _model_options() -> argparse.ArgumentParser:
+    options = _Parser(add_help=False)
+    options.add_argument(
+        "--model", default="emoji64", help="an embedded name, a .safetensors file, a folder or a hub id (emoji64)"
+    )
+    options.add_argument(
+        "--fit",
+        choices=("crop", "pad", "stretch"),
+        default="crop",
+        help="how a given picture becomes the model's size (crop)",
+    )
+    return options
+
+
+def _drawing_options() -> argparse.ArgumentParser:
+    options = _Parser(add_help=False)
+    add = options.add_argument
+    add("--class", dest="classes", action="append", required=True, metavar="NAME", help="what to draw; may be repeated")
+    add("--count", type=_whole(1, 1000), default=1, metavar="N", help="pictures per class (1)")
+    add("--seed", type=_whole(0), default=0, help="the same seed, the same pictures (0)")
+    add("--first-item", type=_whole(0), default=0, metavar="N", help="draw a larger sheet's picture number N again (0)")
+    add("--out", type=_png, metavar="PNG", help="the picture to write")
+    add("--scale", type=_whole(1, 64), default=1, metavar="N", help="enlarge the result N times, in plain squares (1)")
+    add("--quiet", action="store_true", help="no progress bar")
+    group = options.add_argument_group("sampling", "A checkpoint brings its own defaults: see `nvg info`.")
+    for name in commands.PAIRS:
+        words = name.replace("_", " ")
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=float,
+            nargs=2,
+            metavar=("A", "B"),
+            help=f"{words} at the first and the last stage",
+        )
+    group.add_argument("--top-k", type=int, metavar="N", help="choose among the N best tokens only; 0: all, 1: argmax")
+    group.add_argument("--temperature", type=float, metavar="T", help="of the token choice")
+    group.add_argument("--steps", dest="structure_steps", type=int, metavar="N", help="time steps of a structure flow")
+    group.add_argument("--solver", metavar="NAME", help="of the structure flow: euler, heun or multistep")
+    group.add_argument("--gumbel", action=argparse.BooleanOptionalAction, help="split regions with Gumbel noise")
+    return options
+
+
+def _generate_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--filmstrip", action="store_true", help="show every stage and its structure map")
+    command.add_argument("--structure", metavar="IMAGE", help="take the structure from this picture")
+    command.add_argument("--keep-structure", type=_whole(1), metavar="N", help="only that of its first N stages")
+
+
+def _tokenize_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("image", metavar="IMAGE")
+    command.add_argument("--out", metavar="FILE", help="the file to write (IMAGE.safetensors)")
+    command.add_argument("--filmstrip", type=_png, metavar="PNG", help="also show every stage and its structure map")
+
+
+def _transfer_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("structure", metavar="IMAGE")
+    command.add_argument(
+        "--stages", dest="keep_structure", type=_whole(1), metavar="N", help="stages of structure to keep (about half)"
+    )
+    command.add_argument(
+        "--compare", "--filmstrip", action="store_true", help="show the picture, its structure map and the result"
+    )
+
+
+def _info_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="as for --model of `nvg generate`")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _convert_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("autoencoder", metavar="AE.ckpt")
+    command.add_argument("generator", metavar="D16.ckpt")
+    command.add_argument("out", metavar="OUT.safetensors", type=_safetensors)
+    _add_dtype(command)
+    command.add_argument("--no-ema", dest="ema", action="store_false", help="take the generator's plain weights")
+    command.add_argument("--autoencoder-ema", action="store_true", help="take the autoencoder's averaged weights")
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Reads a whole number within the bounds."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
+        return int(text)
+
+    return read
+
+
+def _named(text: str, suffix: str) -> str:
+    if Path(text).suffix.lower() != suffix:
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in {suffix}")
+    return text
+
+
+def _png(text: str) -> str:
+    return _named(text, ".png")
+
+
+def _safetensors(text: str) -> str:
+    return _named(text, ".safetensors")
