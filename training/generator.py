@@ -496,12 +496,12 @@ class OwnTokens:
 
 
 class GeneratorObjective(nn.Module):
-    """The loss of both generators: mean over stages of the content loss, and the flow loss weighted (K+1)/(K-1)."""
+    """The loss of both generators: the content loss, a mean over K+1 stages, plus the flow loss, a mean over K-1."""
 
     def __init__(self, nvg: NVG, settings: GeneratorRecipe) -> None:
         super().__init__()
         self.content, self.structure = nvg.content, nvg.structure
-        self.settings, self.splits, self.top_p = settings, nvg.config.splits, nvg.settings.top_p
+        self.settings, self.top_p = settings, nvg.settings.top_p
         self._frozen = (nvg.tokenizer,)  # in a tuple: no part of what is trained and saved
         if settings.own_tokens and settings.parallel == "fsdp":
             raise DataError("own tokens are drawn for different images in every process; use --parallel ddp, not fsdp")
@@ -539,7 +539,7 @@ class GeneratorObjective(nn.Module):
             total, values = total + loss, values | parts
         if self.settings.networks != "content":
             loss, parts = structure_loss(self.structure, batch, stages, self.settings)
-            total, values = total + loss * (self.splits + 1) / (self.splits - 1), values | parts
+            total, values = total + loss, values | parts
         return total, values
 
 

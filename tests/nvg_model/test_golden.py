@@ -1,7 +1,9 @@
 """Golden tensors of the authors' implementation, through the public names. Skipped where the folder is absent.
 
-The tensors may be of another set (NVG_GOLDEN) with other sizes and classes: nothing here names a width or a depth.
+The tensors may be of another set (NVG_GOLDEN): sizes, stages and classes come from the tensors and their names.
 """
+
+import re
 
 import pytest
 import torch
@@ -32,10 +34,30 @@ def sequence(nvg, tensors):
 
 
 @pytest.fixture(scope="module")
-def generated(nvg, tensors):
+def steps(tensors):
+    """Numbers of flow steps for which the set has times: the fewest are those of the whole generation."""
+    return sorted(int(name.rpartition("_")[2]) for name in tensors if name.startswith("schedule.t_"))
+
+
+def ends(values):
+    """First and last value of a schedule."""
+    return values[0].item(), values[-1].item()
+
+
+def named(tensors, pattern):
+    """(stage, tensor) of the one tensor with such a name; its group is the stage."""
+    ((stage, value),) = ((int(found[1]), value) for key, value in tensors.items() if (found := re.match(pattern, key)))
+    return stage, value
+
+
+@pytest.fixture(scope="module")
+def generated(nvg, tensors, steps):
     """The whole greedy run, with its noise."""
     settings = nvg_model.SamplingSettings(
-        content_guidance=(1, 3.5), structure_guidance=(1, 2.5), top_k=1, structure_steps=5
+        content_guidance=ends(tensors["schedule.content_cfg"]),
+        structure_guidance=ends(tensors["schedule.structure_cfg"]),
+        top_k=1,
+        structure_steps=steps[0],
     )
     return nvg.generate(tensors["class_label"], settings=settings, structure_noise=tensors["gen_noise"])
 
@@ -86,52 +108,58 @@ def test_decoder(nvg, sequence, tensors):
     assert_within(nvg.decode(sequence), tensors["ae.reconstruction"], absolute=2e-4)
 
 
-@pytest.mark.parametrize("stage", range(9))
-def test_content(nvg, sequence, tensors, stage):
-    canvas = sequence.canvases[:, stage - 1] if stage else None
-    final, logits = nvg.content.predict(canvas, sequence.structure, tensors["class_label"], stage)
-    assert_within(final, tensors["content.x0_hat"][:, stage], relative=1e-3)
-    assert_within(logits, tensors[f"content.logits_stage{stage}"], relative=1e-3)
+def test_content(nvg, sequence, tensors):
+    for stage in range(nvg.config.num_stages):
+        canvas = sequence.canvases[:, stage - 1] if stage else None
+        final, logits = nvg.content.predict(canvas, sequence.structure, tensors["class_label"], stage)
+        assert_within(final, tensors["content.x0_hat"][:, stage], relative=1e-3)
+        assert_within(logits, tensors[f"content.logits_stage{stage}"], relative=1e-3)
 
 
 @pytest.mark.parametrize("name", ["cond", "uncond"])
 def test_structure_velocity(nvg, sequence, tensors, name):
     classes = tensors["class_label"] if name == "cond" else None
-    z, t = tensors["structure.stage2_z"], tensors["structure.stage2_t"]
-    v = nvg.structure.velocity(z, t, sequence.canvases[:, 2], sequence.structure, classes, 2)
-    assert_within(v, tensors[f"structure.stage2_v_{name}"], relative=1e-3)
+    stage, z = named(tensors, r"structure\.stage(\d+)_z$")
+    t, expected = tensors[f"structure.stage{stage}_t"], tensors[f"structure.stage{stage}_v_{name}"]
+    v = nvg.structure.velocity(z, t, sequence.canvases[:, stage], sequence.structure, classes, stage)
+    assert_within(v, expected, relative=1e-3)
 
 
-def test_structure_state_after_integration(nvg, sequence, tensors):
-    """Euler over the public velocity, guidance 1.5, the known channel reset after each step."""
-    labels, canvas, classes = sequence.structure[:, 1], sequence.canvases[:, 1], tensors["class_label"]
-    known = known_channels(labels, 1, nvg.config.splits)[..., :1]
-    times = tensors["schedule.t_25"].tolist()
+GUIDANCE = 1.5  # of the runs at one stage, which take the most steps (README of the set)
+
+
+def test_structure_state_after_integration(nvg, sequence, tensors, steps):
+    """Euler over the public velocity, the known channels reset after each step."""
+    stage, expected = named(tensors, r"structure\.stage(\d+)_z_final_bit$")
+    labels, canvas, classes = sequence.structure[:, stage], sequence.canvases[:, stage], tensors["class_label"]
+    known = known_channels(labels, stage, nvg.config.splits)[..., :stage]
+    times = tensors[f"schedule.t_{steps[-1]}"].tolist()
 
     def velocity(z, index):
         with torch.no_grad():
-            own, null = (nvg.structure.velocity(z, times[index], canvas, labels, c, 1) for c in (classes, None))
-        return null + 1.5 * (own - null)
+            own, null = (nvg.structure.velocity(z, times[index], canvas, labels, c, stage) for c in (classes, None))
+        return null + GUIDANCE * (own - null)
 
     def project(z):
-        return torch.cat([known, z[..., 1:]], -1)
+        return torch.cat([known, z[..., stage:]], -1)
 
-    end = euler(velocity, project(tensors["structure_epsilon"]), times, project)[..., 1]
-    assert_within(end, tensors["structure.stage1_z_final_bit"], relative=1e-3)
+    end = euler(velocity, project(tensors["structure_epsilon"]), times, project)[..., stage]
+    assert_within(end, expected, relative=1e-3)
 
 
-def test_structure_sampled_at_one_stage(nvg, sequence, tensors):
+def test_structure_sampled_at_one_stage(nvg, sequence, tensors, steps):
+    stage, expected = named(tensors, r"structure\.stage(\d+)_labels_next$")
     states = nvg.stages(
         tensors["class_label"],
-        settings=nvg_model.SamplingSettings(structure_guidance=(1.5, 1.5)),
+        settings=nvg_model.SamplingSettings(structure_guidance=(GUIDANCE, GUIDANCE), structure_steps=steps[-1]),
         sequence=sequence,
-        keep_structure=2,
-        keep_content=2,
+        keep_structure=stage + 1,
+        keep_content=stage + 1,
         structure_noise=tensors["structure_epsilon"],
     )
-    for _ in range(3):
+    for _ in range(stage + 2):
         state = next(states)
-    assert torch.equal(state.structure[:, 2], tensors["structure.stage1_labels_next"].long())
+    assert torch.equal(state.structure[:, stage + 1], expected.long())
 
 
 def test_whole_generation(nvg, generated, tensors):
@@ -147,40 +175,52 @@ def test_last_prediction_of_generation(nvg, generated, tensors):
     assert_within(final, tensors["gen.x0_hat_last"], relative=1e-3)
 
 
-def test_schedules(tensors):
-    for steps in (5, 25):
-        assert_within(time_grid(steps, 256), tensors[f"schedule.t_{steps}"], absolute=1e-6)
-    for actual, name in (
-        (top_p_schedule((1.0, 0.5), 8), "top_p"),
-        (guidance_schedule((1.0, 3.5), 8), "content_cfg"),
-        (guidance_schedule((1.0, 2.5), 8), "structure_cfg"),
+def test_schedules(nvg, tensors, steps):
+    for count in steps:
+        assert_within(time_grid(count, nvg.config.positions), tensors[f"schedule.t_{count}"], absolute=1e-6)
+    for of, name in (
+        (top_p_schedule, "top_p"),
+        (guidance_schedule, "content_cfg"),
+        (guidance_schedule, "structure_cfg"),
     ):
-        assert_within(torch.tensor(actual, dtype=torch.float64), tensors[f"schedule.{name}"], absolute=1e-12)
+        expected = tensors[f"schedule.{name}"]
+        actual = torch.tensor(of(ends(expected), nvg.config.splits), dtype=torch.float64)
+        assert_within(actual, expected, absolute=1e-12)
 
 
 def test_time_embedding(tensors):
-    # 700 radians in float32 leave an error of 3e-5.
-    assert_within(time_sinusoid(torch.tensor(0.7) * 1000), tensors["unit.time_embedding_t0.7"], absolute=1e-4)
+    prefix = "unit.time_embedding_t"
+    times = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
+    assert times
+    for time in times:  # hundreds of radians in float32 leave an error of 3e-5
+        assert_within(time_sinusoid(torch.tensor(float(time)) * 1000), tensors[prefix + time], absolute=1e-4)
 
 
 def test_filters(tensors):
     logits = tensors["unit.filter_logits"]
-    for top_p, keep in zip((0.9, 0.7, 0.5), tensors["unit.filter_keep_top_p_0.9_0.7_0.5"], strict=True):
-        assert torch.equal(filter_logits(logits, top_p=top_p) > -torch.inf, keep)
-    assert torch.equal(filter_logits(logits, top_k=25) > -torch.inf, tensors["unit.filter_keep_top_k_25"])
+    name = next(name for name in tensors if name.startswith("unit.filter_keep_top_p_"))
+    for top_p, keep in zip(name.split("_")[4:], tensors[name], strict=True):
+        assert torch.equal(filter_logits(logits, top_p=float(top_p)) > -torch.inf, keep)
+    top_k, keep = named(tensors, r"unit\.filter_keep_top_k_(\d+)$")
+    assert torch.equal(filter_logits(logits, top_k=top_k) > -torch.inf, keep)
+
+
+def halves(labels):
+    """Sizes of the clusters after each of these has been split in two."""
+    return [size // 2 for size in labels[0].bincount().tolist() for _ in range(2)]
 
 
 def test_splits_with_ties(tensors):
     """Theirs depend on torch.topk among equal scores: where no score ties, ours are the same."""
-    labels, scores = tensors["unit.tie_structure_stage7"].long(), tensors["unit.tie_logits"]
+    labels, scores = named(tensors, r"unit\.tie_structure_stage(\d+)$")[1].long(), tensors["unit.tie_logits"]
     ours, theirs = split(labels, scores), tensors["unit.tie_result"].long()
     clear = ~tensors["unit.tie_group_ambiguous"].gather(1, labels)
     assert clear.any() and torch.equal(ours[clear], theirs[clear])
-    assert ours[0].bincount().tolist() == [1] * 256
+    assert ours[0].bincount().tolist() == halves(labels)
 
-    labels, scores = tensors["unit.tie2_structure_stage1"].long(), tensors["unit.tie2_logits"]
+    labels, scores = named(tensors, r"unit\.tie2_structure_stage(\d+)$")[1].long(), tensors["unit.tie2_logits"]
     ours = split(labels, scores)
-    assert ours[0].bincount().tolist() == [64] * 4
+    assert ours[0].bincount().tolist() == halves(labels)
     assert (scores[ours % 2 == 1] >= 1).all()  # more than half of each is saturated, and those come first
 
 
