@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -56,9 +57,15 @@ def write(path: Path, content: Any) -> None:
 
 
 def keep_best(path: Path, numbers: dict[str, float]) -> None:
-    """Keeps a save as `best.pt` beside it (a second name for the same file), and what it reached in `best.json`."""
+    """Keeps a save as `best.pt` beside it (a second name for the same file), and what it reached in `best.json`.
+
+    A copy where the file system has no second names (exFAT, many network shares).
+    """
     with replacing(path.with_name(BEST)) as partial:
-        os.link(path, partial)
+        try:
+            os.link(path, partial)
+        except OSError:
+            shutil.copyfile(path, partial)
     with replacing(path.with_name(BEST_NUMBERS)) as partial:
         partial.write_text(json.dumps(numbers, indent=1) + "\n")
 

@@ -203,7 +203,7 @@ class Rows:
     clean: Tensor
     """float [R,L,K]: the data's embedding, all channels of it."""
     known: Tensor
-    """bool [R,1,K]: the channels before the stage."""
+    """bool [R,1,K]: the channels before the stage; none for a flow that starts from noise in all of them."""
 
     def at(self, index: Tensor) -> Rows:
         """Some of the rows, perhaps repeated."""
@@ -335,7 +335,7 @@ def make_rows(images: Batch, teacher: NVG, guidance: Tensor) -> Rows:
         stage=stage,
         guidance=guidance,
         clean=known_channels(stages.structure[:, -1], splits, splits)[row],
-        known=torch.arange(splits, device=stage.device) < stage[:, None, None],
+        known=(torch.arange(splits, device=stage.device) < stage[:, None, None]) & teacher.structure.partial,
     )
 
 

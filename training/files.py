@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ def replacing(
         _flush(partial)
         partial.replace(path)
         if os.name == "posix":  # other systems do not open folders
-            _flush(path.parent)  # the new name is on the disk only when the folder is
+            _flush_folder(path.parent)  # the new name is on the disk only when the folder is
     except (OSError, SafetensorError) as error:
         raise DataError(message.format(path=path, error=error)) from error
     finally:
@@ -41,6 +42,15 @@ def remove_partials(folder: Path) -> None:
     """Removes what processes that were killed have left behind in a folder to which no other process writes now."""
     for path in folder.glob(".*.partial"):
         path.unlink(missing_ok=True)
+
+
+def _flush_folder(path: Path) -> None:
+    """Until the names in a folder are on the disk, where the file system can tell."""
+    try:
+        _flush(path)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # it has no such request for folders
+            raise
 
 
 def _flush(path: Path) -> None:

@@ -133,7 +133,8 @@ def make_cache(recipe: Recipe, data: Path | str, run: Path) -> None:
     """Tokenizes the views of a recipe into `run`/generator, where the training finds them."""
     recipe, world = recipe.resolved(), distributed.start()
     pictures = recipe.pictures(data, "train")
-    Source.make(recipe, starting_point(recipe, run, pictures.classes), pictures, generator_folder(run), world)
+    nvg = starting_point(recipe, run, pictures.classes).to(world.device)
+    Source.make(recipe, nvg, pictures, generator_folder(run), world)
 
 
 def generator_folder(run: Path, networks: str = "both") -> Path:

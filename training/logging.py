@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import shlex
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -31,21 +33,42 @@ from training.files import replacing
 
 
 class Log:
-    """Means of the logged values since the last line; only the first process writes."""
+    """Means of the logged values since the last line; only the first process writes.
 
-    def __init__(self, folder: Path, step: int, world: World, trackers: tuple[str, ...] = ()) -> None:
+    Every step is in one line, however often the run was killed: lines of steps that will be made again go, and what was
+    summed up for the next line is saved (`pending`).
+
+    Args:
+        step: how many steps are done.
+        pending: what a save has of the steps since the last line.
+        run_id: of the run, for trackers.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        world: World,
+        trackers: tuple[str, ...] = (),
+        pending: Mapping[str, tuple[float, int]] | None = None,
+        run_id: str = "",
+    ) -> None:
         self.folder, self.world = folder, world
         self.step, self.time = step, time.perf_counter()
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
-        self.trackers = [_tracker(name, folder) for name in trackers] if world.first else []
         if world.first:
+            for name, (total, count) in (pending or {}).items():
+                self.sums[name], self.counts[name] = torch.tensor(total, dtype=torch.float64), count
             folder.mkdir(parents=True, exist_ok=True)
+            _keep_lines(folder / "log.jsonl", step)
+        run = _TrackedRun(folder, step, run_id)
+        self.trackers = [_tracker(name, run) for name in trackers] if world.first else []
 
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Takes in the values of a step, or of a part of one."""
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, torch.zeros(())) + value.detach().float().cpu()
+            self.sums[name] = self.sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().cpu().double()
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def write(self, step: int, batch: int) -> dict[str, str]:
@@ -85,27 +108,58 @@ class Log:
                 for tracker in self.trackers:
                     tracker.picture(step, name, picture)
 
-    def _means(self) -> dict[str, float]:
-        """Over the steps since the last line, and over the processes; not all of them log every value."""
+    def pending(self) -> dict[str, tuple[float, int]]:
+        """Sums and counts since the last line, over the processes; not all of them log every value."""
         own = {name: (float(total), self.counts[name]) for name, total in self.sums.items()}
-        self.sums, self.counts = {}, {}
         totals: dict[str, tuple[float, int]] = {}
         for part in self.world.gather(own):
             for name, (total, count) in part.items():
                 before = totals.get(name, (0.0, 0))
                 totals[name] = before[0] + total, before[1] + count
+        return totals
+
+    def _means(self) -> dict[str, float]:
+        totals = self.pending()
+        self.sums, self.counts = {}, {}
         return {name: total / count for name, (total, count) in totals.items()}
 
 
+def _keep_lines(path: Path, step: int) -> None:
+    """Takes the lines of later steps out of a log, and one that was cut off when its process was killed."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    kept = [line for line in lines if _step(line) <= step]
+    if kept != lines:
+        with replacing(path) as partial:
+            partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _step(line: str) -> float:
+    """Of a line of the log; infinity where it is none."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf
+
+
+@dataclass(frozen=True)
+class _TrackedRun:
+    """What a tracker knows of the run."""
+
+    folder: Path
+    step: int
+    """From which it goes on."""
+    run_id: str
+
+
 class _TensorBoard:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, run: _TrackedRun) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise DataError(
                 "tensorboard is not installed; pip install tensorboard, or leave out --track tensorboard"
             ) from error
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.step + 1)
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -118,14 +172,15 @@ class _TensorBoard:
 
 
 class _WeightsAndBiases:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, run: _TrackedRun) -> None:
         try:
             import wandb
         except ImportError as error:
             raise DataError("wandb is not installed; pip install wandb, or leave out --track wandb") from error
         self.module = wandb
-        # The folder's name is the run's, so that a resumed run goes on in the same chart.
-        self.run = wandb.init(project="nvg", id=f"{folder.parent.name}-{folder.name}", dir=str(folder), resume="allow")
+        # The id is saved with the weights, so that a resumed run goes on in its chart, and no other run is drawn there.
+        name = f"{run.folder.parent.name}-{run.folder.name}"
+        self.run = wandb.init(project="nvg", id=run.run_id, name=name, dir=str(run.folder), resume="allow")
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=step)
@@ -140,10 +195,10 @@ _TRACKERS: dict[str, type[_TensorBoard] | type[_WeightsAndBiases]] = {
 }
 
 
-def _tracker(name: str, folder: Path) -> _TensorBoard | _WeightsAndBiases:
+def _tracker(name: str, run: _TrackedRun) -> _TensorBoard | _WeightsAndBiases:
     if name not in _TRACKERS:
         raise DataError(f"there is no tracker {name!r}; there are {', '.join(_TRACKERS)}")
-    return _TRACKERS[name](folder)
+    return _TRACKERS[name](run)
 
 
 def describe_run(folder: Path, settings: Any, world: World, **facts: Any) -> None:
@@ -175,17 +230,33 @@ def describe_run(folder: Path, settings: Any, world: World, **facts: Any) -> Non
 
 def versions() -> dict[str, str]:
     """Of the code (its git commit, with a + where files were changed), torch and Python."""
-    return {"git_commit": _commit(), "torch": torch.__version__, "python": platform.python_version()}
+    return {
+        "git_commit": commit_of(Path(__file__).parent),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
-def _commit() -> str:
+def commit_of(package: Path) -> str:
+    """The git commit of a package that lies in a checkout of its own, with a + where files were changed; else nothing.
+
+    A package that was installed or copied into somebody else's repository has that one's commits around it.
+    """
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as in a hook
+
     def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
         try:
-            return subprocess.run(
-                ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-            ).stdout.strip()
+            ended = subprocess.run(command, capture_output=True, text=True, check=False, env=outside)
         except OSError:  # no git
             return ""
+        return ended.stdout.strip() if ended.returncode == 0 else ""
 
+    top = git("rev-parse", "--show-toplevel")
+    if not top or Path(top).resolve() != package.resolve().parent or not git("ls-files", "__init__.py"):
+        return ""
+    project = Path(top) / "pyproject.toml"
+    if not project.is_file() or '\nname = "nvg"\n' not in project.read_text(encoding="utf-8"):
+        return ""
     commit = git("rev-parse", "HEAD")
     return f"{commit}+" if commit and git("status", "--porcelain", "--untracked-files=no") else commit

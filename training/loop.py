@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -111,7 +112,7 @@ def train(job: Job[Batch], settings: LoopSettings, folder: Path, world: World | 
         keep_freed_memory()
     run = _Run(job, settings, folder, world)
     start = run.restore()
-    log = Log(folder, start, world, settings.track)
+    log = run.log = Log(folder, start, world, settings.track, run.pending, run.id)
     bar = tqdm(
         range(start, settings.steps),
         initial=start,
@@ -144,6 +145,9 @@ class _Run(Generic[Batch]):
         self.calls = [replicate(phase.objective, world) for phase in job.phases]
         self.average = AveragedWeights(job.phases[0].objective, settings.ema)
         self.lowest = float("inf")
+        self.id = uuid.uuid4().hex[:12]
+        self.pending: dict[str, tuple[float, int]] = {}
+        self.log: Log | None = None
 
     def batches(self, start: int) -> Generator[Batch, None, None]:
         """This process's parts of all steps from `start` on, `accumulate` a step."""
@@ -218,7 +222,9 @@ class _Run(Generic[Batch]):
             }
             for phase in self.job.phases
         ]
-        state = {"phases": phases, "average": self.average.state_dict(), "meta": self.job.meta}
+        state = {"phases": phases, "average": self.average.state_dict(), "meta": self.job.meta, "run": self.id}
+        if self.log is not None:
+            state["pending"] = {name: list(sums) for name, sums in self.log.pending().items()}
         outcome: Path | DataError | None = None
         if self.world.first:
             try:
@@ -248,6 +254,8 @@ class _Run(Generic[Batch]):
                 f"the saves in {self.folder} do not fit the recipe ({str(error).splitlines()[0]}); "
                 "choose another --folder"
             ) from error
+        self.id = state.get("run", self.id)
+        self.pending = {name: (total, count) for name, (total, count) in state.get("pending", {}).items()}
         numbers = checkpointing.best_numbers(self.folder)
         if numbers is not None:
             self.lowest = self._loss(numbers)

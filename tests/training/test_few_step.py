@@ -11,6 +11,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 import nvg_model
+from nvg_model.generation import Request, integrate
+from nvg_model.sampling import SamplingSettings
 from nvg_model.solvers import time_grid
 from nvg_model.structure_flow import StructureGenerator
 from training import checkpointing
@@ -28,10 +30,12 @@ from training.few_step import (
     draw_parts,
     draw_spans,
     guided_velocity,
+    make_rows,
     student_velocity,
+    teacher_run,
     train_few_step,
 )
-from training.generator import Batch, Source, optimizers, train_generator
+from training.generator import Batch, Source, assemble, optimizers, train_generator
 from training.metrics.classifier import ClassifierSettings
 from training.recipes import recipe
 from training.recipes.base import FewStepRecipe, Recipe
@@ -126,6 +130,32 @@ def test_guided_velocity_is_that_of_two_passes(tiny_model):
     )
     wanted = null + rows.guidance[:, None, None] * (own - null)
     assert torch.allclose(guided_velocity(flow, rows, z, t), torch.where(rows.known, 0.0, wanted), atol=1e-5)
+
+
+@pytest.mark.parametrize("structure_input", ["partial", "noise"])
+def test_the_teachers_path_is_that_of_sampling(tiny_model, structure_input):
+    """Where the flow starts from noise in all channels (paper, table 2), none is known in the conversion either."""
+    generator = dataclasses.replace(tiny_model.config.generator, structure_input=structure_input)
+    model = nvg_model.NVG(dataclasses.replace(tiny_model.config, generator=generator))
+    model.load_state_dict(tiny_model.state_dict())
+    model.eval().requires_grad_(False)
+    stage, steps, guidance = 2, 3, 2.0
+    random = torch.Generator().manual_seed(4)
+    batch = dataclasses.replace(
+        a_batch(3, random, splits_each=1), structure_stages=torch.full((3, 1), stage), classes=torch.tensor([0, 1, 2])
+    )
+    rows = make_rows(batch, model, torch.full((3,), guidance))
+    grid = time_grid(steps, 16)
+    path = teacher_run(model.structure, rows, rows.project(batch.noise), grid.expand(3, -1), no_autocast)
+    settings = SamplingSettings(structure_guidance=(guidance, guidance), structure_steps=steps, solver="multistep")
+    stages = assemble(batch, model.tokenizer)
+    request = Request(batch.classes, 0, 0, settings, stages.structure[:, :1], (), batch.noise)
+    end = integrate(model, request, stages.canvases[:, stage], stages.structure[:, stage], batch.noise, stage)
+    assert torch.allclose(path[-1], end, atol=1e-4)
+
+
+def no_autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, enabled=False)
 
 
 def test_the_derivative_equals_finite_differences(tiny_model):

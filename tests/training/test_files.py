@@ -1,5 +1,6 @@
 """Files are replaced whole, or stay as they were."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -41,6 +42,20 @@ def test_the_message_may_be_another(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught, replacing(path, "no {path}: {error}!"):
         raise OSError("full")
     assert str(caught.value) == f"no {path}: full!"
+
+
+def test_a_file_system_that_cannot_flush_folders_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")  # as on some network shares
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with replacing(tmp_path / "a.txt") as partial:
+        partial.write_text("whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
 
 
 def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from nvg_model import hierarchy
 from nvg_model.config import PRESETS
 from nvg_model.model import NVG
 from nvg_model.sequence import VisualGranularitySequence
+from training import distributed
 from training.data import DataError
 from training.data.views import stream
-from training.distributed import Share
+from training.distributed import Share, World
 from training.export import export
 from training.generator import (
     GeneratorObjective,
@@ -25,6 +26,7 @@ from training.generator import (
     content_loss,
     draw_stages,
     generator_folder,
+    make_cache,
     optimizers,
     starting_point,
     structure_loss,
@@ -34,7 +36,8 @@ from training.generator import (
 )
 from training.lora import plain_weights
 from training.recipes import recipe
-from training.recipes.base import GeneratorRecipe, Recipe
+from training.recipes.base import GeneratorRecipe, Recipe, TokenizerRecipe
+from training.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -338,6 +341,20 @@ def test_networks_trained_alone_join_those_trained_together(data: Path, tmp_path
     assert model.provenance["commands"][1:-1] == [
         f"python -m training generator smoke{how}" for how in ("", " --networks content", " --networks structure")
     ]
+
+
+def test_a_cache_is_made_on_the_device_of_the_process(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_tokenizer(dataclasses.replace(recipe("smoke"), tokenizer=TokenizerRecipe(steps=1, batch=3)), data, tmp_path)
+    seen: list[torch.device] = []
+    monkeypatch.setattr(distributed, "start", lambda *_: World(device=torch.device("meta")))
+    monkeypatch.setattr(
+        "training.generator.load_or_make",
+        lambda path, tokenizer, *_, **__: seen.extend(one.device for one in tokenizer.parameters()),
+    )
+    make_cache(recipe("smoke"), data, tmp_path)
+    assert {device.type for device in seen} == {"meta"}
 
 
 def test_more_blocks_change_nothing_until_they_are_trained(data: Path, tmp_path: Path) -> None:

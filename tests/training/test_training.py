@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -131,6 +132,29 @@ def test_a_killed_run_resumes_to_equal_weights(tmp_path: Path) -> None:
     assert _same(_Toy(tmp_path / "broken").train(), whole)
 
 
+@pytest.mark.parametrize("stops_at", [7, 10, 12])
+def test_the_log_has_every_step_once_after_a_kill(stops_at: int, tmp_path: Path) -> None:
+    """Saves at 4 and 8, lines at 3, 6, 9 and 12: what was logged after the last save is made, and logged, again."""
+
+    def lines(folder: Path) -> list[tuple[int, float]]:
+        text = (folder / "log.jsonl").read_text().splitlines()
+        return [(line["step"], line["loss"]) for line in map(json.loads, text)]
+
+    def die() -> None:
+        raise _Killed
+
+    _Toy(tmp_path / "whole").train()
+    broken = _Toy(tmp_path / "broken")
+    broken.at = {stops_at - 1: die}
+    with pytest.raises(_Killed):
+        broken.train()
+    with (tmp_path / "broken" / "log.jsonl").open("a") as file:
+        file.write('{"step": 9, "lo')  # cut off
+    _Toy(tmp_path / "broken").train()
+    assert [step for step, _ in lines(tmp_path / "broken")] == [3, 6, 9, 12]
+    assert lines(tmp_path / "broken") == lines(tmp_path / "whole"), "means over the steps on both sides of the kill"
+
+
 def test_a_resumed_run_has_the_rates_that_it_is_given(tmp_path: Path) -> None:
     def die() -> None:
         raise _Killed
@@ -252,6 +276,18 @@ def test_the_best_is_a_save_just_made_and_is_known_after_a_stop(saves: list[int]
     assert saves == [4, 8, 10, 12, 12] and best.samefile(tmp_path / "state-00000012.pt")  # one file of two names
 
 
+def test_the_best_save_is_kept_where_files_have_no_second_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(source: object, target: object) -> None:
+        raise PermissionError(1, "Operation not permitted")  # as on exFAT
+
+    monkeypatch.setattr(os, "link", link)
+    numbers = iter([1.0, 2.0, 3.0])
+    _Toy(tmp_path, sample_every=4).train(validate=lambda: {"loss": next(numbers)})
+    assert checkpointing.read(tmp_path / "best.pt")["step"] == 4
+
+
 def test_tensorboard_has_the_losses_and_the_pictures(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     _Toy(tmp_path, track=("tensorboard",)).train()
@@ -262,6 +298,25 @@ def test_tensorboard_has_the_losses_and_the_pictures(tmp_path: Path) -> None:
     assert [value for _, value in losses] == pytest.approx([line["loss"] for line in lines], rel=1e-5)
     (picture,) = events.Images("squares")
     assert (picture.step, picture.width, picture.height) == (12, 8, 4)
+
+
+def test_a_tracked_run_has_an_id_of_its_own_which_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs in folders of the same names must not be drawn in one chart; wandb itself needs an account."""
+    starts: list[dict[str, Any]] = []
+
+    class Run:
+        def log(self, values: object, step: int) -> None: ...
+
+    def init(**given: Any) -> Run:
+        starts.append(given)
+        return Run()
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Image=lambda picture: picture))
+    folders = [tmp_path / one / "run" / "generator" for one in "ab"]
+    for folder in (*folders, folders[0]):
+        _Toy(folder, track=("wandb",)).train()
+    first, second, again = (start["id"] for start in starts)
+    assert first == again != second and {start["name"] for start in starts} == {"run-generator"}
 
 
 @pytest.mark.parametrize(("name", "module"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")])
