@@ -20,7 +20,7 @@ from nvg_model import hierarchy
 from nvg_model.errors import NVGError
 from nvg_model.sampling import SamplingSettings, choose_tokens, guidance_schedule, guide, top_p_schedule
 from nvg_model.sequence import VisualGranularitySequence
-from nvg_model.solvers import SOLVERS, time_grid
+from nvg_model.solvers import SOLVERS, evaluations, time_grid
 from nvg_model.structure_flow import known_channels
 
 if TYPE_CHECKING:
@@ -207,6 +207,6 @@ def count_evaluations(
     settings: SamplingSettings, splits: int, structure_stages: int = 1, content_stages: int = 0
 ) -> int:
     """Network evaluations (each one `on_evaluation`) of a run in which so many stages are given."""
-    a_stage = settings.structure_steps * (2 if settings.solver == "heun" else 1)
+    a_stage = evaluations(settings.solver, settings.structure_steps)
     flows = max(0, splits - max(1, structure_stages))
     return splits + 1 - content_stages + flows * a_stage

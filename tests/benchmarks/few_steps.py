@@ -20,6 +20,7 @@ from torch import Tensor
 
 import nvg_model
 from nvg_model import NVG, SamplingSettings
+from nvg_model.solvers import evaluations
 from training.split_agreement import Images, agreement, split, splits, with_steps
 
 SOLVERS = {"euler": (25, 8, 4, 2, 1), "heun": (4, 2, 1), "multistep": (8, 4, 2)}
@@ -69,8 +70,8 @@ def main() -> None:
         seconds = time.perf_counter() - start
         stages = " ".join(f"{value:.3f}" for value in found)
         steps = settings.structure_steps
-        evaluations = steps * (2 if settings.solver == "heun" else 1)
-        print(f"{title:<22}{steps:>6}{evaluations:>12}{sum(found) / len(found):>11.3f}  {stages:<40}{seconds:>8.2f}")
+        count = evaluations(settings.solver, steps)
+        print(f"{title:<22}{steps:>6}{count:>12}{sum(found) / len(found):>11.3f}  {stages:<40}{seconds:>8.2f}")
 
     for solver, numbers in SOLVERS.items():
         for steps in numbers:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from nvg_model import SamplingSettings
+from nvg_model.generation import count_evaluations
 from nvg_model.sampling import choose_tokens, filter_logits, guidance_schedule, top_p_schedule
-from nvg_model.solvers import SOLVERS, euler, heun, multistep, time_grid
+from nvg_model.solvers import SOLVERS, euler, evaluations, heun, multistep, time_grid
 from nvg_model.structure_flow import known_channels, time_sinusoid
 
 SPLITS = range(2, 11)
@@ -373,3 +374,15 @@ def test_solvers_leave_the_start_alone(name):
     start = START.clone()
     solve(SOLVERS[name], lambda z, t: z, start, time_grid(3, 256).tolist())
     assert torch.equal(start, START)
+
+
+def test_evaluations_of_any_solver(monkeypatch):
+    def warm(velocity, z, times, project):
+        """Euler, with a look at the start that is thrown away."""
+        velocity(z, 0)
+        return euler(velocity, z, times, project)
+
+    monkeypatch.setitem(SOLVERS, "warm", warm)
+    found = {name: [evaluations(name, steps) for steps in (1, 5)] for name in SOLVERS}
+    assert found == {"euler": [1, 5], "heun": [2, 10], "multistep": [1, 5], "warm": [2, 6]}
+    assert count_evaluations(SamplingSettings(solver="warm", structure_steps=5), 8) == 9 + 7 * 6
