@@ -12,7 +12,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -24,12 +24,31 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nvg_model.config import NVGConfig
-from nvg_model.errors import CheckpointError
+from nvg_model.errors import CheckpointError, UnreachableError, shortened
 from nvg_model.model import NVG
 from nvg_model.sampling import SamplingSettings
 
 FORMAT, VERSION = "nvg", "1"
 HUB_FILE = "model.safetensors"
+_OTHERS = {
+    "nvgformer.": "released NVG weights: use load_released",
+    "ema_model.nvgformer.": "released NVG weights: use load_released",
+    "lora_": "it is a LoRA of another model",
+    "base_model.model.": "it is a LoRA of another model",
+    "control_model.": "it is a ControlNet",
+    "controlnet_": "it is a ControlNet",
+    "model.diffusion_model.double_blocks.": "it is a FLUX checkpoint",
+    "double_blocks.": "it is a FLUX model",
+    "model.diffusion_model.joint_blocks.": "it is a Stable Diffusion 3 checkpoint",
+    "model.diffusion_model.input_blocks.": "it is a Stable Diffusion checkpoint",
+    "model.diffusion_model.": "it is a checkpoint of another diffusion model",
+    "cond_stage_model.": "it is a Stable Diffusion checkpoint",
+    "conditioner.embedders.": "it is a Stable Diffusion checkpoint",
+    "first_stage_model.": "it is a Stable Diffusion VAE",
+    "down_blocks.": "it is a Stable Diffusion network of diffusers",
+    "text_model.": "it is a CLIP text encoder",
+}
+"""What files of other models hold, by the beginning of a weight's name; the first that is found counts."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -63,8 +82,10 @@ def info(name: str | os.PathLike[str]) -> dict[str, Any]:
     """Everything that a checkpoint's metadata says, without reading the weights. Raises CheckpointError."""
     path = _find(str(name))
     with _open(path) as file:
+        keys = list(file.keys())
+        _check_format(file.metadata() or {}, path, keys)
         config, classes, settings, provenance = _describe(file.metadata() or {}, path)
-        shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118 (not a dict)
+        shapes = [file.get_slice(key).get_shape() for key in keys]
     return {
         "file": str(path),
         "parameters": sum(int(torch.Size(shape).numel()) for shape in shapes),
@@ -207,9 +228,9 @@ def download(hub_id: str, on_progress: Callable[[int, int], None] | None = None)
         if raised:
             raise raised[0] from None
         if isinstance(error, LocalEntryNotFoundError):
-            raise CheckpointError(
-                f"{repository} is not in the local cache and the hub cannot be reached; download {HUB_FILE} by hand "
-                "and pass its path"
+            raise UnreachableError(
+                f"{repository} is not in the local cache and the hub cannot be reached; where there is a network, "
+                f"download {HUB_FILE} from https://huggingface.co/{repository}, copy it here and pass its path"
             ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{hub_id!r} is neither a local file nor a readable hub checkpoint ({reason})") from error
@@ -272,14 +293,20 @@ def cast(name: str, value: Tensor, device: torch.device | str, dtype: torch.dtyp
     return value.to(device, wanted if value.is_floating_point() else None)
 
 
+def held_by(keys: Sequence[str]) -> str:
+    """What weights of these names are, in a few words: other models that people have lying around, or the first name.
+
+    A file with the metadata of ours removed has none of these names, so it goes by its first weight.
+    """
+    for start, kind in _OTHERS.items():
+        if any(key.startswith(start) for key in keys):
+            return kind
+    return f"its first weight is {shortened(keys[0])!r}" if keys else "it is empty"
+
+
 def _check_format(metadata: dict[str, str], path: Path, keys: list[str]) -> None:
     if metadata.get("format") != FORMAT or "config" not in metadata:
-        known = (
-            "released NVG weights: use load_released"
-            if any("nvgformer" in key for key in keys)
-            else (f"its first weight is {keys[0]!r}" if keys else "it is empty")
-        )
-        raise CheckpointError(f"{path} is not an NVG checkpoint ({known})")
+        raise CheckpointError(f"{path} is not an NVG checkpoint ({held_by(keys)})")
     if metadata.get("format_version") != VERSION:
         raise CheckpointError(
             f"{path} has format version {metadata.get('format_version')}; this nvg reads version {VERSION}: update nvg"
@@ -290,7 +317,6 @@ def _describe(
     metadata: dict[str, str], path: Path
 ) -> tuple[NVGConfig, tuple[str, ...], SamplingSettings, dict[str, Any]]:
     """Configuration, class names, sampling defaults and provenance of the metadata."""
-    _check_format(metadata, path, [])
     try:
         config = NVGConfig.from_dict(json.loads(metadata["config"]))
         settings = SamplingSettings(**json.loads(metadata.get("settings", "{}")))

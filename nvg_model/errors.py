@@ -7,3 +7,16 @@ class NVGError(ValueError):
 
 class CheckpointError(NVGError):
     """A checkpoint that cannot be read or written."""
+
+
+class UnreachableError(CheckpointError):
+    """A checkpoint of the hub that is not in the local cache, and no hub that answers."""
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """A text as one line of at most so many characters, for a sentence: cut between words, where there are any."""
+    text = " ".join(text.split())
+    if len(text) <= most:
+        return text
+    start = text[: most - 4]
+    return (start.rpartition(" ")[0] or start).rstrip(" ,;") + " ..."

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nvg_model import hierarchy
 from nvg_model.config import NVGConfig
 from nvg_model.content import ContentGenerator
-from nvg_model.errors import NVGError
+from nvg_model.errors import NVGError, shortened
 from nvg_model.generation import Request, next_structure, run_stages
 from nvg_model.sampling import SamplingSettings
 from nvg_model.sequence import VisualGranularitySequence
@@ -26,6 +26,8 @@ from nvg_model.tokenizer import Tokenizer
 
 Classes = str | int | Sequence[str | int] | Tensor | None
 """One class or several, by name or index; None: the null class (unconditional)."""
+_NEAR = 0.7
+"""How alike a slip and the name that was meant are, by difflib: hart and heart 0.89, but car and cat 0.67."""
 
 
 class NVG(nn.Module):
@@ -207,13 +209,14 @@ class NVG(nn.Module):
             folded = {name.casefold(): index for index, name in enumerate(self.classes)}
             if one.casefold() in folded:
                 return folded[one.casefold()]
-            near = difflib.get_close_matches(one.casefold(), folded, n=3, cutoff=0.5)
-            hint = (
-                f"did you mean {' or '.join(self.classes[folded[name]] for name in near)}?"
-                if near
-                else (f"there are {', '.join(self.classes[:30])}{', ...' if len(self.classes) > 30 else ''}")
-            )
-            raise NVGError(f"there is no class {one!r}; {hint}")
+            near = difflib.get_close_matches(one.casefold(), folded, n=3, cutoff=_NEAR)
+            near += [name for name in folded if one.casefold().strip() in name.split() and name not in near]
+            if near:
+                hint = f"did you mean {' or '.join(self.classes[folded[name]] for name in near[:3])}?"
+            else:
+                more = f" and {len(self.classes) - 30} more" if len(self.classes) > 30 else ""
+                hint = f"there are {', '.join(self.classes[:30])}{more}"
+            raise NVGError(f"there is no class {shortened(one)!r}; {hint}")
         if not isinstance(one, Integral):
             raise NVGError(f"{one!r} is no class; give a name or an index")
         if not 0 <= one <= len(self.classes):

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nvg_model.checkpoint import build, cast
+from nvg_model.checkpoint import build, cast, held_by
 from nvg_model.config import AutoencoderConfig, GeneratorConfig, NVGConfig
 from nvg_model.errors import CheckpointError
 from nvg_model.model import NVG
@@ -101,8 +101,7 @@ def _select(weights: Weights, marker: str, plain: str, ema: bool, file: str | os
         if prefix + marker in weights:
             return {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
     raise CheckpointError(
-        f"{file} is not the expected released checkpoint: it has no {marker!r}, "
-        f"its first weight is {next(iter(weights))!r}"
+        f"{file} is not the expected released checkpoint: it has no {marker!r}, {held_by(list(weights))}"
     )
 
 

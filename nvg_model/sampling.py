@@ -44,6 +44,9 @@ class SamplingSettings:
             if len(pair) != 2 or not all(isinstance(value, Real) and math.isfinite(value) for value in pair):
                 raise NVGError(f"{name} is {given!r}; give two numbers, for the first and the last stage")
             object.__setattr__(self, name, pair)
+        for name in ("content_guidance", "structure_guidance"):
+            if min(getattr(self, name)) < 0:
+                raise NVGError(f"{name} is {getattr(self, name)}; both values must be 0 or more (1 is unguided)")
         if not all(0 < value <= 1 for value in self.top_p):
             raise NVGError(f"top_p is {self.top_p}; both values must lie in (0, 1]")
         if not isinstance(self.top_k, int) or self.top_k < 0:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nvg_model import NVG, NVGError, VisualGranularitySequence
+from nvg_model import NVG, NVGError, SamplingSettings, VisualGranularitySequence
 from nvg_model.generation import count_evaluations
 from nvg_model.solvers import SOLVERS
 from nvg_nodes import host, images
@@ -28,7 +28,7 @@ from nvg_nodes.types import (
 
 SEEDS = 2**64 - 1
 NO_CLASS = "unconditional"
-THE_CHECKPOINTS = "checkpoint"
+THE_CHECKPOINTS, THE_CHECKPOINTS_NUMBER = "checkpoint", -1
 
 
 def request_inputs() -> list[Any]:
@@ -236,12 +236,14 @@ class NVGSamplingSettings(io.ComfyNode):
     @classmethod
     def execute(cls, solver: str, gumbel: str, **numbers: float) -> io.NodeOutput:
         """What was changed."""
-        changes: dict[str, Any] = {name: value for name, value in numbers.items() if value >= 0}
+        changes: dict[str, Any] = {name: value for name, value in numbers.items() if value != THE_CHECKPOINTS_NUMBER}
         if solver != THE_CHECKPOINTS:
             changes["solver"] = solver
         if gumbel != THE_CHECKPOINTS:
             changes["gumbel"] = gumbel == "on"
-        return io.NodeOutput(Settings(changes))
+        settings = Settings(changes)
+        settings.over(SamplingSettings())  # what makes no sense is refused where it was typed
+        return io.NodeOutput(settings)
 
 
 def _number(kind: Any, name: str, what: str, paper: float, most: float, **words: Any) -> Any:

@@ -9,6 +9,7 @@ import torch
 
 import nvg_model
 from nvg_model import NVG, NVGError
+from nvg_model.errors import UnreachableError, shortened
 from nvg_nodes import host
 from nvg_nodes.api import advanced, io, schema
 from nvg_nodes.types import Model, NVGModel
@@ -197,7 +198,15 @@ def _stamp(name: str | None) -> str:
 def _downloaded(hub_id: str, here: host.Host) -> Path:
     """A hub checkpoint's file, downloaded with progress on the node where it is not there yet; it can be cancelled."""
     bar = here.progress(1)
-    return nvg_model.download(hub_id, lambda done, total: bar.reach(done, total or done))
+    try:
+        return nvg_model.download(hub_id, lambda done, total: bar.reach(done, total or done))
+    except UnreachableError as error:
+        repository = hub_id.partition("@")[0]
+        raise UnreachableError(
+            f"{repository} is not in the local cache and the hub cannot be reached; where there is a network, download "
+            f"model.safetensors from https://huggingface.co/{repository}, put it into {here.folders()[0]} under a name "
+            "of its own, press R, choose it as checkpoint and empty hub_id"
+        ) from error
 
 
 def _loaded(nvg: NVG, name: str, node_id: str | None) -> io.NodeOutput:
@@ -215,5 +224,5 @@ def _summary(nvg: NVG, name: str) -> str:
     for key in ("revision", "licence"):
         stated = str(nvg.provenance.get(key) or "none")
         if stated.casefold() != "none":
-            words.append(f"{key} {stated[:80]}")
+            words.append(f"{key} {shortened(stated)}")
     return " · ".join(words)

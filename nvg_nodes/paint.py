@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from nvg_model import NVGError
+from nvg_model.errors import shortened
 from nvg_nodes import images
 from nvg_nodes.api import io, schema
 from nvg_nodes.structure_sources import (
@@ -33,6 +34,8 @@ from nvg_nodes.tokens import model_input
 from nvg_nodes.types import Model, Structure
 
 VERSION = 1
+_KINDS = {f"image/{kind}" for kind in ("png", "jpeg", "jpg", "webp", "gif", "bmp", "tiff", "avif")}
+"""What a painting may be: pictures of pixels. (An SVG is a drawing in words, which Pillow cannot read.)"""
 _LARGEST = 4096
 """Pixels that a painting may have along a side."""
 
@@ -81,6 +84,8 @@ def read_painting(text: str) -> list[Tensor]:
     """The masks [H,W] in [0,1] of a painting, one per split. Raises NVGError where there is none or it is damaged."""
     if not text.strip():
         raise NVGError("nothing is painted yet; draw an area in the node")
+    if text.lstrip().startswith("<"):
+        raise NVGError("the painting is SVG or other markup; save it as PNG, or clear it and paint again")
     urls: list[str | None] = [text.strip()]
     if not text.lstrip().startswith("data:"):
         urls = _urls(text)
@@ -108,16 +113,40 @@ def _urls(text: str) -> list[str | None]:
 
 def _mask(url: str) -> Tensor:
     """What is painted in a data URL."""
+    head, _, data = url.partition(",")
+    kind, *options = head.lower().removeprefix("data:").split(";")
+    if not head.startswith("data:image/"):
+        raise NVGError(
+            f"the painting holds {shortened(head, 40)!r}, not a picture as a data URL; clear it and paint again"
+        )
+    if kind not in _KINDS:
+        raise NVGError(
+            f"the painting is a picture of the kind {shortened(kind.removeprefix('image/'), 20)}, which cannot be read "
+            "here; save it as PNG, or clear it and paint again"
+        )
     try:
-        head, _, data = url.partition(",")
-        if not head.startswith("data:image/") or not head.endswith(";base64"):
-            raise ValueError("not a data URL of a picture")
+        if options[-1:] != ["base64"]:
+            raise ValueError("its data is not in base64")
         with Image.open(streams.BytesIO(base64.b64decode(data, validate=True))) as opened:
             if max(opened.size) > _LARGEST:
-                raise ValueError(f"larger than {_LARGEST} pixels")
+                raise NVGError(
+                    f"the painting is {opened.width} x {opened.height} pixels, and at most {_LARGEST} a side are read; "
+                    "make it smaller"
+                )
             picture = opened.convert("RGBA")
+    except NVGError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise NVGError(
+            f"the painting is too large; at most {_LARGEST} pixels a side are read: make it smaller"
+        ) from error
     except (ValueError, binascii.Error, UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise NVGError(f"the painting is damaged ({error}); clear it and paint again") from error
+        raise NVGError(f"the painting is damaged ({_reason(error)}); clear it and paint again") from error
     alpha = np.array(picture.getchannel("A"))
     painted = alpha if alpha.min() < 255 else np.array(picture.convert("L"))
     return torch.from_numpy(painted).float() / 255
+
+
+def _reason(error: Exception) -> str:
+    """Why a picture could not be read; Pillow names an object in memory where it knows no format."""
+    return "no picture that can be read" if isinstance(error, UnidentifiedImageError) else shortened(str(error))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nvg_model import NVGError
+from nvg_model.errors import shortened
 from nvg_nodes import images, ranking
 from nvg_nodes.api import io, schema, ui
 from nvg_nodes.structure_sources import CATEGORY, output, structure_outputs
@@ -276,12 +277,16 @@ def parse_regions(text: str, count: int) -> list[int]:
     """Region numbers of a text such as "0, 2-3"; all where it is empty. Raises NVGError."""
     regions: list[int] = []
     for part in filter(None, re.split(r"[,;\s]+", re.sub(r"\s*-\s*", "-", text.strip()))):
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        found = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part)
         if found is None:
-            raise NVGError(f"{part!r} is not a region; write numbers such as 1 or 0, 2-3")
-        first, last = int(found[1]), int(found[2] or found[1])
-        if not first <= last < count:
-            raise NVGError(f"there is no region {part}: this stage has the regions 0 to {count - 1}")
+            raise NVGError(f"{shortened(part)!r} is not a region; write numbers such as 1 or 0, 2-3")
+        ends = [end for end in found.groups() if end is not None]
+        # By their length first: Python refuses to read a number of more than 4,300 digits, with words of its own.
+        if any(len(end.lstrip("0")) > len(str(count)) or int(end[-9:]) >= count for end in ends):
+            raise NVGError(f"there is no region {shortened(part)}: this stage has the regions 0 to {count - 1}")
+        first, last = int(ends[0][-9:]), int(ends[-1][-9:])
+        if first > last:
+            raise NVGError(f"{part!r} runs backwards; write the smaller region first: {last}-{first}")
         regions += range(first, last + 1)
     return sorted(set(regions)) or list(range(count))
 

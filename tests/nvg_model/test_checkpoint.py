@@ -343,6 +343,26 @@ def test_safetensors_of_another_kind(tmp_path, refuses):
         nvg_model.load(path)
 
 
+@pytest.mark.parametrize(
+    ("weight", "says"),
+    [
+        ("model.diffusion_model.input_blocks.0.0.weight", "it is a Stable Diffusion checkpoint"),
+        ("cond_stage_model.transformer.text_model.embeddings.position_ids", "it is a Stable Diffusion checkpoint"),
+        ("conditioner.embedders.0.transformer.text_model.final_layer_norm.bias", "it is a Stable Diffusion checkpoint"),
+        ("lora_unet_down_blocks_0_attentions_0_proj_in.alpha", "it is a LoRA of another model"),
+        ("double_blocks.0.img_attn.norm.key_norm.scale", "it is a FLUX model"),
+        ("w" * 400, "its first weight is 'w{76} ...'"),
+    ],
+)
+def test_files_of_other_models_are_named(tmp_path, weight, says, refuses):
+    """In our format and among the released files, by every way of reading."""
+    path = tmp_path / "other.safetensors"
+    save_file({weight: torch.zeros(2), "zz": torch.zeros(2)}, path, {"format": "pt"})
+    for read in (nvg_model.load, nvg_model.info, nvg_model.load_released):
+        with refuses(says, CheckpointError):
+            read(path)
+
+
 def test_nothing_there(tmp_path, refuses):
     for name in (tmp_path / "none.safetensors", "none.safetensors", "emoji46", "folder/none.ckpt", tmp_path, ""):
         with refuses("there is no checkpoint", CheckpointError):

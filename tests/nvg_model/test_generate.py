@@ -427,6 +427,8 @@ def test_classes_by_name_and_index(tiny_model):
         ("hart", "no class 'hart'; did you mean heart"),
         (["heart", "baot"], "no class 'baot'; did you mean boat"),
         ("zzzzzz", "no class 'zzzzzz'; there are heart, bird, boat"),
+        ("car", "no class 'car'; there are heart, bird, boat"),
+        ("a" * 500, "no class 'a{76} ...'; there are heart, bird, boat"),
         ("", "no class ''"),
         (4, r"class 4 is out of range; this model has classes 0 to 2 \(3 is the null class\)"),
         (-1, "class -1 is out of range"),

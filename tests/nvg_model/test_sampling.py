@@ -87,6 +87,8 @@ def test_known_channels():
         ("content_guidance", (1.0, math.nan), "content_guidance"),
         ("structure_guidance", (1.0, math.inf), "structure_guidance"),
         ("structure_guidance", (1, 2, 3), "structure_guidance"),
+        ("content_guidance", (1.0, -0.5), r"content_guidance is \(1\.0, -0\.5\); both values must be 0 or more"),
+        ("structure_guidance", (-1, 2), r"structure_guidance is \(-1, 2\); both values must be 0 or more"),
         ("top_p", (1.0, 0.0), r"top_p.*\(0, 1\]"),
         ("top_p", (1.5, 0.5), r"top_p.*\(0, 1\]"),
         ("top_k", -1, "top_k is -1"),

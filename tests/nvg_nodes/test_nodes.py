@@ -109,11 +109,15 @@ def test_the_line_under_the_loader(run, folder, tiny_model, monkeypatch):
     run("NVGLoadModel", checkpoint="free.safetensors")
     nvg_model.save(tiny_model, folder / "models/nvg/bare.safetensors", {"author": "me"})
     run("NVGLoadModel", checkpoint="bare.safetensors")
+    long = "Creative Commons Attribution-NonCommercial-ShareAlike 4.0 International, and only for studies"
+    nvg_model.save(tiny_model, folder / "models/nvg/long.safetensors", {"licence": long})
+    run("NVGLoadModel", checkpoint="long.safetensors")
     sizes = "16 x 16 · 5 stages · 3 classes · float32"
     assert said == [
         f"tiny.safetensors · {sizes}",  # which says that it has none
         f"free.safetensors · {sizes} · licence CC0",
         f"bare.safetensors · {sizes}",
+        f"long.safetensors · {sizes} · licence {long.partition(',')[0]} ...",
     ]
 
 

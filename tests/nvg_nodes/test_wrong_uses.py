@@ -1,11 +1,14 @@
 """Wrong uses: each is one clear sentence that says what is wrong, and the next run works."""
 
+import base64
 import dataclasses
+import io
 import json
 import re
 
 import pytest
 import torch
+from PIL import Image
 
 import nvg_model
 from nvg_nodes import workflow
@@ -146,6 +149,13 @@ def sequence(model, items=1):
     return model.nvg.tokenize(torch.zeros(items, 3, 16, 16))
 
 
+def painting_of(width, height):
+    """A painting of that size, as a data URL."""
+    file = io.BytesIO()
+    Image.new("RGBA", (width, height)).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
 NAN = torch.full((1, 8, 8, 3), torch.nan)
 MASK = torch.zeros(1, 8, 8)
 NODES = {
@@ -224,6 +234,31 @@ NODES = {
         lambda m: {"painting": "data:image/png;base64,AAAA"},
         "the painting is damaged",
     ),
+    "SVG in the painter": (
+        "NVGPaintStructure",
+        lambda m: {"painting": "data:image/svg+xml;base64,PHN2Zy8+"},
+        r"picture of the kind svg\+xml, which cannot be read here; save it as PNG",
+    ),
+    "SVG in words in the painter": (
+        "NVGPaintStructure",
+        lambda m: {"painting": "data:image/svg+xml;utf8,<svg/>"},
+        r"picture of the kind svg\+xml, which cannot be read here; save it as PNG",
+    ),
+    "SVG as it is in the painter": (
+        "NVGPaintStructure",
+        lambda m: {"painting": '<?xml version="1.0"?><svg/>'},
+        "the painting is SVG or other markup; save it as PNG",
+    ),
+    "no picture in the painter": (
+        "NVGPaintStructure",
+        lambda m: {"painting": "data:text/plain;base64,AAAA"},
+        "the painting holds 'data:text/plain;base64', not a picture",
+    ),
+    "huge painting": (
+        "NVGPaintStructure",
+        lambda m: {"painting": painting_of(5000, 10)},
+        "the painting is 5000 x 10 pixels, and at most 4096 a side are read; make it smaller",
+    ),
     "text for a painting": ("NVGPaintStructure", lambda m: {"painting": "a house"}, "neither a picture nor JSON"),
     "painting of a newer version": (
         "NVGPaintStructure",
@@ -240,6 +275,7 @@ def test_node(name, run, model, refuses):
         run(kind, model=model, **inputs(model))
 
 
+SETTINGS = {"solver": "checkpoint", "gumbel": "checkpoint"}
 CHANGES = {
     "different grids": (
         "NVGStructureBlend",
@@ -268,6 +304,32 @@ CHANGES = {
         "no region 7: this stage has the regions 0 to 1",
     ),
     "no region at all": ("NVGStructureToMask", {"structure": structure(), "regions": "left"}, "'left' is not a region"),
+    **{
+        f"{name} is {value}": ("NVGSamplingSettings", SETTINGS | {name: value}, says)
+        for name, value, says in [
+            ("content_guidance_first", float("nan"), r"content_guidance is \(nan, 3.5\); give two numbers"),
+            ("structure_guidance_last", float("nan"), r"structure_guidance is \(1.0, nan\); give two numbers"),
+            ("content_guidance_last", -0.5, r"content_guidance is \(1.0, -0.5\); both values must be 0 or more"),
+            ("top_p_last", -0.25, r"top_p is \(1.0, -0.25\); both values must lie in \(0, 1\]"),
+            ("temperature", 0.0, "temperature is 0.0; it must be positive"),
+            ("structure_steps", 0, "structure_steps is 0; it must be a whole number of at least 1"),
+        ]
+    },
+    "huge region": (
+        "NVGStructureToMask",
+        {"structure": structure(), "regions": "1, " + "9" * 5000},
+        "there is no region 9{76} ...: this stage has the regions 0 to 1",
+    ),
+    "range of huge regions": (
+        "NVGStructureToMask",
+        {"structure": structure(), "regions": "0-99999999999999999999"},
+        "there is no region 0-99999999999999999999: this stage has the regions 0 to 1",
+    ),
+    "regions backwards": (
+        "NVGStructureToMask",
+        {"structure": structure(), "regions": "1-0"},
+        "'1-0' runs backwards; write the smaller region first: 0-1",
+    ),
     "NaN amount": (
         "NVGStructureBlend",
         {"structure_a": structure(), "structure_b": structure(), "amount": float("nan")},
@@ -336,7 +398,10 @@ def test_a_hub_that_cannot_be_reached(run, monkeypatch, refuses):
         raise LocalEntryNotFoundError("offline")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with refuses("not in the local cache and the hub cannot be reached"):
+    with refuses(
+        "owner/name is not in the local cache and the hub cannot be reached; .* download model.safetensors from "
+        "https://huggingface.co/owner/name, put it into models/nvg .* empty hub_id"
+    ):
         run("NVGLoadModel", checkpoint="", hub_id="owner/name")
 
 
