@@ -67,7 +67,10 @@ def options(command: str, part: str, arguments: Sequence[str]) -> tuple[Recipe, 
         prog=f"python -m training {command} {base.name}",
         config=(tyro.conf.AvoidSubcommands,),
     )
-    changed: dict[str, Any] = {part: chosen.settings}
+    settings = chosen.settings
+    if "--bfloat16" in arguments:  # asked for by this user, not by the recipe's author
+        settings = dataclasses.replace(settings, bfloat16_anyway=True)
+    changed: dict[str, Any] = {part: settings}
     return dataclasses.replace(base, seed=chosen.seed, views=chosen.views, start=chosen.start_from, **changed), chosen
 
 

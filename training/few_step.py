@@ -37,6 +37,7 @@ from training.distributed import Share
 from training.generator import Batch, Source, assemble, generator_folder, optimizers, schedule, trained_generator
 from training.logging import describe_run
 from training.loop import Job, LoopSettings, Phase, train
+from training.precision import with_precision
 from training.recipes.base import FewStepRecipe, GeneratorRecipe, Recipe
 from training.split_agreement import Images, agreement, picture_measure, splits, table, with_steps, write_table
 
@@ -56,7 +57,9 @@ def train_few_step(recipe: Recipe, data: Path | str, run: Path) -> Path:
     Raises:
         DataError: there is no trained generator, or one that gives average velocities already.
     """
-    settings, folder, world = recipe.few_step, run / "few-step", distributed.start()
+    folder, world = run / "few-step", distributed.start()
+    settings = with_precision(recipe.few_step, world)
+    recipe = dataclasses.replace(recipe, few_step=settings)
     torch.manual_seed(recipe.seed)  # the initial weights
     teacher = load_teacher(recipe, run).to(world.device)
     student = converted(teacher, settings.largest_guidance).to(world.device)

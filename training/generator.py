@@ -35,6 +35,7 @@ from training.logging import describe_run
 from training.loop import Job, LoopSettings, Phase, train
 from training.losses.repa import Repa, make_repa
 from training.optim import adamw, muon, warmup_stable_decay
+from training.precision import with_precision
 from training.recipes.base import GeneratorRecipe, Recipe
 from training.samples import sample_sheets
 from training.tokenizer import tokenizer_weights
@@ -92,7 +93,9 @@ def train_generator(recipe: Recipe, data: Path | str, run: Path) -> Path:
     Returns:
         The file with the averaged weights.
     """
-    recipe, settings, world = recipe.resolved(), recipe.generator, distributed.start()
+    recipe, world = recipe.resolved(), distributed.start()
+    settings = with_precision(recipe.generator, world)
+    recipe = dataclasses.replace(recipe, generator=settings)
     folder = generator_folder(run, settings.networks)
     pictures = recipe.pictures(data, "train")
     torch.manual_seed(recipe.seed)  # the initial weights

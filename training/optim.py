@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training import precision
 from training.checkpointing import like, whole
 from training.data import DataError
 
@@ -85,7 +86,14 @@ def adamw(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Ada
 
 
 def muon(matrices: Sequence[Tensor], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Muon (Jordan et al. 2024), its rates comparable with AdamW's. Raises DataError before torch 2.9."""
+    """Muon (Jordan et al. 2024), its rates comparable with AdamW's. Raises DataError before torch 2.9.
+
+    torch's own orthogonalises in bfloat16; where that is slow ours does it in float32.
+    """
     if not hasattr(torch.optim, "Muon"):
         raise DataError(f"Muon needs torch 2.9 or newer, this is {torch.__version__}; use --optimizer adamw")
-    return torch.optim.Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    from training.muon import Float32Muon
+
+    slow = any(precision.is_slow(device) for device in {matrix.device.type for matrix in matrices})
+    kind = Float32Muon if slow else torch.optim.Muon
+    return kind(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")

@@ -41,6 +41,7 @@ from training.losses.lpips import load_lpips
 from training.losses.reconstruction import multiscale_gradient, psnr, ssim
 from training.metrics.codes import CodeCounts
 from training.optim import adamw, cosine
+from training.precision import with_precision
 from training.recipes.base import Recipe, TokenizerRecipe
 from training.samples import reconstruction_sheet
 
@@ -99,6 +100,7 @@ def _train(
     recipe: Recipe, settings: TokenizerRecipe, data: Path | str, folder: Path, start: dict[str, Tensor] | None
 ) -> Path:
     recipe, world = recipe.resolved(), distributed.start()
+    settings = with_precision(settings, world)
     pictures = recipe.pictures(data, "train")
     held_out = recipe.pictures(data, "held-out", pictures.classes)
     if settings.separation_weight and settings.separation_by == "subject":

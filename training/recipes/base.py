@@ -30,7 +30,10 @@ class Running:
     ema: float = 0.999
     """Decay of the averaged weights, a step."""
     bfloat16: bool = False
-    """Matrix products in bfloat16 (faster where the processor multiplies it natively); weights stay in float32."""
+    """Matrix products in bfloat16; weights stay in float32. Where that is slower, which is measured at the start,
+    float32 is used and a sentence says so; given on the command line bfloat16 stays."""
+    bfloat16_anyway: bool = False
+    """Keeps a recipe's bfloat16 where it is slow."""
     compile: bool = False
     """torch.compile for the networks."""
     workers: int = 0
