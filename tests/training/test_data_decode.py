@@ -138,7 +138,13 @@ def test_a_large_jpeg_decoded_small_is_the_same_picture() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: b"", "no picture format"),
+        (lambda: b"", "it is empty"),
+        (lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is HEIC, as iPhones save photos; save it as JPEG or PNG"),
+        (lambda: b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "it is HEIC"),
+        (lambda: b"\0\0\0\x0cJXL \r\n\x87\n", "it is JPEG XL"),
+        (lambda: b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "it is an SVG drawing"),
+        (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n", "it is a Git LFS pointer"),
+        (lambda: b"\n<!DOCTYPE html><html></html>", "it is a web page"),
         (lambda: b"no picture at all", "no picture format"),
         (lambda: encoded(halves(64, 64), "PNG")[:-40], "(?i)truncated"),
         (lambda: encoded(halves(64, 64), "JPEG")[:400], "(?i)truncated"),

@@ -10,7 +10,9 @@ import io
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+READABLE = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+SUFFIXES = READABLE | {".heic", ".heif", ".jxl", ".svg"}
+"""With kinds that people have and Pillow does not read: they are named, not passed over."""
 LONGEST = 16  # times the short side; longer pictures would take any amount of memory
 
 
@@ -43,14 +45,30 @@ def decode(data: bytes, size: tuple[int, int], margin: float | None = None) -> n
     except UnreadablePictureError:
         raise
     except Exception as error:  # decoders raise almost anything on broken files
-        raise UnreadablePictureError(_reason(error)) from error
+        raise UnreadablePictureError(_reason(error, data)) from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, data: bytes) -> str:
     """One line, without the address of the buffer that Pillow puts into it."""
     if isinstance(error, UnidentifiedImageError):
-        return "no picture format that Pillow knows"
+        return _kind(data)
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _kind(data: bytes) -> str:
+    """What a file is that Pillow does not read, whatever its name says, and what to do."""
+    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
+        return "it is HEIC, as iPhones save photos; save it as JPEG or PNG"
+    if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return "it is JPEG XL; save it as JPEG or PNG"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer; fetch the file itself with git lfs pull"
+    if b"<svg" in start:
+        return "it is an SVG drawing; save it as PNG"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page; download the picture itself"
+    return "it is empty" if not data else "no picture format that Pillow knows"
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

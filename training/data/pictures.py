@@ -85,14 +85,14 @@ def open_pictures(
         margin: None: whole pictures, stretched to `size`. A number >= 1 for photos: the short side is resized to
             margin x size, for crops (paper section 3.1: 1.125).
         held_out: the share that is held out where the source has no split of its own.
-        tolerance: the share of broken files up to which they are left out.
+        tolerance: the share of broken, missing and unlabelled pictures up to which they are left out.
         memory: bytes of decoded pictures up to which the set is held in memory; 0: never.
     Raises:
         DataError: the source cannot be used; one sentence that names the place.
     """
     if margin is not None and margin < 1:
         raise DataError(f"the margin is {margin}; give at least 1, the paper's is 1.125")
-    listing = list_pictures(source, classes, split, held_out)
+    listing = list_pictures(source, classes, split, held_out, tolerance)
     if not 0 < _least_bytes(len(listing), size, margin) <= memory:
         return _pictures(listing, size, margin, _OnDemand(listing, size, margin, tolerance))
     return _held(listing, size, margin, tolerance, memory, strict=split != "held-out")

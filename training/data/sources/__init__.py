@@ -9,7 +9,8 @@ Four kinds, told apart by what is there:
   {file: class}, a list of objects with these keys, or of pairs [file, class], or such a list under the key "labels".
   JSON lines: one such object a line.
 - WebDataset shards: a .tar file, a folder or a pattern (`train-*.tar`) of them, not compressed, that hold
-  KEY.jpg (or another picture) with KEY.cls, KEY.json or KEY.txt (the first of them): a class name or number.
+  KEY.jpg (or another picture) with KEY.cls, KEY.json or KEY.txt (the first of them): a class name or number. Names
+  for the numbers, one a line, are read from classnames.txt (or classes.txt) beside the shards or their folder.
 - A data set of the hub, hf://OWNER/NAME (or hf://OWNER/NAME@REVISION/CONFIGURATION), or a folder or file of parquet
   as one downloads it from there: an image column and a label column. Needs the package `datasets`.
 
@@ -38,11 +39,17 @@ from training.data.sources.found import HELD_OUT, Found, Listing, Split, few
 from training.data.sources.hub import hub
 from training.data.sources.shards import shards_at
 
+MANY = 20
+"""Classes up to which every picture may be the only one of its class."""
 ACCEPTED = "class folders, pictures with a labels.csv or labels.json, .tar shards, or parquet files"
 
 
 def list_pictures(
-    source: str | Path, classes: Sequence[str] | None = None, split: Split = "train", held_out: float = 0.05
+    source: str | Path,
+    classes: Sequence[str] | None = None,
+    split: Split = "train",
+    held_out: float = 0.05,
+    tolerance: float = 0.01,
 ) -> Listing:
     """The pictures of a split of `source`.
 
@@ -53,18 +60,25 @@ def list_pictures(
     Args:
         classes: the class names in order, pictures of others are left out; None: all classes of the source, sorted.
         split: train, held-out, or all: everything in `source` as it is.
+        tolerance: the share of pictures without a label, and of labels without a picture, up to which they are named
+            on standard error and left out.
     Raises:
         DataError: in one sentence, what is wrong where.
     """
     try:
-        found = _find(source, split)
+        found = _find(source, split).within(tolerance)
     except OSError as error:
         raise DataError(f"{error.filename or source} cannot be read ({error.strerror or error})") from error
     if not found.names and not found.classes:
         raise DataError(f"there are no pictures in {found.where}; it should hold {ACCEPTED}")
+    if split != "held-out":
+        for reason in found.left_out:
+            print(f"left out: {reason}", file=sys.stderr)
+    if not classes:
+        _refuse_captions(found)
     if split == "held-out" and found.split:
         # A class may be missing there, so the names and their order are those of the training pictures.
-        listing = _numbered(found, classes or list_pictures(source, None, "train", held_out).classes)
+        listing = _numbered(found, classes or list_pictures(source, None, "train", held_out, tolerance).classes)
         if not listing.names:
             raise DataError(f"there are no pictures of {few(listing.classes)} in {found.where}; add some")
         return listing
@@ -110,6 +124,17 @@ def _find_in_folder(folder: Path, split: Split) -> Found:
             f"the pictures in {folder} have no labels; add labels.csv, or sort them into a folder per class"
         )
     return found
+
+
+def _refuse_captions(found: Found) -> None:
+    """Raises DataError: the labels are too many for classes, as captions are."""
+    counts = Counter(found.labels)
+    alone = sum(count == 1 for count in counts.values())
+    if found.classes is None and len(counts) > MANY and alone > len(counts) / 2:
+        raise DataError(
+            f"{found.where} has {len(counts)} different labels for {len(found.labels)} pictures ({few(counts, 1)}): "
+            "these are captions, not classes; give pictures of a kind the same label, or sort them into folders"
+        )
 
 
 def _numbered(found: Found, wanted: Sequence[str] | None) -> Listing:

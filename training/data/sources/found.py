@@ -30,6 +30,16 @@ class Found:
     """All classes in order, where the source knows them."""
     split: bool = False
     """Whether these are only the pictures of the split that was asked for."""
+    left_out: tuple[str, ...] = ()
+    """What is incomplete: pictures without a label, labels without a picture."""
+    complaint: str = ""
+    """The sentence about these, for the case that they are too many."""
+
+    def within(self, tolerance: float) -> Found:
+        """Itself. Raises DataError: more than this share of it is incomplete."""
+        if len(self.left_out) > tolerance * (len(self.names) + len(self.left_out)):
+            raise DataError(self.complaint)
+        return self
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,13 @@ class Listing:
             if not count:
                 raise DataError(f"class {name!r} has no pictures in {self.where}; add some or leave the class out")
         return self
+
+
+def label_text(value: object) -> str:
+    """A label as text, a class name or a number; empty where it is none (null, true, a list)."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def few(names: Iterable[str], most: int = 3) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data import DataError
-from training.data.sources.found import CLASS_KEYS, HELD_OUT, Found, Split
+from training.data.sources.found import CLASS_KEYS, HELD_OUT, Found, Split, label_text
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class _Column:
 
     def __call__(self, row: int) -> bytes:
         cell = self.data[row][self.name]
+        if cell is None:
+            raise OSError("there is no picture in this row")
         return cell["bytes"] or Path(cell["path"]).read_bytes()
 
 
@@ -46,15 +48,25 @@ def hub(where: str, source: str | Path, split: Split) -> Found:
     if not images or not names:
         raise DataError(f"{where} has the columns {', '.join(data.features)}; it needs one of images and one of labels")
     kind = data.features[names[0]]
-    labels = [str(value) for value in data[names[0]]]
-    if unlabelled := [row for row, label in enumerate(labels) if label in ("-1", "None", "")]:
-        raise DataError(f"{where}: row {unlabelled[0]} has no label ({len(unlabelled)} in all); choose another split")
-    column = data.select_columns(images[:1]).cast_column(images[0], datasets.Image(decode=False))
+    labels = [label_text(value) for value in data[names[0]]]
+    left_out = [row for row, label in enumerate(labels) if label in ("-1", "None", "")]
+    complaint = (
+        f"{where}: row {left_out[0]} has no label ({len(left_out)} in all); choose another split" if left_out else ""
+    )
+    keep = sorted(set(range(len(labels))) - set(left_out))
+    column = data.select(keep).select_columns(images[:1]).cast_column(images[0], datasets.Image(decode=False))
     classes = tuple(kind.names) if isinstance(kind, datasets.ClassLabel) else None
-    if classes:
-        labels = [classes[int(label)] for label in labels]
-    rows = [f"row {row}" for row in range(len(labels))]
-    return Found(where, rows, labels, _Column(column, images[0]), classes, split=apart is not None)
+    labels = [classes[int(labels[row])] if classes else labels[row] for row in keep]
+    return Found(
+        where,
+        [f"row {row}" for row in keep],
+        labels,
+        _Column(column, images[0]),
+        classes,
+        split=apart is not None,
+        left_out=tuple(f"{where}: row {row} has no label" for row in left_out),
+        complaint=complaint,
+    )
 
 
 def _load_parts(datasets: Any, source: str | Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from training.data import DataError
 from training.data.sources.folders import Files, walk
-from training.data.sources.found import CLASS_KEYS, Found, few
+from training.data.sources.found import CLASS_KEYS, Found, few, label_text
 
 NAMES = (*(f"labels.{ending}" for ending in ("csv", "tsv", "json", "jsonl")), "metadata.csv", "metadata.jsonl")
 FILE_KEYS = ("file", "filename", "file_name", "path", "image")
@@ -22,21 +22,26 @@ Row = tuple[str, Any, Any]  # place in the label file for messages, file, class
 def label_file(path: Path) -> Found:
     folder = path.parent
     there, seen = set(walk(folder)), {}
+    incomplete: dict[str, str] = {}  # file -> what to say of it
     for place, file, label in _rows(path):
         if not isinstance(file, str) or not file.strip():
             raise DataError(f"{place}: there is no file name; complete it or remove the entry")
         name = PurePosixPath(file.strip().replace("\\", "/")).as_posix()
-        if isinstance(label, bool) or not isinstance(label, str | int) or not str(label).strip():
-            raise DataError(f"{place}: {name} has no label; write its class there or remove the entry")
-        if name not in there:
-            raise DataError(f"{place}: there is no picture {name} in {folder}; correct the name or remove the entry")
         if name in seen:
             raise DataError(f"{place}: {name} is listed twice; remove one of the entries")
-        seen[name] = str(label).strip()
+        seen[name] = label_text(label)
+        if name not in there:
+            incomplete[name] = f"{place}: there is no picture {name} in {folder}; correct the name or remove the entry"
+        elif not seen[name]:
+            incomplete[name] = f"{place}: {name} has no label; write its class there or remove the entry"
+    complaint = next(iter(incomplete.values()), "")
     if missing := sorted(there - seen.keys()):
-        raise DataError(f"{path} has no label for {few(missing)}; add them or move these files away")
-    names = sorted(seen)
-    return Found(str(path), names, [seen[name] for name in names], Files(folder, names))
+        complaint = complaint or f"{path} has no label for {few(missing)}; add them or move these files away"
+        incomplete |= {name: f"{path} has no label for {name}" for name in missing}
+    names = sorted(seen.keys() - incomplete.keys())
+    left_out = tuple(incomplete.values())
+    labels = [seen[name] for name in names]
+    return Found(str(path), names, labels, Files(folder, names), left_out=left_out, complaint=complaint)
 
 
 def _rows(path: Path) -> Iterator[Row]:
