@@ -24,11 +24,11 @@ from nvg_model.sampling import filter_logits, top_p_schedule
 from nvg_model.structure_flow import StructureGenerator, known_channels
 from nvg_model.tokenizer import Tokenizer
 from nvg_model.transformer import Block
-from training import checkpointing, distributed, lora
+from training import checkpointing, distributed, initialisation, lora
 from training.data import DataError
 from training.data.cache import TokenCache, load_or_make
 from training.data.pictures import Pictures
-from training.data.views import draw_balanced, draw_views, stream
+from training.data.views import draw_balanced, draw_epochs, draw_views, stream
 from training.depth import deepened, with_depths
 from training.distributed import Share, World
 from training.logging import describe_run
@@ -147,7 +147,15 @@ def generator_folder(run: Path, networks: str = "both") -> Path:
 
 def schedule(settings: GeneratorRecipe) -> Callable[[int], float]:
     """WSD."""
-    return lambda step: warmup_stable_decay(step, settings.steps, settings.warmup, settings.decay)
+    return lambda step: warmup_stable_decay(
+        step,
+        settings.steps,
+        settings.warmup,
+        settings.decay,
+        settings.final_rate,
+        settings.warmup_start,
+        settings.decay_after_warmup,
+    )
 
 
 def network_weights(state: dict[str, Tensor], average: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -168,6 +176,8 @@ def starting_point(recipe: Recipe, run: Path, classes: tuple[str, ...]) -> NVG:
     nvg.tokenizer.load_state_dict(tokenizer_weights(run))
     nvg.content.initialize()
     nvg.structure.initialize()
+    if recipe.generator.initialisation == "xavier":
+        initialisation.as_released(nvg)
     nvg.tokenizer.requires_grad_(False).eval()
     return nvg
 
@@ -279,7 +289,7 @@ class Source:
         """This share of a step; everything random is drawn for the whole step, so that shares fit together."""
         settings, config = self.settings, self.config
         generator = stream(self.recipe.seed, 2, step * settings.batch)
-        index = self._index(generator)
+        index = self._index(step, generator)
         dropped = torch.rand(settings.batch, generator=generator) < settings.label_dropout
         content = draw_stages(
             settings.batch, config.splits + 1, settings.content_stages, generator, settings.content_stage_odds
@@ -320,8 +330,11 @@ class Source:
             **what,
         )
 
-    def _index(self, generator: torch.Generator) -> Tensor:
+    def _index(self, step: int, generator: torch.Generator) -> Tensor:
         """Of the step's views in the cache, or of its pictures."""
+        if self.settings.order == "epochs":
+            total = len(self.pictures if self.cache is None else self.cache)
+            return draw_epochs(total, step * self.settings.batch, self.settings.batch, self.recipe.seed)
         if self.cache is not None:
             return torch.randint(len(self.cache), (self.settings.batch,), generator=generator)
         return draw_balanced(self.pictures.labels, len(self.pictures.classes), self.settings.batch, generator)
@@ -362,24 +375,32 @@ def draw_stages(
 
 
 def optimizers(objective: nn.Module, settings: GeneratorRecipe) -> list[torch.optim.Optimizer]:
-    """Muon or AdamW for the matrices of the blocks, AdamW for everything else; weight decay on matrices only."""
-    matrices, tables, vectors, head = [], [], [], []
+    """Muon or AdamW for the matrices of the blocks, AdamW for everything else; weight decay on matrices only.
+
+    The code head and the start canvas decay where the settings say so (`decay_all`).
+    """
+    found: list[list[Tensor]] = [[] for _ in range(5)]
+    matrices, tables, vectors, head, head_bias = found
     for name, parameter in objective.named_parameters():
         if not parameter.requires_grad:
             continue
         if ".code_head." in name:
-            head.append(parameter)
-        elif parameter.dim() < 2 or name.endswith(("qk_scale", "start_canvas")):
+            (head_bias if parameter.dim() < 2 and settings.decay_all else head).append(parameter)
+        elif parameter.dim() < 2 or name.endswith("qk_scale"):  # two vectors
             vectors.append(parameter)
+        elif name.endswith("start_canvas"):
+            (tables if settings.decay_all else vectors).append(parameter)
         elif ".linear_" in name:
             matrices.append(parameter)
         else:
             tables.append(parameter)
     decay = settings.weight_decay
-    groups = [
+    of_head = decay if settings.decay_all else 0.0
+    groups: list[dict[str, Any]] = [
         {"params": tables, "weight_decay": decay},
         {"params": vectors, "weight_decay": 0.0},
-        {"params": head, "weight_decay": 0.0, "lr": settings.head_learning_rate},
+        {"params": head, "weight_decay": of_head, "lr": settings.head_learning_rate},
+        {"params": head_bias, "weight_decay": 0.0, "lr": settings.head_learning_rate},
     ]
     if settings.optimizer == "adamw":
         return [adamw([{"params": matrices, "weight_decay": decay}, *groups], settings.learning_rate)]
@@ -390,11 +411,14 @@ def optimizers(objective: nn.Module, settings: GeneratorRecipe) -> list[torch.op
 
 @torch.no_grad()
 def prepare(nvg: NVG, source: Source, settings: GeneratorRecipe) -> None:
-    """What is measured on the data before training: the canvases' scales and a useful first code head."""
+    """What is measured on the data before training: the canvases' scales and, with weights of our own initialisation,
+    a useful first code head."""
     whole = dataclasses.replace(source, settings=dataclasses.replace(settings, batch=512))
     stages = assemble(whole.draw(0, Share()).to(nvg.device), nvg.tokenizer)
     nvg.content.canvas_scales[0] = 1.0
     nvg.content.canvas_scales[1:] = 1 / stages.canvases.std(dim=(0, 2, 3))
+    if settings.initialisation != "normal":
+        return
     # Scores by squared distance, 2 z.e - |e|^2: the nearest code is a little likelier from the start. Sharper scores
     # would punish the first, wrong predictions (on emoji64 a tenth starts at 6.5 nats, the whole at 20).
     codebook = nvg.tokenizer.quantizer.codebook
@@ -516,6 +540,8 @@ class GeneratorObjective(nn.Module):
         self.repa = None
         if settings.repa_weight:
             self.repa = make_repa(self.content, settings.repa_layer, settings.repa_encoder)
+            if settings.initialisation == "xavier":
+                initialisation.xavier(self.repa.projector)
         for network in (self.content, self.structure):
             network.transformer.checkpoint_blocks = settings.checkpoint_blocks
             network.transformer.written_gradient = written_gradient(network, settings)

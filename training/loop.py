@@ -42,6 +42,7 @@ class LoopSettings:
     """Images of a step, over all processes and accumulation steps."""
     seed: int = 0
     ema: float = 0.999
+    ema_warmup: bool = True
     clip: float = 1.0
     accumulate: int = 1
     """Parts that a process computes a step's batch in, one after the other, to save memory."""
@@ -143,7 +144,7 @@ class _Run(Generic[Batch]):
     def __init__(self, job: Job[Batch], settings: LoopSettings, folder: Path, world: World) -> None:
         self.job, self.settings, self.folder, self.world = job, settings, folder, world
         self.calls = [replicate(phase.objective, world) for phase in job.phases]
-        self.average = AveragedWeights(job.phases[0].objective, settings.ema)
+        self.average = AveragedWeights(job.phases[0].objective, settings.ema, settings.ema_warmup)
         self.lowest = float("inf")
         self.id = uuid.uuid4().hex[:12]
         self.pending: dict[str, tuple[float, int]] = {}

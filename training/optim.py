@@ -22,30 +22,47 @@ def cosine(step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
 
-def warmup_stable_decay(step: int, steps: int, warmup: int, decay: float = 0.2, final: float = 0.1) -> float:
+def warmup_stable_decay(
+    step: int,
+    steps: int,
+    warmup: int,
+    decay: float = 0.2,
+    final: float = 0.1,
+    first: float = 0.0,
+    after_warmup: bool = False,
+) -> float:
     """Factor on the learning rate: linear warm-up, constant, then linear to `final` over the last share `decay`
-    of the steps (WSD; paper section 3.1)."""
+    of the steps (WSD; paper section 3.1).
+
+    Args:
+        first: factor at step 0, from which it rises to 1 at step `warmup`; 0: from 1/warmup, a step sooner.
+        after_warmup: the decay starts `warmup` steps later, and ends where it would have ended.
+    """
     if step < warmup:
-        return (step + 1) / warmup
-    start = steps * (1 - decay)
-    if step < start:
+        return first + (1 - first) * step / warmup if first else (step + 1) / warmup
+    start = steps * (1 - decay) + (warmup if after_warmup else 0)
+    if step < start or start >= steps:
         return 1.0
     return 1.0 - (1.0 - final) * min(1.0, (step - start) / (steps - start))
 
 
 class AveragedWeights:
-    """Exponential moving average of a module's trained parameters, in float32."""
+    """Exponential moving average of a module's trained parameters, in float32.
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
+    Args:
+        warmup: the decay rises with the step, so that the start is forgotten quickly; else it is constant.
+    """
+
+    def __init__(self, module: nn.Module, decay: float, warmup: bool = True) -> None:
+        self.decay, self.warmup = decay, warmup
         trained = {name: one for name, one in module.named_parameters() if one.requires_grad}
         self.names, self.parameters = list(trained), list(trained.values())
         self.average = [parameter.detach().clone().float() for parameter in self.parameters]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes in the current weights; the decay rises with the step so that the start is forgotten quickly."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        """Takes in the current weights."""
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
         torch._foreach_lerp_(self.average, [p.detach().float() for p in self.parameters], 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:

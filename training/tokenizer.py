@@ -22,7 +22,7 @@ from nvg_model.tokenizer import Tokenizer
 from training import checkpointing, distributed
 from training.data import DataError
 from training.data.pictures import Pictures
-from training.data.views import draw_balanced, draw_subjects, plain_views, stream
+from training.data.views import draw_balanced, draw_epochs, draw_subjects, plain_views, stream
 from training.distributed import Share, World
 from training.files import replacing
 from training.logging import describe_run
@@ -115,7 +115,10 @@ def _train(
 
     def draw(step: int, share: Share) -> Batch:
         generator = stream(recipe.seed, step * settings.batch)
-        index = draw_balanced(pictures.labels, len(pictures.classes), settings.batch, generator)
+        if settings.order == "epochs":
+            index = draw_epochs(len(pictures), step * settings.batch, settings.batch, recipe.seed)
+        else:
+            index = draw_balanced(pictures.labels, len(pictures.classes), settings.batch, generator)
         images, opacity = draw_subjects(pictures, index, recipe.views, generator, share.slice(settings.batch))
         augmentation = diffaug.draw(3 * settings.batch, generator).unflatten(0, (settings.batch, 3))
         return Batch(

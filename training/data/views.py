@@ -7,6 +7,7 @@ Shapes: B batch, H W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -55,6 +56,22 @@ def draw_balanced(labels: Tensor, num_classes: int, count: int, generator: torch
     classes = torch.randint(num_classes, (count,), generator=generator)
     inside = (torch.rand(count, generator=generator) * sizes[classes]).long()
     return order[(sizes.cumsum(0) - sizes)[classes] + inside]
+
+
+def draw_epochs(pictures: int, first: int, count: int, seed: int) -> Tensor:
+    """Indices [count] of the pictures that are seen as number `first` and on, in epochs without replacement.
+
+    Every epoch has an order of its own. A batch may end one epoch and begin the next.
+    """
+    seen = torch.arange(first, first + count)
+    epoch, place = seen // pictures, seen % pictures
+    return torch.cat([epoch_order(pictures, int(one), seed)[place[epoch == one]] for one in epoch.unique()])
+
+
+@lru_cache(maxsize=2)
+def epoch_order(pictures: int, epoch: int, seed: int) -> Tensor:
+    """A permutation [pictures], kept: drawing that of a million takes longer than a batch."""
+    return torch.randperm(pictures, generator=stream(seed, 4, epoch))
 
 
 def draw_views(

@@ -15,6 +15,8 @@ from training.data.pictures import Pictures, open_pictures
 from training.data.sources import Split
 from training.data.views import ViewSettings
 
+Order = Literal["balanced", "epochs"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
@@ -29,6 +31,8 @@ class Running:
     """Largest norm of the gradient."""
     ema: float = 0.999
     """Decay of the averaged weights, a step."""
+    ema_warmup: bool = True
+    """That decay rises from 0.1, so that the averages forget the start quickly; the release's is constant."""
     bfloat16: bool = False
     """Matrix products in bfloat16; weights stay in float32. Where that is slower, which is measured at the start,
     float32 is used and a sentence says so; given on the command line bfloat16 stays."""
@@ -55,6 +59,8 @@ class TokenizerRecipe(Running):
     batch: int = 32
     learning_rate: float = 1e-3
     warmup: int = 100
+    order: Order = "balanced"
+    """Of the pictures: every class equally often, or epochs, in which every picture comes once (the paper's)."""
     soft_assignment_steps: int = 1000
     """Steps at the start with IBQ's soft assignment, by which every code receives gradient."""
     gradient_weight: float = 1.0
@@ -146,9 +152,23 @@ class GeneratorRecipe(Running):
     """Of AdamW, for the code head: codes of late stages are small vectors, so its weights have far to grow."""
     weight_decay: float = 0.05
     """Of the matrices."""
+    decay_all: bool = False
+    """Of the code head and the start canvas too, as in the release."""
     warmup: int = 200
+    warmup_start: float = 0.0
+    """Factor on the rate at step 0 (the release's: 0.005); 0: 1/warmup."""
     decay: float = 0.2
-    """Share of the steps, at the end, over which the rate falls to a tenth."""
+    """Share of the steps, at the end, over which the rate falls."""
+    decay_after_warmup: bool = False
+    """The rate starts to fall as many steps later as the warm-up takes, as in the release."""
+    final_rate: float = 0.1
+    """Factor on the rate at the end."""
+    initialisation: Literal["normal", "xavier"] = "normal"
+    """Of the weights: normal with a deviation of 0.02 and a code head made of the codes, or the release's
+    (`training.initialisation`)."""
+    order: Order = "balanced"
+    """Of the pictures, or of the cached views: drawn with replacement, every class of pictures equally often, or
+    epochs, in which every one comes once (the paper's)."""
     label_dropout: float = 0.1
     repa_weight: float = 0.0
     """Weight of REPA, which aligns the content generator's tokens with the features of a frozen DINOv2."""

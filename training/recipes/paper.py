@@ -11,7 +11,7 @@ from training.recipes.base import GeneratorRecipe, Recipe, TokenizerRecipe
 IMAGENET = 1_281_167
 """Training pictures."""
 TOKENIZER_BATCH, GENERATOR_BATCH = 256, 768
-PHOTOS = ViewSettings(margin=1.125)
+PHOTOS = ViewSettings(margin=1.125, flip=0.0)
 
 
 def steps(epochs: int, batch: int) -> int:
@@ -23,20 +23,22 @@ TOKENIZER = TokenizerRecipe(
     steps=steps(100, TOKENIZER_BATCH),
     batch=TOKENIZER_BATCH,
     learning_rate=1e-4,
-    warmup=1000,
+    warmup=0,
+    order="epochs",
     soft_assignment_steps=steps(1, TOKENIZER_BATCH),
     gradient_weight=0.0,
     lpips_weight=1.0,
     discriminator="dino",
     adversarial_weight=0.1,
     ema=0.9999,
+    ema_warmup=False,
     workers=12,
     save_every=2000,
     sample_every=20_000,
 )
 
 
-def generator(epochs: int, decay: float = 0.2, **changes: object) -> GeneratorRecipe:
+def generator(epochs: int, **changes: object) -> GeneratorRecipe:
     """The paper's generator training; the rate is 1e-4 for every 256 images."""
     settings = GeneratorRecipe(
         steps=steps(epochs, GENERATOR_BATCH),
@@ -48,9 +50,14 @@ def generator(epochs: int, decay: float = 0.2, **changes: object) -> GeneratorRe
         learning_rate=1e-4 * GENERATOR_BATCH / 256,
         head_learning_rate=1e-4 * GENERATOR_BATCH / 256,
         weight_decay=0.05,
+        decay_all=True,
         warmup=1000,
-        decay=decay,
+        warmup_start=0.005,
+        decay_after_warmup=True,
+        initialisation="xavier",
+        order="epochs",
         ema=0.9999,
+        ema_warmup=False,
         repa_weight=0.5,
         repa_layer=8,
         bfloat16=True,
@@ -72,6 +79,18 @@ PAPER = {
     "d12": _recipe("d12", generator(40), "d12"),
     "d16": _recipe("d16", generator(200), "d16"),
     "d20": _recipe("d20", generator(250, checkpoint_blocks=True), "d20"),
-    "d24": _recipe("d24", generator(350, decay=150 / 350, checkpoint_blocks=True, parallel="fsdp"), "d24"),
+    # The rate falls from epoch 200 on, and further, as the release's code has it.
+    "d24": _recipe(
+        "d24",
+        generator(
+            350,
+            decay=150 / 350,
+            decay_after_warmup=False,
+            final_rate=0.01,
+            checkpoint_blocks=True,
+            parallel="fsdp",
+        ),
+        "d24",
+    ),
 }
 """d12 is the ablation of table 2: 40 epochs."""
