@@ -24,8 +24,10 @@ from nvg_model.sequence import VisualGranularitySequence
 from nvg_model.structure_flow import StructureGenerator
 from nvg_model.tokenizer import Tokenizer
 
+NO_CLASS = "unconditional"
+"""The word for the null class, where no class has that name."""
 Classes = str | int | Sequence[str | int] | Tensor | None
-"""One class or several, by name or index; None: the null class (unconditional)."""
+"""One class or several, by name or index; None or the word NO_CLASS: the null class."""
 _NEAR = 0.7
 """How alike a slip and the name that was meant are, by difflib: hart and heart 0.89, but car and cat 0.67."""
 
@@ -193,22 +195,29 @@ class NVG(nn.Module):
         )
 
     def class_indices(self, classes: Classes) -> Tensor:
-        """Indices long [B] of classes given by name or index; None is the null class. Raises NVGError."""
+        """Indices long [B] of classes given by name or index; None and NO_CLASS are the null class. Raises NVGError.
+
+        In a tensor, and only there, the number after the last class is the null class: what this function returns.
+        """
+        most = len(self.classes) - 1
         if isinstance(classes, Tensor):
-            classes = classes.reshape(-1).tolist()
+            classes, most = classes.reshape(-1).tolist(), most + 1
         elif isinstance(classes, str | int) or classes is None:
             classes = [classes]  # type: ignore[list-item]
         if not len(classes):
             raise NVGError("no class was given; name at least one")
-        return torch.tensor([self._class_index(one) for one in classes])
+        return torch.tensor([self._class_index(one, most) for one in classes])
 
-    def _class_index(self, one: str | int | None) -> int:
+    def _class_index(self, one: str | int | None, most: int) -> int:
+        """The index of one class; an index may be at most `most`."""
         if one is None:
             return len(self.classes)
         if isinstance(one, str):
             folded = {name.casefold(): index for index, name in enumerate(self.classes)}
             if one.casefold() in folded:
                 return folded[one.casefold()]
+            if one.casefold() == NO_CLASS:
+                return len(self.classes)
             near = difflib.get_close_matches(one.casefold(), folded, n=3, cutoff=_NEAR)
             near += [name for name in folded if one.casefold().strip() in name.split() and name not in near]
             if near:
@@ -219,10 +228,10 @@ class NVG(nn.Module):
             raise NVGError(f"there is no class {shortened(one)!r}; {hint}")
         if not isinstance(one, Integral):
             raise NVGError(f"{one!r} is no class; give a name or an index")
-        if not 0 <= one <= len(self.classes):
+        if not 0 <= one <= most:
             raise NVGError(
                 f"class {one} is out of range; this model has classes 0 to {len(self.classes) - 1} "
-                f"({len(self.classes)} is the null class)"
+                f"(for no class at all write {NO_CLASS!r})"
             )
         return int(one)
 

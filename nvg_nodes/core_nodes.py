@@ -5,6 +5,8 @@ Shapes: IMAGE [B,H,W,C] and MASK [B,H,W], both in [0,1].
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import operator
 import re
@@ -17,11 +19,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageSequence
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from nvg_model import NVGError
+from nvg_model import NVGError, pictures
 from nvg_nodes import standalone_api as io
 
 CHANNELS = ["red", "green", "blue", "alpha"]
@@ -53,9 +55,10 @@ class Files:
     def find(self, name: str) -> Path:
         """The picture of that name. Raises NVGError where there is none."""
         plain = re.sub(r" \[(input|output|temp)\]$", "", name)  # the host marks a folder like this
-        for folder in self.inputs:
-            if (folder / plain).is_file():
-                return folder / plain
+        for folder, spelling in itertools.product(self.inputs, (plain, plain.replace("\\", "/"))):
+            with contextlib.suppress(OSError, ValueError):  # too long, or with a zero byte: no file has such a name
+                if (folder / spelling).is_file():
+                    return folder / spelling
         raise NVGError(f"there is no picture {name!r} in {', '.join(map(str, self.inputs))}")
 
 
@@ -83,27 +86,38 @@ class LoadImage(CoreNode):
 
     @classmethod
     def execute(cls, image: str) -> io.NodeOutput:
-        """RGB and the mask; without transparency the host's mask is 64 x 64 zeros."""
-        picture = _opened(cls.files.find(image))
-        pixels = torch.from_numpy(np.array(picture.convert("RGB"))).float()[None] / 255
-        mask = torch.zeros(1, 64, 64)
-        if picture.has_transparency_data:
-            alpha = picture.convert("RGBA").getchannel("A")
-            mask = 1 - torch.from_numpy(np.array(alpha)).float()[None] / 255
-        return io.NodeOutput(pixels, mask)
+        """RGB and the mask, one for every frame; without transparency the host's masks are 64 x 64 zeros."""
+        frames = _frames(cls.files.find(image))
+        pixels = [np.array(frame.convert("RGB")) for frame in frames]
+        masks = torch.zeros(len(frames), 64, 64)
+        if any(frame.has_transparency_data for frame in frames):
+            alphas = [np.array(frame.convert("RGBA").getchannel("A")) for frame in frames]
+            masks = 1 - torch.from_numpy(np.stack(alphas)).float() / 255
+        return io.NodeOutput(torch.from_numpy(np.stack(pixels)).float() / 255, masks)
 
 
-def _opened(path: Path) -> Image.Image:
-    """The picture, upright, with 8 bits a channel. Raises NVGError where it cannot be read."""
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            picture = ImageOps.exif_transpose(opened)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise NVGError(f"{path} is not a picture that can be read ({error})") from error
-    if picture.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
+def _frames(path: Path) -> list[Image.Image]:
+    """Every frame of a picture that has the size of the first, upright, with 8 bits a channel.
+
+    Raises:
+        NVGError: it cannot be read.
+    """
+    frames: list[Image.Image] = []
+    with pictures.opened(path, str(path)) as opened:
+        for frame in ImageSequence.Iterator(opened):
+            upright = ImageOps.exif_transpose(frame)
+            if not frames or upright.size == frames[0].size:
+                frames.append(_eight_bits(upright))
+            if opened.format == "MPO":  # the others are the same picture in other sizes
+                break
+    return frames
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """A copy, 16-bit grey scaled, which Pillow would clip."""
+    if picture.mode.startswith("I"):
         return Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
-    return picture
+    return picture.copy()
 
 
 class SaveImage(CoreNode):
@@ -122,8 +136,18 @@ class SaveImage(CoreNode):
 
     @classmethod
     def write(cls, images: Tensor, prefix: str) -> None:
-        """Writes the images with the prompt and the workflow as the host does."""
-        stem = _filled_in(prefix, images)
+        """Writes the images with the prompt and the workflow as the host does. Raises NVGError."""
+        try:
+            cls._write(images, prefix)
+        except (OSError, ValueError) as error:  # ValueError: a zero byte, or half a character
+            if isinstance(error, NVGError):
+                raise
+            reason = getattr(error, "strerror", None) or error
+            raise NVGError(f"filename_prefix {prefix!r} cannot be written to in {cls.files.out} ({reason})") from error
+
+    @classmethod
+    def _write(cls, images: Tensor, prefix: str) -> None:
+        stem = _filled_in(prefix.replace("\\", "/"), images)
         folder = (cls.files.out / stem).parent
         if not folder.resolve().is_relative_to(cls.files.out.resolve()):
             raise NVGError(f"filename_prefix {prefix!r} leads out of {cls.files.out}; name a folder inside it")

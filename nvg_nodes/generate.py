@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nvg_model import NVG, NVGError, SamplingSettings, VisualGranularitySequence
 from nvg_model.generation import count_evaluations
+from nvg_model.model import NO_CLASS
 from nvg_model.solvers import SOLVERS
 from nvg_nodes import host, images
 from nvg_nodes.api import advanced, io, schema
@@ -27,7 +28,6 @@ from nvg_nodes.types import (
 )
 
 SEEDS = 2**64 - 1
-NO_CLASS = "unconditional"
 THE_CHECKPOINTS, THE_CHECKPOINTS_NUMBER = "checkpoint", -1
 
 
@@ -266,15 +266,13 @@ def parse_classes(nvg: NVG, text: str) -> Tensor:
     entries: list[str] = []
     for line in text.splitlines():
         entries += [line] if line.strip().casefold() in names else line.split(",")
-    classes: list[str | int | None] = []
+    classes: list[str | int] = []
     for entry in filter(None, map(str.strip, entries)):
         if entry.casefold() in names:
             classes.append(entry)
-        elif entry.casefold() == NO_CLASS:
-            classes.append(None)
         else:
-            classes.append(int(entry) if entry.isdecimal() else entry)
-    return nvg.class_indices(classes)  # type: ignore[arg-type]
+            classes.append(int(entry) if entry.isdecimal() and len(entry) < 10 else entry)
+    return nvg.class_indices(classes)
 
 
 def batch_of_classes(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,9 +106,11 @@ class Host:
     def path(self, name: str) -> Path | None:
         """The file of that name in one of the folders; None where there is none."""
         for folder in map(Path.absolute, self.folders()):
-            path = Path(os.path.normpath(folder / name))  # follows no links, which may lead where they want
-            if path.is_file() and path.is_relative_to(folder):
-                return path
+            for spelling in (name, name.replace("\\", "/")):  # workflows from Windows have backslashes
+                path = Path(os.path.normpath(folder / spelling))  # follows no links, which may lead where they want
+                with suppress(OSError, ValueError):  # no file has such a name
+                    if path.is_file() and path.is_relative_to(folder):
+                        return path
         return None
 
     def serve(self, address: str, answer: Callable[[dict[str, str]], dict[str, Any]]) -> None:

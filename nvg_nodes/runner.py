@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import inspect
 import json
@@ -38,16 +37,25 @@ class Runner:
         self.files = files
         self.executed: list[str] = []
         """Ids of the nodes that the last run executed, in order."""
+        self.refused: list[WorkflowError] = []
+        """Why outputs of the last run were left out, while others ran."""
         self.shown: dict[str, Tensor] = {}
         """IMAGE that every output node put on display when it was last executed, by id."""
         self._report = report
         self._results: dict[str, tuple[Any, ...]] = {}
 
     def run(self, workflow: Workflow) -> None:
-        """Runs all output nodes and what they need. Raises WorkflowError; nothing runs where an input is wrong."""
+        """Runs all output nodes and what they need.
+
+        As in the host, an output with something wrong before it is left out, and `refused` says why.
+
+        Raises:
+            WorkflowError: no output can run, or a node fails.
+        """
         info = catalogue()
-        workflow = Workflow(copy.deepcopy(workflow.prompt), workflow.ui)
-        order = check(workflow, info)
+        workflow = workflow.filled()
+        self.refused = []
+        order = check(workflow, info, self.refused)
         self.executed = []
         signatures: dict[str, str] = {}
         for id in order:
@@ -102,11 +110,15 @@ class Runner:
         return output.args
 
 
-def check(workflow: Workflow, info: Catalogue) -> list[str]:
+def check(workflow: Workflow, info: Catalogue, refused: list[WorkflowError] | None = None) -> list[str]:
     """Ids of the nodes to run, each after those that it needs; converts the values in the prompt to their types.
 
+    Inputs that a node does not know are taken away, as the host ignores them.
+
+    Args:
+        refused: takes what is wrong with outputs that cannot run, while another one can.
     Raises:
-        WorkflowError: for the first thing that is wrong.
+        WorkflowError: an unknown node, no output that can run, or without `refused` the first thing that is wrong.
     """
     prompt = workflow.prompt
     for id, node in prompt.items():
@@ -116,8 +128,20 @@ def check(workflow: Workflow, info: Catalogue) -> list[str]:
     if not outputs:
         raise WorkflowError("the workflow has no output; add a Save Image or Preview Image")
     order: list[str] = []
+    wrong: list[WorkflowError] = []
     for id in outputs:
-        _visit(workflow, id, info, order, ())
+        needed = list(order)
+        try:
+            _visit(workflow, id, info, needed, ())
+            order = needed
+        except RecursionError:
+            wrong.append(WorkflowError(f"too many nodes stand one after another before {workflow.title(id)}"))
+        except WorkflowError as error:
+            wrong.append(error)
+    if wrong and (refused is None or not order):
+        raise wrong[0]
+    if refused is not None:
+        refused += wrong
     return order
 
 
@@ -128,23 +152,20 @@ def _visit(workflow: Workflow, id: str, info: Catalogue, order: list[str], path:
         raise WorkflowError(f"the workflow runs in a circle through {workflow.title(id)}")
     node = workflow.prompt[id]
     described = list(inputs_of(info[node["class_type"]]))
-    names = [name for name, *_ in described]
-    for name in node["inputs"]:
-        if name not in names:
-            raise WorkflowError(
-                f"{workflow.title(id)} has no input {name!r}; it has {', '.join(names) or 'none'} (a workflow of a "
-                "newer version needs a newer nvg)"
-            )
+    node["inputs"] = _known(workflow, id, [name for name, *_ in described])
     for name, kind, options, optional in described:
         where = f"{name} of {workflow.title(id)}"
-        if name not in node["inputs"]:
+        value = node["inputs"].get(name)
+        if value is None:
+            node["inputs"].pop(name, None)  # a null, which some programs write for "as it is by default"
             if not optional and "default" not in options:
-                raise WorkflowError(f"{where} is missing: connect it, or unmute what it was connected to")
+                what = (
+                    "give it a value" if is_widget(kind, options) else "connect it, or unmute what it was connected to"
+                )
+                raise WorkflowError(f"{where} is missing: {what}")
             if not optional:
                 node["inputs"][name] = options["default"]
-            continue
-        value = node["inputs"][name]
-        if is_link(value):
+        elif is_link(value):
             _check_link(workflow, value, kind, where, info)
             _visit(workflow, value[0], info, order, (*path, id))
         else:
@@ -152,12 +173,24 @@ def _visit(workflow: Workflow, id: str, info: Catalogue, order: list[str], path:
     order.append(id)
 
 
+def _known(workflow: Workflow, id: str, names: list[str]) -> dict[str, Any]:
+    """The inputs that the node has. A value for another one is ignored; a connection to one is a complaint."""
+    inputs = workflow.prompt[id]["inputs"]
+    for name, value in inputs.items():
+        if name not in names and is_link(value):
+            raise WorkflowError(
+                f"{workflow.title(id)} has no input {name!r}, to which something is connected; it has "
+                f"{', '.join(names) or 'none'} (a workflow of a newer version needs a newer nvg)"
+            )
+    return {name: value for name, value in inputs.items() if name in names}
+
+
 def _check_link(workflow: Workflow, link: list[Any], kind: str, where: str, info: Catalogue) -> None:
     source, output = link
     if source not in workflow.prompt:
         raise WorkflowError(f"{where} is connected to node {source}, which is not in the workflow")
     outputs = info[workflow.prompt[source]["class_type"]]["output"]
-    if output >= len(outputs):
+    if not 0 <= output < len(outputs):
         raise WorkflowError(f"{where} is connected to output {output} of {workflow.title(source)}, which has no such")
     if outputs[output] != kind:
         raise WorkflowError(f"{where} needs {kind}, but {workflow.title(source)} gives {outputs[output]}")
@@ -175,6 +208,8 @@ def _checked_value(
     """The value in its type, within its range and list. Raises WorkflowError."""
     if not is_widget(kind, options):
         raise WorkflowError(f"{where} needs a connection of type {kind}, not a value")
+    if isinstance(value, dict) and "__value__" in value:  # how the front end sends lists
+        value = value["__value__"]
     try:
         if isinstance(value, dict | list | None) or (kind == "BOOLEAN" and not isinstance(value, bool | int)):
             raise ValueError("wrong type")
@@ -182,12 +217,20 @@ def _checked_value(
         if kind == "FLOAT" and not math.isfinite(value):
             raise ValueError("not finite")
     except (ValueError, TypeError, OverflowError) as error:
-        raise WorkflowError(f"{where} is {value!r}, which is no {kind}") from error
+        raise WorkflowError(f"{where} is {_short(value)}, which is no {kind}") from error
+    if kind == "COMBO" and not isinstance(value, str | int | float):
+        raise WorkflowError(f"{where} is {_short(value)}, which is no entry of a list")
     if name in own_checks:
-        return value
+        return str(value) if kind == "COMBO" else value
     for limit, beyond, word in (("min", operator.lt, "less"), ("max", operator.gt, "more")):
         if options.get(limit) is not None and beyond(value, options[limit]):
             raise WorkflowError(f"{where} is {value}; it must not be {word} than {options[limit]}")
     if kind == "COMBO" and value not in options["options"]:
-        raise WorkflowError(f"{where} is {value!r}; choose one of {', '.join(map(str, options['options']))}")
+        raise WorkflowError(f"{where} is {_short(value)}; choose one of {', '.join(map(str, options['options']))}")
     return value
+
+
+def _short(value: Any) -> str:
+    """A value to name in a complaint."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

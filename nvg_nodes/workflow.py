@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from nvg_model import console
+
 if TYPE_CHECKING:
     from nvg_nodes.graph import Workflow
 
@@ -30,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 2 after a wrong use, with one sentence on stderr; 130 when interrupted.
     """
+    console.write_anything()
     args = _parser().parse_args(argv)
     from nvg_model import NVGError
 
@@ -39,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain("interrupted", 130)
     except (NVGError, OSError) as error:
         return _complain(str(error), 2)
+    except Exception as error:
+        return _complain(console.unforeseen(error), 2)
 
 
 def _complain(sentence: str, status: int) -> int:
@@ -69,7 +74,9 @@ def _run(args: argparse.Namespace) -> int:
         files.written.append(args.thumbnail)
     for written in files.written:
         print(written)
-    return 0
+    for error in engine.refused:
+        _complain(f"left out: {error}", 2)
+    return 2 if engine.refused else 0
 
 
 def _setting(text: str) -> tuple[str, str, Any]:
@@ -95,11 +102,11 @@ def _jpeg(text: str) -> Path:
 
 def _listed(workflow: Workflow) -> list[str]:
     """Every node with its inputs."""
-    from nvg_nodes.graph import is_link
+    from nvg_nodes.graph import is_link, title_of
 
     lines = []
     for id, node in workflow.prompt.items():
-        lines.append(f"{id}  {node['class_type']}  {node.get('_meta', {}).get('title', '')}".rstrip())
+        lines.append(f"{id}  {node['class_type']}  {title_of(node) or ''}".rstrip())
         for name, value in node["inputs"].items():
             shown = f"<- node {value[0]}, output {value[1]}" if is_link(value) else f"= {json.dumps(value)[:80]}"
             lines.append(f"    {name} {shown}")
@@ -109,7 +116,11 @@ def _listed(workflow: Workflow) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="nvg-run", description="Runs a ComfyUI workflow of NVG nodes without ComfyUI.")
     add = parser.add_argument
-    add("workflow", metavar="WORKFLOW.json", help="a workflow as saved by ComfyUI, or exported in API format")
+    add(
+        "workflow",
+        metavar="WORKFLOW",
+        help="a workflow as saved by ComfyUI, or exported in API format; or a picture that carries one",
+    )
     add(
         "--set",
         action="append",

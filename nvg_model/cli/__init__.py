@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Sequence
 
+from nvg_model import console
 from nvg_model.cli.parser import make_parser
 from nvg_model.errors import NVGError
 
@@ -20,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 2 after a wrong use, with one sentence on stderr; 130 when interrupted.
     """
+    console.write_anything()
     try:
         given = sys.argv[1:] if argv is None else list(argv)
         args = make_parser(with_bench=given[:1] == ["bench"]).parse_args(given)
@@ -35,10 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), 2)
     except OSError as error:
         return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        return _complain("there is not enough memory for this; ask for fewer or smaller pictures at once", 2)
+    except Exception as error:
+        if _is_out_of_memory(error):
+            return _complain("there is not enough memory for this; ask for fewer or smaller pictures at once", 2)
+        return _complain(console.unforeseen(error), 2)
 
 
 def _complain(sentence: str, status: int) -> int:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nvg_model.sampling import SamplingSettings
     from nvg_model.sequence import VisualGranularitySequence
 
+_INDEX = re.compile(r"\d{1,9}")
 PAIRS = ("content_guidance", "structure_guidance", "top_p")
 SETTINGS = (*PAIRS, "top_k", "temperature", "structure_steps", "solver", "gumbel")
 
@@ -144,7 +145,7 @@ def _draw(model: NVG, args: argparse.Namespace, structure: Tensor | None) -> _Dr
     from nvg_model.generation import count_evaluations
 
     # A number is an index, unless the model has a class of that name.
-    classes = [int(one) if one.isdecimal() and one not in model.classes else one for one in args.classes]
+    classes = [int(one) if _INDEX.fullmatch(one) and one not in model.classes else one for one in args.classes]
     classes = [one for one in classes for _ in range(args.count)]
     settings = _settings(model, args)
     stages = 0 if structure is None else structure.shape[1]

@@ -81,7 +81,8 @@ def _model_options() -> argparse.ArgumentParser:
 def _drawing_options() -> argparse.ArgumentParser:
     options = _Parser(add_help=False)
     add = options.add_argument
-    add("--class", dest="classes", action="append", required=True, metavar="NAME", help="what to draw; may be repeated")
+    what = "what to draw: a class by name or number, or unconditional; may be repeated"
+    add("--class", dest="classes", action="append", required=True, metavar="NAME", help=what)
     add("--count", type=_whole(1, 1000), default=1, metavar="N", help="pictures per class (1)")
     add("--seed", type=_whole(0), default=0, help="the same seed, the same pictures (0)")
     add("--first-item", type=_whole(0), default=0, metavar="N", help="draw a larger sheet's picture number N again (0)")

@@ -20,21 +20,12 @@ if TYPE_CHECKING:
 
 def read_picture(model: NVG, path: str, fit: str) -> Tensor:
     """A picture file as [1,3,H,W] of the model's size. Raises NVGError where it cannot be read."""
-    from PIL import Image
-
-    from nvg_model import render
+    from nvg_model import pictures, render
 
     if not Path(path).is_file():
         raise NVGError(f"there is no picture {path}")
-    try:
-        with Image.open(path) as image:
-            return render.from_pil(image, model.config.image_size, fit)
-    except Image.UnidentifiedImageError as error:
-        raise NVGError(f"{path} is not a picture of a known format") from error
-    except NVGError:
-        raise
-    except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
-        raise NVGError(f"{path} is damaged or cannot be read ({error})") from error
+    with pictures.opened(Path(path), path) as image:
+        return render.from_pil(image, model.config.image_size, fit)
 
 
 def output_path(name: str) -> Path:

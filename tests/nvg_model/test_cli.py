@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -292,6 +293,9 @@ def test_our_own_mistakes_are_not_hidden(nvg, monkeypatch):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(nvg_model.NVG, "generate", fail)
+    status, _, err = nvg("generate --class bird TINY")
+    assert status == 2 and re.fullmatch(r"nvg: .*RuntimeError: a bug.*NVG_TRACEBACK=1 shows\n", err)
+    monkeypatch.setenv("NVG_TRACEBACK", "1")
     with pytest.raises(RuntimeError, match="a bug"):
         nvg("generate --class bird TINY")
 

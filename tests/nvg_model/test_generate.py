@@ -417,7 +417,8 @@ def test_classes_by_name_and_index(tiny_model):
     assert torch.equal(tiny_model.class_indices(torch.tensor([1, 0, 2])), expected)
     assert tiny_model.class_indices("boat").tolist() == tiny_model.class_indices(2).tolist() == [2]
     assert tiny_model.class_indices(torch.tensor(2)).tolist() == [2]
-    assert tiny_model.class_indices(None).tolist() == tiny_model.class_indices(3).tolist() == [3]
+    assert tiny_model.class_indices(None).tolist() == tiny_model.class_indices("Unconditional").tolist() == [3]
+    assert tiny_model.class_indices(torch.tensor([3])).tolist() == [3], "what it returns, it takes"
     assert tiny_model.class_indices(["bird", None]).tolist() == [1, 3]
 
 
@@ -430,7 +431,8 @@ def test_classes_by_name_and_index(tiny_model):
         ("car", "no class 'car'; there are heart, bird, boat"),
         ("a" * 500, "no class 'a{76} ...'; there are heart, bird, boat"),
         ("", "no class ''"),
-        (4, r"class 4 is out of range; this model has classes 0 to 2 \(3 is the null class\)"),
+        (3, r"class 3 is out of range; this model has classes 0 to 2 \(for no class at all write 'unconditional'\)"),
+        ([0, 4], "class 4 is out of range"),
         (-1, "class -1 is out of range"),
         (torch.tensor([0, 9]), "class 9 is out of range"),
         ([], "no class was given"),

@@ -56,7 +56,10 @@ WORKFLOWS = {
     "text for a number": (changed(seed="seven"), "seed of NVGGenerate .node 2. is 'seven', which is no INT"),
     "negative seed": (changed(seed=-1), "seed of NVGGenerate .node 2. is -1; it must not be less than 0"),
     "not in the list": (changed("1", dtype="float8"), "is 'float8'; choose one of auto, float32, bfloat16, float16"),
-    "no such input": (changed(quality=3), "has no input 'quality'; it has model, class_name, seed"),
+    "no such input": (
+        changed(quality=["1", 0]),
+        "has no input 'quality', to which something is connected; it has model, class_name, seed",
+    ),
     "keeping without a sequence": (changed(keep_structure=2), "keep_structure is 2, but there is no sequence"),
     "circle": (
         {"1": LOOP | {"inputs": {"structure": ["1", 0], "stages": 1}}, "2": SHOW | {"inputs": {"structure": ["1", 0]}}},
@@ -71,11 +74,15 @@ WORKFLOWS = {
         GOOD | {"9": {"class_type": "KSampler", "inputs": {}}},
         "KSampler .node 9. is not a",
     ),
-    "values of a newer version": (
-        graph_of(widgets_values=["tiny.safetensors", "auto", "", 1, 2]),
-        "has 5 values, but here it has only 3: a newer version saved the workflow",
+    "subgraph that is not in the file": (
+        graph_of(type="11111111-2222-4333-8444-555555555555"),
+        "node 1 is a subgraph whose contents are not in the file",
     ),
-    "subgraphs": (graph_of() | {"definitions": {"subgraphs": [{}]}}, "the workflow has subgraphs"),
+    "group node": (
+        graph_of(type="workflow>Bigger"),
+        "node 1 is the group node 'Bigger', which only ComfyUI can take apart: .* Convert to nodes",
+    ),
+    "type that is null": ({"1": {"class_type": None, "inputs": {}}}, "node 1 has no class_type"),
     "damaged graph": (graph_of() | {"nodes": [{"id": 1}]}, "the workflow is damaged"),
     "not a workflow": ([1, 2], "this is not a workflow"),
     "another JSON": ({"a": 1}, "this is not a workflow: entry 'a' has no class_type"),
@@ -86,7 +93,7 @@ WORKFLOWS = {
     ),
     "not a picture": (
         {"1": {"class_type": "LoadImage", "inputs": {"image": "text.png"}}, "3": changed("3", images=["1", 0])["3"]},
-        "text.png is not a picture that can be read",
+        "text.png is not a picture of a known format",
     ),
     "prefix out of the folder": (changed("3", filename_prefix="../../x"), "leads out of out"),
 }

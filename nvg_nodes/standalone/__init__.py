@@ -1,0 +1,1 @@
+"""The small host: what runs workflows without ComfyUI."""
