@@ -18,9 +18,9 @@ from torch import Tensor
 
 from nvg_model import hierarchy
 from nvg_model.errors import NVGError
-from nvg_model.sampling import SamplingSettings, choose_tokens, guidance_schedule, guide, top_p_schedule
+from nvg_model.sampling import SamplingSettings, choose_tokens, guidance_schedule, guide, time_grid, top_p_schedule
 from nvg_model.sequence import VisualGranularitySequence
-from nvg_model.solvers import SOLVERS, evaluations, time_grid
+from nvg_model.solvers import SOLVERS, evaluations
 from nvg_model.structure_flow import known_channels
 
 if TYPE_CHECKING:
@@ -178,11 +178,16 @@ def integrate(
     grid = time_grid(settings.structure_steps, labels.shape[1]) if grid is None else grid
     times = grid.to(canvas.device)[:, None]
     spans = times - torch.cat([times[1:], times[-1:]])
+    steps = {t: index for index, t in enumerate(grid.tolist())}
     modulations = flow.modulations(context, times, spans, scale)  # of all time steps at once
 
-    def velocity(z: Tensor, index: int) -> Tensor:
+    def velocity(z: Tensor, t: float) -> Tensor:
         request.on_evaluation()
-        result = flow.step(z.repeat(copies, 1, 1), context, [modulation[index] for modulation in modulations])
+        if t in steps:
+            own = [layer[steps[t]] for layer in modulations]
+        else:
+            own = flow.modulations(context, times.new_tensor([t]))
+        result = flow.step(z.repeat(copies, 1, 1), context, own)
         return guide(result, scale) if guided else result
 
     known = known_channels(labels, stage, model.config.splits)[..., :stage]

@@ -33,7 +33,7 @@ class SamplingSettings:
     structure_steps: int = 25
     """Time steps of the structure flow per stage."""
     solver: str = "euler"
-    """Of the structure flow: euler, heun or multistep; a few-step checkpoint takes euler."""
+    """Of the structure flow, by its name in `nvg_model.solvers`; a few-step checkpoint takes euler."""
     gumbel: bool = False
     """Choose the halves by Gumbel-top-k instead of top-k, for diversity."""
 
@@ -72,6 +72,18 @@ def top_p_schedule(ends: tuple[float, float], splits: int) -> list[float]:
     return [
         last + (first - last) * (1 - (base ** (stage / max(1, splits)) - 1) / (base - 1)) for stage in range(splits + 1)
     ]
+
+
+def time_grid(steps: int, positions: int) -> Tensor:
+    """Times from 1 to 0, float32 [n+1]: t' = e^mu / (e^mu + 1/t - 1).
+
+    mu is linear in L, from 0.5 at 256 positions to 1.15 at 4096.
+    """
+    mu = 0.5 + (1.15 - 0.5) * (positions - 256) / (4096 - 256)
+    t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    shifted = math.exp(mu) / (math.exp(mu) + 1 / t.clamp(min=1e-12) - 1)
+    shifted[-1] = 0
+    return shifted.float()
 
 
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:

@@ -9,10 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from nvg_model import NVG, NVGError, SamplingSettings, VisualGranularitySequence
+from nvg_model import NVG, NVGError, SamplingSettings, VisualGranularitySequence, solvers
 from nvg_model.generation import count_evaluations
 from nvg_model.model import NO_CLASS
-from nvg_model.solvers import SOLVERS
 from nvg_nodes import host, images
 from nvg_nodes.api import advanced, io, schema
 from nvg_nodes.decode import check_sequence
@@ -218,10 +217,9 @@ class NVGSamplingSettings(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "solver",
-                    options=[THE_CHECKPOINTS, *SOLVERS],
+                    options=[THE_CHECKPOINTS, *solvers.SOLVERS],
                     default=THE_CHECKPOINTS,
-                    tooltip="Of the structure flow: euler, multistep (as much work, closer with few steps) or heun "
-                    "(closer per step, twice the work).",
+                    tooltip=f"Of the structure flow: {solvers.summary()}.",
                 ),
                 io.Combo.Input(
                     "gumbel",

@@ -28,7 +28,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import nvg_model
 from nvg_model.model import NVG
-from nvg_model.solvers import multistep, time_grid
+from nvg_model.sampling import time_grid
+from nvg_model.solvers import multistep
 from nvg_model.structure_flow import StructureGenerator, known_channels
 from training import distributed
 from training.data import DataError
@@ -368,9 +369,9 @@ def teacher_run(
     """States [R,L,K] of the trained flow at `times` [R,n+1], from the noise on; second order in the step."""
     states = [noise]
 
-    def velocity(z: Tensor, index: int) -> Tensor:
+    def velocity(z: Tensor, t: Tensor) -> Tensor:
         with precision(z.device):
-            return guided_velocity(teacher, rows, z, times[:, index])
+            return guided_velocity(teacher, rows, z, t.flatten())
 
     def keep(z: Tensor) -> Tensor:
         states.append(z)

@@ -23,6 +23,7 @@ from nvg_model.errors import NVGError
 from nvg_model.hierarchy import cluster, num_splits
 from nvg_model.model import NVG
 from nvg_model.sampling import SamplingSettings
+from nvg_model.solvers import summary
 
 
 @dataclass
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", type=int, help="side of the images in pixels, instead of the preset's")
     parser.add_argument("--batch", type=int, default=1, help="images at once")
     parser.add_argument("--steps", type=int, default=25, help="time steps of the structure flow")
-    parser.add_argument("--solver", default="euler", help="solver of the structure flow")
+    parser.add_argument("--solver", default="euler", help=f"of the structure flow: {summary()}")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from nvg_model import solvers
 from nvg_model.cli import commands
 from nvg_model.errors import NVGError
 
@@ -102,7 +103,7 @@ def _drawing_options() -> argparse.ArgumentParser:
     group.add_argument("--top-k", type=int, metavar="N", help="choose among the N best tokens only; 0: all, 1: argmax")
     group.add_argument("--temperature", type=float, metavar="T", help="of the token choice")
     group.add_argument("--steps", dest="structure_steps", type=int, metavar="N", help="time steps of a structure flow")
-    group.add_argument("--solver", metavar="NAME", help="of the structure flow: euler, heun or multistep")
+    group.add_argument("--solver", metavar="NAME", help=f"of the structure flow: {solvers.summary()}")
     group.add_argument("--gumbel", action=argparse.BooleanOptionalAction, help="split regions with Gumbel noise")
     return options
 

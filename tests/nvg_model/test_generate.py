@@ -9,7 +9,9 @@ import torch
 import nvg_model
 from nvg_model import SamplingSettings
 from nvg_model.generation import count_evaluations
-from nvg_model.hierarchy import all_stages, check
+from nvg_model.hierarchy import all_stages, check, split
+from nvg_model.sampling import time_grid
+from nvg_model.solvers import SOLVERS
 
 FAST = SamplingSettings(structure_steps=3)
 STAGES = 5  # of the tiny model: K = 4
@@ -106,6 +108,28 @@ def test_an_item_alone_equals_itself_in_a_batch(tiny_model, solver, gumbel):
         assert torch.equal(alone.structure, batch.structure[item : item + 1])
         assert torch.equal(alone.tokens, batch.tokens[item : item + 1])
         assert torch.allclose(alone.canvases, batch.canvases[item : item + 1], atol=1e-5)
+
+
+def test_a_solver_may_ask_at_any_time(tiny_model, monkeypatch):
+    """The midpoint rule, whose second evaluation lies off the time grid, against itself over the public velocity."""
+
+    def midpoint(velocity, z, times, project):
+        for now, then in pairwise(times):
+            half = project(z + (then - now) / 2 * velocity(z, now))
+            z = project(z + (then - now) * velocity(half, (now + then) / 2))
+        return z
+
+    monkeypatch.setitem(SOLVERS, "midpoint", midpoint)
+    settings = dataclasses.replace(FAST, solver="midpoint", structure_guidance=(1.0, 1.0))
+    noise = torch.randn(1, 16, 4, generator=torch.Generator().manual_seed(0))
+    run = tiny_model.generate(["heart"], settings=settings, structure_noise=noise)
+    canvas, labels = run.canvases[:, 0], run.structure[:, 0]
+
+    def velocity(z, t):
+        return tiny_model.structure.velocity(z, t, canvas, labels, torch.tensor([0]), 0)
+
+    end = midpoint(velocity, noise, time_grid(settings.structure_steps, 16).tolist(), lambda z: z)
+    assert torch.equal(split(labels, end[..., 0]), run.structure[:, 1])
 
 
 def test_one_thread_or_two(tiny_model, whole):

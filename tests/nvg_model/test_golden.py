@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 import nvg_model
 from nvg_model.hierarchy import split
-from nvg_model.sampling import filter_logits, guidance_schedule, top_p_schedule
-from nvg_model.solvers import euler, time_grid
+from nvg_model.sampling import filter_logits, guidance_schedule, time_grid, top_p_schedule
+from nvg_model.solvers import euler
 from nvg_model.structure_flow import known_channels, time_sinusoid
 
 
@@ -135,9 +135,9 @@ def test_structure_state_after_integration(nvg, sequence, tensors, steps):
     known = known_channels(labels, stage, nvg.config.splits)[..., :stage]
     times = tensors[f"schedule.t_{steps[-1]}"].tolist()
 
-    def velocity(z, index):
+    def velocity(z, t):
         with torch.no_grad():
-            own, null = (nvg.structure.velocity(z, times[index], canvas, labels, c, stage) for c in (classes, None))
+            own, null = (nvg.structure.velocity(z, t, canvas, labels, c, stage) for c in (classes, None))
         return null + GUIDANCE * (own - null)
 
     def project(z):

@@ -9,8 +9,8 @@ import torch
 
 from nvg_model import SamplingSettings
 from nvg_model.generation import count_evaluations
-from nvg_model.sampling import choose_tokens, filter_logits, guidance_schedule, top_p_schedule
-from nvg_model.solvers import SOLVERS, euler, evaluations, heun, multistep, time_grid
+from nvg_model.sampling import choose_tokens, filter_logits, guidance_schedule, time_grid, top_p_schedule
+from nvg_model.solvers import SOLVERS, euler, evaluations, heun, multistep, summary
 from nvg_model.structure_flow import known_channels, time_sinusoid
 
 SPLITS = range(2, 11)
@@ -278,9 +278,9 @@ def solve(solver, field, start, times):
     """Integrates dz/dt = field(z, t) along `times`; returns the end and the states at which the field was asked."""
     asked = []
 
-    def velocity(z, index):
-        asked.append((index, z))
-        return field(z, times[index])
+    def velocity(z, t):
+        asked.append((t, z))
+        return field(z, t)
 
     return solver(velocity, start, times, identity), asked
 
@@ -350,9 +350,10 @@ def test_multistep_on_uneven_steps():
 
 @pytest.mark.parametrize(("name", "evaluations"), [("euler", 6), ("heun", 12), ("multistep", 6)])
 def test_solvers_ask_within_the_grid(name, evaluations):
-    _, asked = solve(SOLVERS[name], lambda z, t: z, START, time_grid(6, 256).tolist())
+    times = time_grid(6, 256).tolist()
+    _, asked = solve(SOLVERS[name], lambda z, t: z, START, times)
     assert len(asked) == evaluations
-    assert {index for index, _ in asked} == set(range(7 if name == "heun" else 6))
+    assert {t for t, _ in asked} == set(times if name == "heun" else times[:-1])
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -362,7 +363,7 @@ def test_the_known_channel_is_clean_at_every_evaluation(name):
 
     seen = []
 
-    def velocity(z, index):
+    def velocity(z, t):
         seen.append(z)
         return torch.ones_like(z)
 
@@ -381,10 +382,24 @@ def test_solvers_leave_the_start_alone(name):
 def test_evaluations_of_any_solver(monkeypatch):
     def warm(velocity, z, times, project):
         """Euler, with a look at the start that is thrown away."""
-        velocity(z, 0)
+        velocity(z, 1.0)
         return euler(velocity, z, times, project)
 
     monkeypatch.setitem(SOLVERS, "warm", warm)
     found = {name: [evaluations(name, steps) for steps in (1, 5)] for name in SOLVERS}
     assert found == {"euler": [1, 5], "heun": [2, 10], "multistep": [1, 5], "warm": [2, 6]}
     assert count_evaluations(SamplingSettings(solver="warm", structure_steps=5), 8) == 9 + 7 * 6
+
+
+def test_help_texts_name_every_solver(monkeypatch):
+    assert summary() == (
+        "euler (the paper's), heun (closer per step, twice the work) or multistep (as much work, closer with few steps)"
+    )
+
+    def rough(velocity, z, times, project):
+        """Quick, and wrong.
+
+        No more is shown."""
+
+    monkeypatch.setitem(SOLVERS, "rough", rough)
+    assert summary().endswith("or rough (quick, and wrong)")

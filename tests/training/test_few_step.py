@@ -12,8 +12,7 @@ from torch import Tensor
 
 import nvg_model
 from nvg_model.generation import Request, integrate
-from nvg_model.sampling import SamplingSettings
-from nvg_model.solvers import time_grid
+from nvg_model.sampling import SamplingSettings, time_grid
 from nvg_model.structure_flow import StructureGenerator
 from training import checkpointing
 from training.__main__ import main
