@@ -1,8 +1,10 @@
 """The stage loop: structure and content of every stage in turn (paper section 2.3).
 
-Shapes: B batch, S = K+1 stages, L positions, N = 2^i clusters of stage i, V codes, C latent channels.
-Everything here is a pure function of its arguments; noise comes from CPU streams keyed by (seed, item, use), so a seed
+A `Run` holds the networks and what was asked of them. Each step of the loop is a method without side effects, so that
+editing changes one step and keeps the others. Noise comes from CPU streams keyed by (seed, item, use, stage): a seed
 means the same on every device, and an item is the same alone or in a batch.
+
+Shapes: B batch, S = K+1 stages, L positions, N = 2^i clusters of stage i, V codes, C latent channels.
 """
 
 from __future__ import annotations
@@ -10,25 +12,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nvg_model import hierarchy
+from nvg_model.content import ContentGenerator
 from nvg_model.errors import NVGError
-from nvg_model.sampling import SamplingSettings, choose_tokens, guidance_schedule, guide, time_grid, top_p_schedule
+from nvg_model.quantizer import Quantizer
+from nvg_model.sampling import (
+    Guidance,
+    SamplingSettings,
+    choose_tokens,
+    guidance_schedule,
+    gumbel_noise,
+    stream,
+    time_grid,
+    top_p_schedule,
+)
 from nvg_model.sequence import VisualGranularitySequence
-from nvg_model.solvers import SOLVERS, evaluations
-from nvg_model.structure_flow import known_channels
-
-if TYPE_CHECKING:
-    from nvg_model.model import NVG
-    from nvg_model.structure_flow import StructureGenerator
+from nvg_model.solvers import SOLVERS, Velocity, evaluations
+from nvg_model.structure_flow import StructureGenerator, known_channels
 
 
-class _Use(IntEnum):
+class Use(IntEnum):
     """What a noise stream is for."""
 
     STRUCTURE = 0
@@ -37,165 +44,156 @@ class _Use(IntEnum):
     CANVAS = 3
 
 
-def _stream(seed: int, item: int, use: _Use, stage: int) -> torch.Generator:
-    """A CPU generator of its own for every (seed, item, use, stage)."""
-    low, high = np.random.SeedSequence((seed, item, int(use), stage)).generate_state(2, np.uint32).tolist()
-    return torch.Generator().manual_seed(high << 32 | low)
-
-
-def _gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return -torch.empty(shape).exponential_(generator=generator).log()
-
-
 @dataclass(frozen=True)
-class Request:
-    """A checked request to `run_stages`; `NVG.stages` makes it."""
+class Run:
+    """One generation: networks, settings, and what is given instead of drawn. `NVG.run` makes it of a `Request`."""
 
+    content: ContentGenerator
+    structure: StructureGenerator
+    quantizer: Quantizer
     classes: Tensor
     """long [B]."""
-    seed: int
-    first_item: int
     settings: SamplingSettings
-    structure: Tensor
+    given_structure: Tensor
     """long [B,S',L]: the structure of the first S' >= 1 stages, followed exactly."""
-    tokens: tuple[Tensor, ...]
-    """Kept content: the codes [B,2^i] of the first stages, in the order of the labels."""
-    structure_noise: Tensor | None
+    given_tokens: tuple[Tensor, ...] = ()
+    """Content that is kept: the codes [B,2^i] of the first stages, in the order of the labels."""
+    structure_noise: Tensor | None = None
     """float [B,L,K], or None to draw it from the seed."""
+    seed: int = 0
+    first_item: int = 0
     on_evaluation: Callable[[], None] = field(default=lambda: None)
 
-    def noise(self, shape: tuple[int, ...], use: _Use, stage: int, device: torch.device) -> Tensor:
-        """Noise [B,*shape] for a use and stage: normal for structure and canvas, Gumbel otherwise."""
-        items = []
-        for item in range(self.first_item, self.first_item + len(self.classes)):
-            generator = _stream(self.seed, item, use, stage)
-            normal = use in (_Use.STRUCTURE, _Use.CANVAS)
-            items.append(torch.randn(shape, generator=generator) if normal else _gumbel(shape, generator))
-        return torch.stack(items).to(device)
+    @property
+    def splits(self) -> int:
+        """K."""
+        return self.structure.splits
 
-    def flow_noise(self, model: NVG) -> Tensor:
+    @torch.no_grad()
+    def stages(self) -> Iterator[VisualGranularitySequence]:
+        """Yields the sequence so far after every stage.
+
+        Each state is immutable and complete in itself: keep its stages in a new run to go on from it.
+        """
+        (batch, _, positions), device = self.given_structure.shape, self.given_structure.device
+        noise = self.flow_noise()
+        canvas = torch.zeros(batch, positions, self.quantizer.channels, device=device)
+        labels = torch.zeros(batch, positions, dtype=torch.long, device=device)
+        structure, tokens, canvases = [], [], []
+        for stage in range(self.splits + 1):
+            if stage < self.given_structure.shape[1]:
+                labels = self.given_structure[:, stage]
+            elif stage > 0:
+                labels = self.next_labels(canvas, labels, noise, stage - 1)
+            if stage < len(self.given_tokens):
+                codes = self.given_tokens[stage]
+            else:
+                codes = self.next_codes(canvas, labels, stage)
+            canvas = self.next_canvas(canvas, codes, labels, stage)
+            structure.append(labels)
+            tokens.append(hierarchy.place(codes, labels))
+            canvases.append(canvas)
+            yield VisualGranularitySequence(
+                torch.stack(structure, 1), torch.stack(tokens, 1), torch.stack(canvases, 1), self.quantizer.grid
+            )
+
+    def next_canvas(self, canvas: Tensor, codes: Tensor, labels: Tensor, stage: int) -> Tensor:
+        """The canvas [B,L,C] after `stage`, from the one before and the codes [B,2^i] of the stage."""
+        return self.quantizer.add_stage(canvas, codes, labels, stage)
+
+    def next_codes(self, canvas: Tensor, labels: Tensor, stage: int) -> Tensor:
+        """Draws the code of every cluster of a stage, long [B,2^i], from the canvas before it."""
+        logits = self.token_logits(canvas, labels, stage)
+        gumbel = None
+        if self.settings.top_k != 1:
+            gumbel = self.noise(tuple(logits.shape[1:]), Use.TOKEN, stage)
+        return choose_tokens(logits, self.settings, top_p_schedule(self.settings.top_p, self.splits)[stage], gumbel)
+
+    def token_logits(self, canvas: Tensor, labels: Tensor, stage: int) -> Tensor:
+        """Guided scores float32 [B,2^i,V] of every code for every cluster of a stage."""
+        scale = guidance_schedule(self.settings.content_guidance, self.splits)[stage]
+        guidance = Guidance.at(scale, self.classes, self.content.num_classes)
+        noise = None
+        if self.content.input != "canvas":
+            noise = guidance.repeat(self.noise(tuple(canvas.shape[1:]), Use.CANVAS, stage))
+        self.on_evaluation()
+        _, logits = self.content.predict(
+            guidance.repeat(canvas), guidance.repeat(labels), guidance.classes, stage, noise
+        )
+        return guidance.combine(logits)
+
+    def next_labels(self, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int) -> Tensor:
+        """Labels [B,L] of stage `stage + 1`, from the canvas after `stage` and the labels of the stage."""
+        gumbel = None
+        if self.settings.gumbel:
+            gumbel = self.noise((labels.shape[1],), Use.SPLIT, stage)
+        return hierarchy.split(labels, self.split_scores(canvas, labels, noise, stage), gumbel)
+
+    def split_scores(self, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int) -> Tensor:
+        """What the positions of every cluster are ranked by, [B,L].
+
+        The last split orders two positions within each pair: the noise itself serves as the score.
+        """
+        if stage == self.splits - 1:
+            return noise[..., stage]
+        return self.integrate(canvas, labels, noise, stage)[..., stage]
+
+    def integrate(
+        self, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int, grid: Tensor | None = None
+    ) -> Tensor:
+        """End point float32 [B,L,K] of the structure flow of a stage, from `noise` [B,L,K] at t = 1 to t = 0.
+
+        Args:
+            grid: times from 1 to 0, float32 [n+1]; those of `time_grid` by default.
+        Raises:
+            NVGError: a network of average velocities with another solver than euler, or a guidance it does not know.
+        """
+        if grid is None:
+            grid = time_grid(self.settings.structure_steps, labels.shape[1])
+        known = known_channels(labels, stage, self.splits)[..., :stage]
+
+        def project(z: Tensor) -> Tensor:
+            return torch.cat([known, z[..., stage:]], dim=-1) if self.structure.partial else z
+
+        velocity = self._velocity(canvas, labels, stage, grid)
+        return SOLVERS[self.settings.solver](velocity, project(noise.float()), grid.tolist(), project)
+
+    def _velocity(self, canvas: Tensor, labels: Tensor, stage: int, grid: Tensor) -> Velocity:
+        """The guided velocity of a stage as a function of state [B,L,K] and time."""
+        flow = self.structure
+        scale = guidance_schedule(self.settings.structure_guidance, self.splits)[stage]
+        if flow.averages:
+            _check_average(flow, self.settings, scale)
+        guidance = Guidance.at(1.0 if flow.averages else scale, self.classes, flow.num_classes)
+        stages = torch.full_like(guidance.classes, stage)
+        context = flow.context(guidance.repeat(canvas), guidance.repeat(labels), guidance.classes, stages)
+        times = grid.to(canvas.device)[:, None]
+        spans = times - torch.cat([times[1:], times[-1:]])
+        of_grid = flow.modulations(context, times, spans, scale)  # of all time steps at once
+        index_of = {t: index for index, t in enumerate(grid.tolist())}
+
+        def velocity(z: Tensor, t: float) -> Tensor:
+            self.on_evaluation()
+            if t in index_of:
+                modulations = [layer[index_of[t]] for layer in of_grid]
+            else:
+                modulations = flow.modulations(context, times.new_tensor([t]))
+            return guidance.combine(flow.step(guidance.repeat(z), context, modulations))
+
+        return velocity
+
+    def flow_noise(self) -> Tensor:
         """Where the structure flow of all stages starts: [B,L,K]."""
         if self.structure_noise is not None:
             return self.structure_noise
-        return self.noise((model.config.positions, model.config.splits), _Use.STRUCTURE, 0, model.device)
+        return self.noise((self.given_structure.shape[-1], self.splits), Use.STRUCTURE, 0)
 
-
-@torch.no_grad()
-def run_stages(model: NVG, request: Request) -> Iterator[VisualGranularitySequence]:
-    """The stage loop: yields the sequence so far after every stage (paper section 2.3, algorithm of generation).
-
-    Each state is immutable and complete in itself: keep its stages in a new request to go on from it.
-    """
-    splits = model.config.splits
-    positions, channels = model.config.positions, model.config.autoencoder.latent_channels
-    device = model.device
-    noise = request.flow_noise(model)
-    canvas = torch.zeros(len(request.classes), positions, channels, device=device)
-    labels = torch.zeros(len(request.classes), positions, dtype=torch.long, device=device)
-    structure, tokens, canvases = [], [], []
-    for stage in range(splits + 1):
-        if stage < request.structure.shape[1]:
-            labels = request.structure[:, stage]
-        elif stage > 0:
-            labels = next_structure(model, request, canvas, labels, noise, stage - 1)
-        if stage < len(request.tokens):
-            codes = request.tokens[stage]
-        else:
-            codes = next_codes(model, request, canvas, labels, stage)
-        canvas = model.tokenizer.quantizer.add_stage(canvas, codes, labels, stage)
-        structure.append(labels)
-        tokens.append(hierarchy.place(codes, labels))
-        canvases.append(canvas)
-        yield VisualGranularitySequence(
-            torch.stack(structure, 1), torch.stack(tokens, 1), torch.stack(canvases, 1), model.config.grid
-        )
-
-
-def next_codes(model: NVG, request: Request, canvas: Tensor, labels: Tensor, stage: int) -> Tensor:
-    """Draws the code of every cluster of a stage: long [B,2^i]."""
-    settings, splits, clusters = request.settings, model.config.splits, 2**stage
-    scale = guidance_schedule(settings.content_guidance, splits)[stage]
-    request.on_evaluation()
-    noise = None
-    if model.content.input != "canvas":
-        noise = request.noise(tuple(canvas.shape[1:]), _Use.CANVAS, stage, canvas.device)
-    if scale == 1:
-        _, logits = model.content.predict(canvas, labels, request.classes, stage, noise)
-    else:
-        null = torch.full_like(request.classes, model.content.num_classes)
-        both = torch.cat([request.classes, null])
-        twice = None if noise is None else noise.repeat(2, 1, 1)
-        _, logits = model.content.predict(canvas.repeat(2, 1, 1), labels.repeat(2, 1), both, stage, twice)
-        logits = guide(logits, scale)
-    gumbel = None
-    if settings.top_k != 1:
-        gumbel = request.noise((clusters, logits.shape[-1]), _Use.TOKEN, stage, logits.device)
-    return choose_tokens(logits, settings, top_p_schedule(settings.top_p, splits)[stage], gumbel)
-
-
-def next_structure(model: NVG, request: Request, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int) -> Tensor:
-    """Labels [B,L] of stage `stage + 1`, from the canvas after `stage` and the stage's labels.
-
-    The last split orders two positions within each pair: the noise itself serves as the score.
-    """
-    scores = noise[..., stage]
-    if stage < model.config.splits - 1:
-        scores = integrate(model, request, canvas, labels, noise, stage)[..., stage]
-    gumbel = None
-    if request.settings.gumbel:
-        gumbel = request.noise((labels.shape[1],), _Use.SPLIT, stage, labels.device)
-    return hierarchy.split(labels, scores, gumbel)
-
-
-def integrate(
-    model: NVG,
-    request: Request,
-    canvas: Tensor,
-    labels: Tensor,
-    noise: Tensor,
-    stage: int,
-    grid: Tensor | None = None,
-) -> Tensor:
-    """End point float32 [B,L,K] of the structure flow of a stage, from `noise` [B,L,K] at t = 1 to t = 0.
-
-    Args:
-        grid: times from 1 to 0, float32 [n+1]; those of `time_grid` by default.
-    Raises:
-        NVGError: a network of average velocities with another solver than euler, or a guidance it does not know.
-    """
-    settings, flow = request.settings, model.structure
-    scale = guidance_schedule(settings.structure_guidance, model.config.splits)[stage]
-    if flow.averages:
-        _check_average(flow, settings, scale)
-    classes = request.classes
-    guided = scale != 1 and not flow.averages
-    if guided:  # the class and the null class side by side in one batch
-        classes = torch.cat([classes, torch.full_like(classes, flow.num_classes)])
-    copies = len(classes) // len(labels)
-    context = flow.context(
-        canvas.repeat(copies, 1, 1), labels.repeat(copies, 1), classes, torch.full_like(classes, stage)
-    )
-    grid = time_grid(settings.structure_steps, labels.shape[1]) if grid is None else grid
-    times = grid.to(canvas.device)[:, None]
-    spans = times - torch.cat([times[1:], times[-1:]])
-    steps = {t: index for index, t in enumerate(grid.tolist())}
-    modulations = flow.modulations(context, times, spans, scale)  # of all time steps at once
-
-    def velocity(z: Tensor, t: float) -> Tensor:
-        request.on_evaluation()
-        if t in steps:
-            own = [layer[steps[t]] for layer in modulations]
-        else:
-            own = flow.modulations(context, times.new_tensor([t]))
-        result = flow.step(z.repeat(copies, 1, 1), context, own)
-        return guide(result, scale) if guided else result
-
-    known = known_channels(labels, stage, model.config.splits)[..., :stage]
-
-    def project(z: Tensor) -> Tensor:
-        return torch.cat([known, z[..., stage:]], dim=-1) if flow.partial else z
-
-    return SOLVERS[settings.solver](velocity, project(noise.float()), grid.tolist(), project)
+    def noise(self, shape: tuple[int, ...], use: Use, stage: int) -> Tensor:
+        """Noise [B,*shape] for a use and stage: normal for structure and canvas, Gumbel otherwise."""
+        draw = torch.randn if use in (Use.STRUCTURE, Use.CANVAS) else gumbel_noise
+        items = range(self.first_item, self.first_item + len(self.classes))
+        noise = [draw(shape, generator=stream(self.seed, item, use, stage)) for item in items]
+        return torch.stack(noise).to(self.given_structure.device)
 
 
 def _check_average(flow: StructureGenerator, settings: SamplingSettings, scale: float) -> None:

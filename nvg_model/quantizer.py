@@ -39,6 +39,21 @@ class Quantizer(nn.Module):
         self.refiners = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(num_stages))
         nn.init.uniform_(self.codebook, -1 / codebook_size, 1 / codebook_size)
 
+    @property
+    def num_codes(self) -> int:
+        """V: tokens are 0 to V-1."""
+        return len(self.codebook)
+
+    @property
+    def channels(self) -> int:
+        """C, of latent and canvas."""
+        return self.codebook.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.codebook.device
+
     def forward(self, latent: Tensor, structure: Tensor, soft_assignment: bool = False) -> Quantized:
         """Quantises a latent coarse to fine.
 
@@ -73,7 +88,7 @@ class Quantizer(nn.Module):
     def _soft_vectors(self, vectors: Tensor, codes: Tensor) -> Tensor:
         distances = self._distances(vectors)
         soft = torch.softmax(distances.amax(-1, keepdim=True) - distances, dim=-1)
-        hard = F.one_hot(codes, len(self.codebook)).float()
+        hard = F.one_hot(codes, self.num_codes).float()
         return (hard - soft.detach() + soft) @ self.codebook.float()
 
     def lookup(self, codes: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from numbers import Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -118,7 +119,40 @@ def choose_tokens(logits: Tensor, settings: SamplingSettings, top_p: float, gumb
     return (filter_logits(logits / settings.temperature, settings.top_k, top_p) + gumbel).argmax(-1)
 
 
-def guide(both: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance of a batch whose second half has the null class: null + scale * (class - null)."""
-    conditional, null = both.chunk(2)
-    return null + scale * (conditional - null)
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance: what a network sees at once, and how its results become one."""
+
+    scale: float
+    classes: Tensor
+    """long [B] at a scale of 1, which needs no second pass; otherwise [2B]: the classes, then the null class."""
+    passes: int
+
+    @classmethod
+    def at(cls, scale: float, classes: Tensor, null_class: int) -> Guidance:
+        """Guidance of the classes long [B] at a scale."""
+        if scale == 1:
+            return cls(scale, classes, 1)
+        return cls(scale, torch.cat([classes, torch.full_like(classes, null_class)]), 2)
+
+    def repeat(self, x: Tensor) -> Tensor:
+        """The same input [B,...] for every pass: [B,...] or [2B,...]."""
+        return x if self.passes == 1 else x.repeat(self.passes, *[1] * (x.dim() - 1))
+
+    def combine(self, results: Tensor) -> Tensor:
+        """The guided result [B,...]: null + scale * (class - null)."""
+        if self.passes == 1:
+            return results
+        conditional, null = results.chunk(2)
+        return null + self.scale * (conditional - null)
+
+
+def stream(*keys: int) -> torch.Generator:
+    """A CPU generator of its own for every tuple of keys."""
+    low, high = np.random.SeedSequence([int(key) for key in keys]).generate_state(2, np.uint32).tolist()
+    return torch.Generator().manual_seed(high << 32 | low)
+
+
+def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise."""
+    return -torch.empty(shape).exponential_(generator=generator).log()

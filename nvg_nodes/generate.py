@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nvg_model import NVG, NVGError, SamplingSettings, VisualGranularitySequence, solvers
 from nvg_model.generation import count_evaluations
-from nvg_model.model import NO_CLASS
+from nvg_model.request import NO_CLASS
 from nvg_nodes import host, images
 from nvg_nodes.api import advanced, io, schema
 from nvg_nodes.decode import check_sequence

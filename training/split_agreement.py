@@ -20,8 +20,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nvg_model import hierarchy
-from nvg_model.generation import Request, integrate
 from nvg_model.model import NVG
+from nvg_model.request import Request
 from nvg_model.sampling import SamplingSettings
 from nvg_model.sequence import VisualGranularitySequence
 from training.evaluate import CLASSIFIERS
@@ -90,9 +90,9 @@ def splits(model: NVG, images: Images, settings: SamplingSettings, grids: Sequen
 @torch.no_grad()
 def split(model: NVG, images: Images, settings: SamplingSettings, stage: int, grid: Tensor | None = None) -> Tensor:
     """The same for one stage: bool [B,L]."""
-    request = Request(images.classes, 0, 0, settings, images.sequence.structure[:, :1], (), images.noise)
     canvas, labels = images.sequence.canvases[:, stage], images.sequence.structure[:, stage]
-    end = integrate(model, request, canvas, labels, images.noise, stage, grid)
+    run = model.run(Request(images.classes, settings=settings))
+    end = run.integrate(canvas, labels, images.noise, stage, grid)
     return hierarchy.split(labels, end[..., stage]) % 2 == 1
 
 
