@@ -23,6 +23,7 @@ from training.loop import Interrupted
 from training.metrics.sampler import SampleSettings
 from training.recipes import RECIPES, recipe
 from training.recipes.base import Recipe, Running
+from training.recipes.own import IMAGE_SIZE, OWN, SIZES
 
 RUNS = Path("~/nvg-runs").expanduser()
 DATA = Path("~/nvg-data").expanduser()
@@ -47,14 +48,44 @@ class Options(Generic[Settings]):
     """A checkpoint to fine-tune: a name, a file or a hub id."""
 
 
+def with_recipe_name(arguments: Sequence[str]) -> list[str]:
+    """Arguments that begin with a recipe's name: `--preset small --image-size 64` is the recipe small-64.
+
+    Raises:
+        DataError: a recipe is given as well, or one of the two has no value.
+    """
+    rest, given = list(arguments), {}
+    for option in ("--preset", "--image-size"):
+        place = next((row for row, one in enumerate(rest) if one == option or one.startswith(f"{option}=")), None)
+        if place is None:
+            continue
+        value = rest.pop(place).partition("=")[2]
+        if not value:
+            if place == len(rest):
+                raise DataError(f"{option} needs a value; a preset is one of {', '.join(OWN)}, an image size a number")
+            value = rest.pop(place)
+        given[option] = value
+    if not given:
+        return rest
+    if rest and not rest[0].startswith("-"):
+        raise DataError(f"the recipe {rest[0]} has a size; leave {' and '.join(given)} out, or leave the recipe out")
+    preset = given.get("--preset", OWN[0])
+    if preset not in OWN:
+        raise DataError(f"there is no preset {preset!r}; there are {', '.join(OWN)}")
+    return [f"{preset}-{given.get('--image-size', IMAGE_SIZE)}", *rest]
+
+
 def options(command: str, part: str, arguments: Sequence[str]) -> tuple[Recipe, Options[Any]]:
     """Reads `RECIPE [options]` of a training command: the recipe with the options in it, and the options.
 
     Args:
         part: the field of the recipe whose settings the command takes.
     """
+    arguments = with_recipe_name(arguments)
     if not arguments or arguments[0].startswith("-"):
         print(f"usage: python -m training {command} RECIPE [options]\nrecipes: {', '.join(RECIPES)}")
+        print(f"or --preset {{{','.join(OWN)}}} --image-size {{{','.join(map(str, SIZES))}}} to start from nothing,")
+        print("or the path of a recipe of your own, .toml or .py (docs/training.md)")
         raise SystemExit(0 if "-h" in arguments or "--help" in arguments else 2)
     base = recipe(arguments[0])
     settings = getattr(base, part)
@@ -150,17 +181,18 @@ def export(arguments: Sequence[str]) -> None:
         """Writes a run's averaged weights as a checkpoint for nvg_model and ComfyUI.
 
         Args:
-            name: the recipe.
+            name: the recipe, or the path of its file.
             folder: of the run; ~/nvg-runs/RECIPE by default.
             out: the file; FOLDER/RECIPE.safetensors by default.
             best: the save with the lowest loss on held-out data instead of the latest.
         """
         from training.export import export
 
-        run = folder or RUNS / name
-        export(recipe(name), run, out or run / f"{name}.safetensors", best)
+        chosen = recipe(name)
+        run = folder or RUNS / chosen.name
+        export(chosen, run, out or run / f"{chosen.name}.safetensors", best)
 
-    tyro.cli(write, args=list(arguments), prog="python -m training export")
+    tyro.cli(write, args=with_recipe_name(arguments), prog="python -m training export")
 
 
 def evaluate(arguments: Sequence[str]) -> None:
