@@ -66,7 +66,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        widths = [config.base_channels * m for m in config.channel_multipliers]
+        widths = config.encoder_widths
         groups = config.norm_groups
         self.stem = _conv(3, config.base_channels)
         self.levels = nn.ModuleList()
@@ -90,11 +90,15 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [B,C,h,w] to images [B,3,H,W], not clamped."""
+    """Latents [B,C,h,w] to pictures [B,3 or 4,H,W], not clamped: colours on white, and opacity where it has any.
+
+    Larger pictures than the encoder's come from the finest level, several pixels from each position of it (sub-pixel
+    convolution, Shi et al. 2016).
+    """
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        widths = [config.base_channels * m for m in reversed(config.channel_multipliers)]
+        widths = config.decoder_widths[::-1]
         groups = config.norm_groups
         channels = widths[0]
         self.stem = _conv(config.latent_channels, channels)
@@ -108,10 +112,12 @@ class Decoder(nn.Module):
             if index < len(widths) - 1:
                 level.append(Upsample(channels))
             self.levels.append(level)
-        self.head = _head(channels, 3, groups)
+        self.scale = config.output_scale
+        self.head = _head(channels, config.output_channels * self.scale**2, groups)
 
     def forward(self, latent: Tensor) -> Tensor:
         x = self.middle(self.stem(latent))
         for level in self.levels:
             x = level(x)
-        return self.head(x)
+        x = self.head(x)
+        return x if self.scale == 1 else F.pixel_shuffle(x, self.scale)

@@ -28,11 +28,35 @@ class AutoencoderConfig:
     """Groups of every GroupNorm; must divide the channels of every level."""
     codebook_size: int = 4096
     """N, the number of codebook vectors, shared by all stages."""
+    output_channels: Literal[3, 4] = 3
+    """Channels of the decoder's pictures: colours, or colours and opacity."""
+    output_scale: int = 1
+    """Pixels along each side of the decoder's pictures for one of the pictures that are encoded."""
+    decoder_channels: tuple[int, ...] = ()
+    """Channels of each level of the decoder, finest first; empty: as the encoder has."""
 
     @property
     def downsampling(self) -> int:
         """Pixels per latent position along each side."""
         return 2 ** (len(self.channel_multipliers) - 1)
+
+    @property
+    def encoder_widths(self) -> tuple[int, ...]:
+        """Channels of each level of the encoder, finest first."""
+        return tuple(self.base_channels * one for one in self.channel_multipliers)
+
+    @property
+    def decoder_widths(self) -> tuple[int, ...]:
+        """Channels of each level of the decoder, finest first."""
+        return self.decoder_channels or self.encoder_widths
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, without what older versions do not know where it is as they had it."""
+        values = dataclasses.asdict(self)
+        for name, usual in (("output_channels", 3), ("output_scale", 1), ("decoder_channels", ())):
+            if values[name] == usual:
+                del values[name]
+        return values
 
 
 @dataclass(frozen=True)
@@ -85,10 +109,23 @@ class NVGConfig:
     """None for a tokenizer that has no generator yet."""
 
     def __post_init__(self) -> None:
-        widths = [self.autoencoder.base_channels * one for one in self.autoencoder.channel_multipliers]
-        if not widths or any(width < 1 or width % self.autoencoder.norm_groups for width in widths):
-            raise NVGError(f"levels of {widths} channels cannot be normalised in {self.autoencoder.norm_groups} groups")
-        factor = self.autoencoder.downsampling
+        autoencoder = self.autoencoder
+        for widths in (autoencoder.encoder_widths, autoencoder.decoder_widths):
+            if not widths or any(width < 1 or width % autoencoder.norm_groups for width in widths):
+                raise NVGError(
+                    f"levels of {list(widths)} channels cannot be normalised in {autoencoder.norm_groups} groups"
+                )
+        if len(autoencoder.decoder_widths) != len(autoencoder.encoder_widths):
+            raise NVGError(
+                f"the decoder has {len(autoencoder.decoder_widths)} levels and the encoder "
+                f"{len(autoencoder.encoder_widths)}; both need as many, output_scale makes larger pictures"
+            )
+        if autoencoder.output_channels not in (3, 4) or autoencoder.output_scale < 1:
+            raise NVGError(
+                f"pictures of {autoencoder.output_channels} channels and scale {autoencoder.output_scale} are not "
+                "known; a decoder gives 3 channels or 4, at scale 1 or more"
+            )
+        factor = autoencoder.downsampling
         if any(side % factor for side in self.image_size):
             raise NVGError(f"image size {self.image_size} is not a multiple of the downsampling factor {factor}")
         if self.positions != 2**self.splits:
@@ -111,6 +148,12 @@ class NVGConfig:
         return self.image_size[0] // factor, self.image_size[1] // factor
 
     @property
+    def output_size(self) -> tuple[int, int]:
+        """Height and width of the decoder's pictures, in pixels."""
+        scale = self.autoencoder.output_scale
+        return self.image_size[0] * scale, self.image_size[1] * scale
+
+    @property
     def positions(self) -> int:
         """L = h * w, positions of the latent, in row-major order."""
         return math.prod(self.grid)
@@ -127,14 +170,15 @@ class NVGConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"autoencoder": self.autoencoder.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NVGConfig:
         """The inverse of `to_dict`. Raises NVGError where a field is unknown (a newer version wrote it)."""
         try:
             autoencoder = dict(values["autoencoder"])
-            autoencoder["channel_multipliers"] = tuple(autoencoder["channel_multipliers"])
+            for name in {"channel_multipliers", "decoder_channels"} & autoencoder.keys():
+                autoencoder[name] = tuple(autoencoder[name])
             generator = values["generator"]
             return cls(
                 image_size=tuple(values["image_size"]),

@@ -54,17 +54,32 @@ class NVG(nn.Module):
 
     @torch.no_grad()
     def tokenize(self, images: Tensor) -> VisualGranularitySequence:
-        """The whole sequence of images [B,3,H,W] in [-1,1]. Raises NVGError for another size or NaN."""
+        """The whole sequence of images [B,3,H,W] in [-1,1], or [B,4,H,W] with opacity, which are put on white.
+
+        Raises NVGError for another size or NaN.
+        """
         return self.tokenizer.tokenize(images.to(self.device))
 
     @torch.no_grad()
     def decode(self, sequence: VisualGranularitySequence, stage: int | None = None) -> Tensor:
-        """Images float32 [B,3,H,W] in [-1,1] of the canvas after `stage` (the last one present by default)."""
+        """Images float32 [B,3,H,W] in [-1,1] of the canvas after `stage` (the last one present by default).
+
+        What is transparent is white; H and W are the configuration's `output_size`.
+        """
+        return self.tokenizer.decode(self._canvas(sequence, stage))
+
+    @torch.no_grad()
+    def decode_rgba(self, sequence: VisualGranularitySequence, stage: int | None = None) -> Tensor:
+        """The same with opacity: [B,4,H,W] in [-1,1], not premultiplied; opaque where the model has no opacity."""
+        return self.tokenizer.decode_rgba(self._canvas(sequence, stage))
+
+    def _canvas(self, sequence: VisualGranularitySequence, stage: int | None) -> Tensor:
+        """The canvas [B,L,C] after `stage`. Raises NVGError where the sequence has no such stage."""
         last = sequence.num_stages - 1
         stage = last if stage is None else stage
         if not 0 <= stage <= last:
             raise NVGError(f"stage {stage} is not in the sequence; it has stages 0 to {last}")
-        return self.tokenizer.decode(sequence.canvases[:, stage].to(self.device))
+        return sequence.canvases[:, stage].to(self.device)
 
     def generate(
         self,

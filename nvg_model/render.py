@@ -113,7 +113,7 @@ def enlarge(image: Image.Image, factor: int) -> Image.Image:
 def filmstrip(model: NVG, sequence: VisualGranularitySequence, item: int = 0) -> Image.Image:
     """One image of a sequence as it comes about: every stage's decoded image above its structure map."""
     one = sequence.items([item])
-    height, width = model.config.image_size
+    height, width = model.config.output_size
     factor = max(1, -(-_STRIP_TILE // min(height, width)))
     images, maps, captions = [], [], []
     for stage in range(one.num_stages):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from nvg_model.config import NVGConfig
     from nvg_model.model import NVG
     from nvg_model.sampling import SamplingSettings
     from nvg_model.sequence import VisualGranularitySequence
@@ -62,7 +63,7 @@ def transfer(args: argparse.Namespace) -> int:
     drawing = _draw(model, args, structure)
     if args.compare:
         clusters = 2 ** (structure.shape[1] - 1)
-        structure_map = render.structure_image(structure[0, -1], clusters, model.config.grid, model.config.image_size)
+        structure_map = render.structure_image(structure[0, -1], clusters, model.config.grid, model.config.output_size)
         left = [render.to_pil(source)[0], structure_map]
         captions = ["picture", f"{clusters} region{'s' * (clusters > 1)}"]
         picture = render.grid(
@@ -229,6 +230,13 @@ def _default_name(args: argparse.Namespace, ending: str) -> str:
     return "-".join(re.sub(r"\W+", "-", part).strip("-") for part in [*args.classes[:3], ending]) + ".png"
 
 
+def _beside(config: NVGConfig) -> str:
+    """What the decoder's pictures have beside their size."""
+    transparency = ", with opacity" if config.autoencoder.output_channels == 4 else ""
+    encoded = "{} x {} pixels".format(*config.image_size)
+    return transparency + (f"; encoded at {encoded}" if config.output_size != config.image_size else "")
+
+
 def _describe(found: dict[str, Any]) -> str:
     """The result of `checkpoint.info` for people."""
     from nvg_model.config import NVGConfig
@@ -238,7 +246,7 @@ def _describe(found: dict[str, Any]) -> str:
     lines = {
         "file": found["file"],
         "parameters": f"{found['parameters'] / 1e6:.2f} million",
-        "images": "{} x {} pixels (height x width)".format(*config.image_size),
+        "images": "{} x {} pixels (height x width)".format(*config.output_size) + _beside(config),
         "stages": f"{config.num_stages} (K = {config.splits}, {config.positions} positions)",
         "codebook": f"{codebook.codebook_size} vectors of {codebook.latent_channels} channels",
         "generators": "none: a tokenizer only",
