@@ -75,6 +75,7 @@ def load(name: str | os.PathLike[str], device: torch.device | str = "cpu", dtype
     config, classes, settings, provenance = _describe(metadata, path)
     model = build(config, weights, classes, settings, str(path))
     model.provenance = {**provenance, "file": str(path)}
+    model.preview_map = _preview_map(metadata, config, path)
     return model
 
 
@@ -120,6 +121,8 @@ def save(
         "settings": json.dumps(dataclasses.asdict(model.settings)),
         "provenance": json.dumps(kept),
     }
+    if model.preview_map is not None:
+        metadata["preview"] = json.dumps([[round(value, 6) for value in row] for row in model.preview_map.tolist()])
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -291,6 +294,20 @@ def cast(name: str, value: Tensor, device: torch.device | str, dtype: torch.dtyp
     """A weight where and as it is wanted; the canvas scales stay in float32, as everything hangs on them."""
     wanted = torch.float32 if name.endswith("canvas_scales") else dtype
     return value.to(device, wanted if value.is_floating_point() else None)
+
+
+def _preview_map(metadata: dict[str, str], config: NVGConfig, path: Path) -> Tensor | None:
+    """The map [C+1,3] from latent to colour; None in a checkpoint without one, for which it is fitted when needed."""
+    if "preview" not in metadata:
+        return None
+    try:
+        colours = torch.tensor(json.loads(metadata["preview"]), dtype=torch.float32)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: preview is no table of numbers ({error})") from error
+    wanted = [config.autoencoder.latent_channels + 1, 3]
+    if list(colours.shape) != wanted or not bool(torch.isfinite(colours).all()):
+        raise CheckpointError(f"{path}: preview has shape {list(colours.shape)}; it must be {wanted} and finite")
+    return colours
 
 
 def held_by(keys: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nvg_model import preview
 from nvg_model.config import NVGConfig
 from nvg_model.content import ContentGenerator
 from nvg_model.errors import NVGError
@@ -40,6 +41,8 @@ class NVG(nn.Module):
         self.settings = settings or SamplingSettings()
         self.provenance: dict[str, Any] = {}
         """Where the weights come from: licence, training, file, hub revision."""
+        self.preview_map: Tensor | None = None
+        """float32 [C+1,3] on the CPU: of the checkpoint, else fitted when the first preview is asked for."""
         self.tokenizer = Tokenizer(config)
         if config.generator is not None:
             if len(self.classes) != config.generator.num_classes:
@@ -80,6 +83,15 @@ class NVG(nn.Module):
         if not 0 <= stage <= last:
             raise NVGError(f"stage {stage} is not in the sequence; it has stages 0 to {last}")
         return sequence.canvases[:, stage].to(self.device)
+
+    def preview(self, sequence: VisualGranularitySequence) -> Tensor:
+        """Images float32 [B,3,h,w] in [-1,1] of the last canvas present, one pixel per position, on the CPU.
+
+        By a linear map from latent to colour, which costs next to nothing where `decode` runs a network.
+        """
+        if self.preview_map is None:
+            self.preview_map = preview.fit(self.tokenizer)
+        return preview.draw(sequence.canvases[:, -1], self.preview_map, self.config.grid)
 
     def generate(
         self,

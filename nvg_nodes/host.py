@@ -168,8 +168,12 @@ class _ComfyProgress(Progress):
         self._bar.update_absolute(done, total)
 
     def show(self, picture: Callable[[], Image]) -> None:
-        image = picture()
-        self._bar.update_absolute(self.done, self.total, ("JPEG", image, max(image.size)))
+        """Makes and sends it unless the host's previews are switched off, at most as large as it wants them."""
+        from comfy.cli_args import LatentPreviewMethod, args
+
+        if args.preview_method == LatentPreviewMethod.NoPreviews:  # also where the front end's setting says so
+            return
+        self._bar.update_absolute(self.done, self.total, ("JPEG", picture(), args.preview_size))
 
 
 class _Comfy(Host):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TILE = 128
 """Pixels that a structure map or a tile of a preview has at least along each side."""
 PREVIEW_ITEMS = 4
-"""Images of a batch that a preview shows; each costs a run of the decoder at every stage."""
+"""Images of a batch that a preview shows."""
 AT_ONCE = 8
 """Images that the decoder makes at once, which bounds its memory."""
 
@@ -133,11 +133,13 @@ def structure_sheet(structure: Structure) -> Tensor:
 
 
 def preview(nvg: NVG, sequence: VisualGranularitySequence) -> Image.Image:
-    """The first images of a sequence so far, each beside its structure map."""
+    """The first images of a sequence so far, each beside its structure map. The decoder does not run."""
     some = sequence.items(slice(PREVIEW_ITEMS))
     structure = Structure(some.structure.cpu(), some.grid, nvg.config.image_size)
     maps = structure_map(structure, -1, TILE)
-    tiles = [tile for pair in zip(_enlarged(decode(nvg, some)), maps, strict=True) for tile in pair]
+    small = render.to_pil(nvg.preview(some))
+    blurred = [picture.resize(tile.size, Image.Resampling.BICUBIC) for picture, tile in zip(small, maps, strict=True)]
+    tiles = [tile for pair in zip(blurred, maps, strict=True) for tile in pair]
     return render.grid(tiles, 2 * math.ceil(math.sqrt(len(maps))))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import nvg_model
+from nvg_model import preview
 from nvg_model.model import NVG
 from training import checkpointing
 from training.data import DataError
@@ -41,6 +42,7 @@ def export(recipe: Recipe, run: Path, out: Path, best: bool = False) -> Path:
         model = _in_few_steps(model, few_step, recipe, run)
         provenance["commands"].insert(-1, f"python -m training few-step {recipe.name}")
         provenance |= {"few_step": few_step["meta"]["recipe"]["few_step"], "few_step_steps_done": few_step["step"]}
+    model.preview_map = preview.fit(model.tokenizer)
     path = nvg_model.save(model, out, provenance, dtype=torch.float16)
     done = ", ".join(f"{networks} after {state['step']} steps" for networks, state in states.items())
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB; generators: {done}")

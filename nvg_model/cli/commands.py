@@ -112,12 +112,13 @@ def convert(args: argparse.Namespace) -> int:
     """`nvg convert`: released checkpoints as one file in our format."""
     import torch
 
-    from nvg_model import checkpoint, released
+    from nvg_model import checkpoint, preview, released
 
     out = output_path(args.out)
     model = released.load_released(
         args.autoencoder, args.generator, args.ema, args.autoencoder_ema, dtype=getattr(torch, args.dtype)
     )
+    model.preview_map = preview.fit(model.tokenizer)
     print(checkpoint.save(model, out))
     return 0
 

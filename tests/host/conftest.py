@@ -140,12 +140,12 @@ class Host:
         except urllib.error.HTTPError as error:
             return json.loads(error.read())
 
-    def run(self, prompt: dict, workflow: dict | None = None, on_event=lambda event, run: None) -> Run:
-        """Queues a prompt (API form) and follows it to its end."""
+    def run(self, prompt: dict, workflow: dict | None = None, on_event=lambda event, run: None, **extra) -> Run:
+        """Queues a prompt (API form) with other extra data, and follows it to its end."""
         client = uuid.uuid4().hex
         events = Events(self.port, client)
         try:
-            extra = {"extra_pnginfo": {"workflow": workflow}} if workflow else {}
+            extra |= {"extra_pnginfo": {"workflow": workflow}} if workflow else {}
             answer = self.post("/prompt", {"prompt": prompt, "client_id": client, "extra_data": extra})
             assert "prompt_id" in answer and not answer["node_errors"], json.dumps(answer, indent=1)
             run = Run(answer["prompt_id"])
@@ -258,6 +258,7 @@ def host(checkout, environment, python, tiny, tmp_path_factory):
     base = _base(tmp_path_factory.mktemp("host") / "base", checkout, tiny)
     port, log = _free_port(), base.parent / "log.txt"
     flags = ["--cpu", "--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch", "--disable-api-nodes"]
+    flags += ["--preview-method", "auto"]  # ComfyUI's default is none
     paths = ["--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -234,6 +234,17 @@ def test_progress_and_previews_come_while_it_runs(host, prompt):
     assert list(dict.fromkeys(evaluations)) == list(range(1, stages + 3 * (stages - 2) + 1))
     assert {data["max"] for data in progress} == {evaluations[-1]}
     assert len(run.previews) == stages
+    assert run.previews[-1].width == run.previews[-1].height < run.previews[0].width, "the last is the picture alone"
+
+
+def test_no_preview_is_sent_where_previews_are_off(host, prompt, checkout):
+    if "preview_method" not in (checkout / "execution.py").read_text(encoding="utf-8"):
+        pytest.skip("this ComfyUI has no setting for it, only a flag")
+    host.free()
+    run = host.run(prompt(seed=4), preview_method="none")
+    assert run.end == "execution_success" and run.of("progress") and not run.previews
+    host.free()
+    assert host.run(prompt(seed=4), preview_method="latent2rgb").previews
 
 
 def test_saved_picture_brings_its_graph_along(host, prompt):
