@@ -37,7 +37,7 @@ from training.losses.adversarial import (
 )
 from training.losses.diffaug import augment
 from training.losses.discriminators import PatchDiscriminator, dino_discriminator
-from training.losses.lpips import load_lpips
+from training.losses.lpips import LPIPS, load_lpips
 from training.losses.reconstruction import multiscale_gradient, psnr, ssim
 from training.metrics.codes import CodeCounts
 from training.optim import adamw, cosine
@@ -66,6 +66,8 @@ class Batch:
     names: tuple[str, ...]
     augmentation: Tensor
     """Random numbers [B,3,7] for what the discriminator sees: the output in the autoencoder's turn, real, output."""
+    places: Tensor
+    """Random numbers [B,3,3] for where the discriminator looks, in the same three turns."""
     opacity: Tensor | None = None
     """float [B,H,W] in [0,1] of the pictures within their views; what is opaque is the subject."""
     output: Tensor | None = None
@@ -121,8 +123,13 @@ def _train(
             index = draw_balanced(pictures.labels, len(pictures.classes), settings.batch, generator)
         images, opacity = draw_subjects(pictures, index, recipe.views, generator, share.slice(settings.batch))
         augmentation = diffaug.draw(3 * settings.batch, generator).unflatten(0, (settings.batch, 3))
+        places = torch.rand(settings.batch, 3, 3, generator=generator)
         return Batch(
-            images, tuple(pictures.names[int(one)] for one in share.of(index)), share.of(augmentation), opacity
+            images=images,
+            names=tuple(pictures.names[int(one)] for one in share.of(index)),
+            augmentation=share.of(augmentation),
+            places=share.of(places),
+            opacity=opacity,
         )
 
     def validate() -> dict[str, float]:
@@ -189,7 +196,13 @@ def make_discriminator(settings: TokenizerRecipe) -> nn.Module | None:
     """The recipe's, or None. Raises DataError where its weights cannot be had."""
     if settings.discriminator == "patch":
         return PatchDiscriminator(settings.discriminator_width, layers=settings.discriminator_layers)
-    return dino_discriminator() if settings.discriminator == "dino" else None
+    return dino_discriminator(settings.discriminator_encoder) if settings.discriminator == "dino" else None
+
+
+def lpips_of(settings: TokenizerRecipe) -> LPIPS:
+    """With the recipe's files. Raises DataError where they cannot be had."""
+    files = [Path(one).expanduser() if one else None for one in (settings.lpips_backbone, settings.lpips_calibration)]
+    return load_lpips(*files)
 
 
 def trained(module: nn.Module) -> list[nn.Parameter]:
@@ -228,7 +241,7 @@ class TokenizerObjective(nn.Module):
         super().__init__()
         self.tokenizer, self.settings = tokenizer, settings
         self._discriminator = (discriminator,)  # in a tuple: no part of what this objective trains and saves
-        self._lpips = (load_lpips(),) if settings.lpips_weight else ()
+        self._lpips = (lpips_of(settings),) if settings.lpips_weight else ()
         if settings.decoder_only:
             tokenizer.requires_grad_(False)
             tokenizer.decoder.requires_grad_(True)
@@ -246,12 +259,12 @@ class TokenizerObjective(nn.Module):
         structure = cluster(latent)
         _, canvases = tokenizer.quantizer(latent, structure, soft)
         canvas = canvases[:, -1]
-        if soft:  # the soft assignment has a gradient of its own to the codebook
-            canvas = canvas + (latent - latent.detach())
-        else:
-            canvas = straight_through(latent, canvas)
+        # The quantiser's own loss alone moves codes and refiners, by the soft assignment too (nvg-method section 8).
+        canvas = straight_through(latent, canvas)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.bfloat16):
             output = tokenizer.decoder(canvas.mT.unflatten(2, tokenizer.grid)).float()
+        if settings.clamp_output:
+            output = output.clamp(-1, 1)
         batch.output = output.detach()
         losses = self._losses(output, images, batch, step)
         separate, encoded = step >= settings.separation_start, [latent]
@@ -307,7 +320,9 @@ class TokenizerObjective(nn.Module):
         if discriminator is not None and step >= settings.adversarial_start:
             with frozen(discriminator):
                 seen = augment(output, batch.augmentation[:, 0])
-                losses["adversarial"] = settings.adversarial_weight, non_saturating_generator(discriminator(seen))
+                logits = discriminator(seen, batch.places[:, 0])
+            adversarial = non_saturating_generator(logits, settings.adversarial_by_image)
+            losses["adversarial"] = settings.adversarial_weight, adversarial
         return losses
 
 
@@ -396,7 +411,8 @@ class DiscriminatorObjective(nn.Module):
         images = batch.images.to(batch.output.device, non_blocking=True)
         pair = torch.cat([augment(images, batch.augmentation[:, 1]), augment(batch.output, batch.augmentation[:, 2])])
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
-            real, fake = self.discriminator(pair).float().chunk(2)
+            places = torch.cat([batch.places[:, 1], batch.places[:, 2]])
+            real, fake = self.discriminator(pair, places).float().chunk(2)
         self.lecam.update(real, fake)
         loss, lecam = self.loss(real, fake), self.lecam(real, fake)
         values = {"discriminator": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}

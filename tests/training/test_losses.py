@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from training.data import DataError
@@ -20,7 +21,8 @@ from training.losses.adversarial import (
     non_saturating_generator,
 )
 from training.losses.diffaug import DiffAugSettings, augment, draw
-from training.losses.dino import DinoFeatures, load_vit
+from training.losses.dino import DinoFeatures
+from training.losses.dino_weights import DINO_SMALL, DINOV2_BASE, load_vit
 from training.losses.discriminators import DinoDiscriminator, PatchDiscriminator
 from training.losses.lpips import LPIPS, WeightsFile, load_lpips
 from training.losses.reconstruction import MULTISCALE_WEIGHTS, multiscale_gradient, multiscale_ssim, psnr, ssim
@@ -207,12 +209,15 @@ def test_lpips_reads_the_published_files(perceptual: LPIPS, tmp_path: Path) -> N
 
 def test_lpips_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
-    nobody = WeightsFile("http://127.0.0.1:9/vgg16.pth", "vgg16.pth", "00")
+    nobody = WeightsFile("http://127.0.0.1:9/vgg16.pth", "vgg16.pth", "00", "--lpips-backbone")
     monkeypatch.setattr(lpips, "BACKBONE", nobody)
-    with pytest.raises(DataError, match=r"127\.0\.0\.1:9/vgg16\.pth, which could not be downloaded .* without LPIPS"):
+    with pytest.raises(
+        DataError,
+        match=r"127\.0\.0\.1:9/vgg16\.pth, which could not .* give it with --lpips-backbone, or train without",
+    ):
         load_lpips()
     (tmp_path / "other").write_bytes(b"another file")
-    other = WeightsFile((tmp_path / "other").as_uri(), "vgg16.pth", "00")
+    other = WeightsFile((tmp_path / "other").as_uri(), "vgg16.pth", "00", "--lpips-backbone")
     monkeypatch.setattr(lpips, "BACKBONE", other)
     with pytest.raises(DataError, match="invalid hash value"):
         load_lpips()
@@ -222,14 +227,20 @@ def test_lpips_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.Mo
 # DINO, randomly initialised
 
 
-def small_vit(kind: str) -> nn.Module:
-    """A small transformer of the class that the pretrained weights use."""
+def small_vit(kind: str, heads: int = 0) -> nn.Module:
+    """A small transformer of the class that the pretrained weights use; `heads` of 64 channels, or two of 16."""
     transformers = pytest.importorskip("transformers")
-    sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8}
+    width = 64 * heads or 32
+    sizes = {"hidden_size": width, "num_attention_heads": heads or 2, "num_hidden_layers": 3}
+    sizes |= {"image_size": 32, "patch_size": 8}
     torch.manual_seed(0)
     if kind == "dino":
-        return transformers.ViTModel(transformers.ViTConfig(**sizes, intermediate_size=64))
-    return transformers.Dinov2Model(transformers.Dinov2Config(**sizes, mlp_ratio=2))
+        config = transformers.ViTConfig(**sizes, intermediate_size=2 * width, layer_norm_eps=1e-6)
+        return transformers.ViTModel(config, add_pooling_layer=False).eval()
+    if kind == "registers":
+        config = transformers.Dinov2WithRegistersConfig(**sizes, mlp_ratio=2)
+        return transformers.Dinov2WithRegistersModel(config).eval()
+    return transformers.Dinov2Model(transformers.Dinov2Config(**sizes, mlp_ratio=2)).eval()
 
 
 @pytest.fixture(params=["dino", "dinov2"])
@@ -277,17 +288,89 @@ def test_dino_refusals(vit: nn.Module) -> None:
 def test_dino_is_read_from_a_folder(vit: nn.Module, tmp_path: Path) -> None:
     vit.save_pretrained(tmp_path / "vit")
     images = pictures(1, 3, 32, 32)
-    loaded, made = (DinoFeatures(one, (3,), grid=(4, 4)) for one in (load_vit(str(tmp_path / "vit")), vit))
+    loaded, made = (DinoFeatures(one, (3,), grid=(4, 4)) for one in (load_vit(str(tmp_path / "vit"), DINOV2_BASE), vit))
     torch.testing.assert_close(loaded(images), made(images))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty could not be loaded .* PatchGAN"):
-        load_vit(str(tmp_path / "empty"))
+    with pytest.raises(DataError, match=r"empty could not be loaded .*dinov2_vitb14_pretrain\.pth .* --repa-encoder"):
+        load_vit(str(tmp_path / "empty"), DINOV2_BASE)
 
 
 def test_dino_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(DataError, match="pip install transformers"):
-        load_vit("facebook/dino-vits16")
+    with pytest.raises(DataError, match=r"pip install 'nvg\[paper\]'"):
+        load_vit(DINO_SMALL.name, DINO_SMALL)
+
+
+def as_torch_hub_names_it(vit: nn.Module) -> dict[str, Tensor]:
+    """The weights of a small transformer as in the files of torch.hub, which have one matrix for query, key and value.
+
+    By the module's own structure, whatever transformers calls its tensors.
+    """
+    state, prefix = {}, "embeddings.patch_embeddings.projection."
+    for name, value in vit.state_dict().items():
+        if name.startswith("embeddings."):
+            key = name.removeprefix("embeddings.").replace("position_embeddings", "pos_embed")
+            state[f"patch_embed.proj.{name.removeprefix(prefix)}" if name.startswith(prefix) else key] = value
+    for part in ("weight", "bias"):
+        state[f"norm.{part}"] = vit.state_dict()[f"layernorm.{part}"]
+    blocks = next(list(one) for name, one in vit.named_modules() if isinstance(one, nn.ModuleList))
+    for number, block in enumerate(blocks):
+        linears = [one for one in block.modules() if isinstance(one, nn.Linear)]
+        norms = [one for one in block.modules() if isinstance(one, nn.LayerNorm)]
+        scales = [value for name, value in block.named_parameters() if "lambda1" in name]
+        query, key, value, projection, first, second = linears
+        for part in ("weight", "bias"):
+            joined = torch.cat([getattr(one, part) for one in (query, key, value)])
+            state[f"blocks.{number}.attn.qkv.{part}"] = joined
+            for name, one in (("attn.proj", projection), ("mlp.fc1", first), ("mlp.fc2", second)):
+                state[f"blocks.{number}.{name}.{part}"] = getattr(one, part)
+            for name, one in zip(("norm1", "norm2"), norms, strict=True):
+                state[f"blocks.{number}.{name}.{part}"] = getattr(one, part)
+        for index, scale in enumerate(scales, 1):
+            state[f"blocks.{number}.ls{index}.gamma"] = scale
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+@pytest.mark.parametrize("kind", ["dino", "dinov2", "registers"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_dino_is_read_from_torch_hubs_file(kind: str, suffix: str, tmp_path: Path) -> None:
+    vit = small_vit(kind, heads=1)  # 32 wide heads would be taken for 64 wide ones
+    with torch.no_grad():
+        for value in vit.parameters():
+            value += 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel()))
+    path, state = tmp_path / f"weights{suffix}", as_torch_hub_names_it(vit)
+    if suffix == ".pth":
+        torch.save(
+            state if kind != "dino" else {"teacher": {f"module.backbone.{k}": v for k, v in state.items()}}, path
+        )
+    else:
+        save_file(state, path)
+    images = pictures(1, 3, 32, 32)
+    loaded = DinoFeatures(load_vit(str(path), DINOV2_BASE), (0, 1, 3), grid=(4, 4), final_norm=True)(images)
+    made = DinoFeatures(vit, (0, 1, 3), grid=(4, 4), final_norm=True)(images)
+    for one, other in zip(loaded, made, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"no weights", r"the weights .*x\.pth cannot be read \(.*\); download the file again"),
+        ({"features.0.weight": torch.zeros(1)}, r"x\.pth holds another kind of network .* \(it has no 'patch_embed"),
+        ("half", r"x\.pth holds another kind of network .* \(they differ in .*\); give a file of torch.hub"),
+    ],
+)
+def test_other_files_are_no_dino(content: object, sentence: str, tmp_path: Path) -> None:
+    if isinstance(content, bytes):
+        (tmp_path / "x.pth").write_bytes(content)
+    else:
+        state = as_torch_hub_names_it(small_vit("dino", heads=1)) if content == "half" else content
+        assert isinstance(state, dict)
+        state.pop("blocks.1.norm1.weight", None)
+        torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(DataError, match=sentence) as caught:
+        load_vit(str(tmp_path / "x.pth"), DINOV2_BASE)
+    assert "\n" not in str(caught.value)
 
 
 # The adversarial game

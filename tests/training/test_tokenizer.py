@@ -44,7 +44,8 @@ def batch(count: int = 4) -> Batch:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(count, 3, 16, 16, generator=generator) * 2 - 1
     augmentation = torch.rand(count, 3, 7, generator=generator)
-    return Batch(images, ("a",) * count, augmentation, torch.rand(count, 16, 16, generator=generator))
+    opacity = torch.rand(count, 16, 16, generator=generator)
+    return Batch(images, ("a",) * count, augmentation, torch.rand(count, 3, 3, generator=generator), opacity)
 
 
 def tokenizer() -> Tokenizer:

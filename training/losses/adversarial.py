@@ -1,6 +1,6 @@
 """Adversarial losses of tokenizer training (paper section A.5, as Open-MAGVIT2 and VAR define them).
 
-Logits may have any shape; they are averaged in float32. The two sides are kept apart like this:
+Logits are [B,n], n of every image; they are averaged in float32. The two sides are kept apart like this:
 
     with frozen(discriminator):                      # the autoencoder's step: gradient to the images only
         loss = non_saturating_generator(discriminator(output))
@@ -25,9 +25,15 @@ def hinge_generator(fake: Tensor) -> Tensor:
     return -fake.float().mean()
 
 
-def non_saturating_generator(fake: Tensor) -> Tensor:
-    """mean(-log sigmoid(fake)) (Goodfellow et al. 2014): the generator's loss in the paper."""
-    return F.softplus(-fake.float()).mean()
+def non_saturating_generator(fake: Tensor, by_image: bool = False) -> Tensor:
+    """mean(-log sigmoid(fake)) (Goodfellow et al. 2014): the generator's loss in the paper.
+
+    Args:
+        by_image: an image is judged by the mean of its logits, as in the release (nvg-method section 8); else every
+            logit by itself.
+    """
+    fake = fake.float()
+    return F.softplus(-(fake.flatten(1).mean(1) if by_image else fake)).mean()
 
 
 def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Differentiable augmentation of what the discriminator sees (Zhao et al. 2020): colour, translation, cutout.
+"""Differentiable augmentation of what the discriminator sees (Zhao et al. 2020): translation, colour, cutout.
 
 Drawing is apart from applying: `draw` gives numbers for a whole batch, of which every process takes its share.
 Shapes: B images [B,C,H,W] in [-1,1].
@@ -23,7 +23,7 @@ class DiffAugSettings:
     colour: bool = True
     """Brightness by up to 0.5 in both directions, saturation by a factor of 0 to 2, contrast by 0.5 to 1.5."""
     translation: float = 0.125
-    """Largest shift in each direction, as a share of the side; what moves in is mid-grey (0)."""
+    """Largest shift in each direction, as a share of the side; what moves in is mid-grey (0) before it is coloured."""
     cutout: float = 0.2
     """Side of the square that is set to mid-grey, as a share of the image's."""
 
@@ -45,10 +45,11 @@ def augment(images: Tensor, numbers: Tensor, settings: DiffAugSettings = DiffAug
             f"not {list(images.shape)} and {list(numbers.shape)}"
         )
     numbers = numbers.to(images.device)
-    if settings.colour:
-        images = _colour(images, *numbers[:, :3].to(images.dtype).unbind(1))
+    # In the release's order: the grey that moves in is coloured as well, what is cut out stays mid-grey.
     if settings.translation:
         images = _translate(images, numbers[:, 3:5], settings.translation)
+    if settings.colour:
+        images = _colour(images, *numbers[:, :3].to(images.dtype).unbind(1))
     if settings.cutout:
         images = _cut_out(images, numbers[:, 5:7], settings.cutout)
     return images

@@ -1,6 +1,7 @@
 """Features of a frozen DINO vision transformer: of the discriminator (DINO, ViT-S/16) and of REPA (DINOv2, ViT-B/14).
 
-The transformers are those of the `transformers` package, an optional dependency that needs no torchvision.
+The transformers are those of the `transformers` package, an optional dependency that needs no torchvision; their
+weights are read by `training.losses.dino_weights`.
 Shapes: B images [B,3,H,W] in [-1,1]; h x w patches, L = h*w in row-major order; D width of the transformer.
 """
 
@@ -15,21 +16,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.data import DataError
-
-DINO_SMALL = "facebook/dino-vits16"
-DINOV2_BASE = "facebook/dinov2-base"
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class DinoFeatures(nn.Module):
     """Patch tokens of a frozen vision transformer after chosen blocks; the gradient reaches the images only.
 
+    Pictures are resized without antialiasing, as in the release (nvg-method section 8).
+
     Args:
         vit: a ViTModel or Dinov2Model of `transformers`; frozen here, and in evaluation mode for good.
         depths: after which blocks, in rising order; 0 is the patch embedding.
         grid: patches (h, w) that every image is resized to; (14, 14) are the 224x224 pixels that DINO was trained on.
         final_norm: whether the features pass the transformer's last LayerNorm, as REPA's targets do.
+        readout: adds the class token to every patch, as the discriminator wants it.
+        area: larger pictures are resized by area instead of bicubically, as the discriminator wants it.
     Raises:
         ValueError: depths that the transformer does not have.
     """
@@ -38,7 +39,13 @@ class DinoFeatures(nn.Module):
     deviation: Tensor
 
     def __init__(
-        self, vit: Any, depths: Sequence[int], grid: tuple[int, int] = (14, 14), final_norm: bool = False
+        self,
+        vit: Any,
+        depths: Sequence[int],
+        grid: tuple[int, int] = (14, 14),
+        final_norm: bool = False,
+        readout: bool = False,
+        area: bool = False,
     ) -> None:
         super().__init__()
         blocks = vit.config.num_hidden_layers
@@ -48,6 +55,7 @@ class DinoFeatures(nn.Module):
         if getattr(vit, "pooler", None) is not None:
             vit.pooler = None  # never used, and not among DINO's pretrained weights
         self.depths, self.grid, self.final_norm = tuple(depths), grid, final_norm
+        self.readout, self.area = readout, area
         self.width: int = vit.config.hidden_size
         self.size = (grid[0] * vit.config.patch_size, grid[1] * vit.config.patch_size)
         # DINOv2 always fits its positions to the picture; DINO has to be asked.
@@ -64,34 +72,19 @@ class DinoFeatures(nn.Module):
         """Features [B,L,D] for every chosen depth. Raises ValueError for images without three channels."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"DINO takes images [B,3,H,W], not {list(images.shape)}")
-        if images.shape[2:] != self.size:
-            images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
-        pixels = ((images + 1) / 2 - self.mean) / self.deviation
+        pixels = ((self.resized(images) + 1) / 2 - self.mean) / self.deviation
         states = self.vit(pixels, output_hidden_states=True, **self.options).hidden_states
-        # Class and register tokens come first.
-        features = [states[depth][:, -math.prod(self.grid) :] for depth in self.depths]
-        return [self.vit.layernorm(one) for one in features] if self.final_norm else features
+        features = []
+        for depth in self.depths:
+            state = self.vit.layernorm(states[depth]) if self.final_norm else states[depth]
+            patches = state[:, -math.prod(self.grid) :]  # class and register tokens come first
+            features.append(patches + state[:, :1] if self.readout else patches)
+        return features
 
-
-def load_vit(name: str) -> Any:
-    """A pretrained vision transformer by its hub id ("owner/name" or "owner/name@revision") or its folder.
-
-    Raises:
-        DataError: `transformers` is not installed, or the weights can neither be downloaded nor found in the cache.
-    """
-    try:
-        from transformers import AutoModel
-    except ImportError as error:
-        raise DataError(
-            f"DINO features need the package transformers ({error}); run `pip install transformers`, "
-            "or choose what needs none: the PatchGAN discriminator, and REPA weight 0"
-        ) from error
-    hub_id, _, revision = name.partition("@")
-    try:
-        return AutoModel.from_pretrained(hub_id, revision=revision or "main").float()
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"the weights {name} could not be loaded ({reason}); check the name and the network, "
-            "or choose what needs none: the PatchGAN discriminator, and REPA weight 0"
-        ) from error
+    def resized(self, images: Tensor) -> Tensor:
+        """Images [B,3,H,W] at the size that the transformer sees."""
+        if images.shape[2:] == self.size:
+            return images
+        if self.area and images.shape[2] >= self.size[0] and images.shape[3] >= self.size[1]:
+            return F.interpolate(images, self.size, mode="area")
+        return F.interpolate(images, self.size, mode="bicubic")

@@ -1,6 +1,7 @@
 """Discriminators: heads on frozen DINO features as in the paper, and a PatchGAN that needs no downloaded weights.
 
-Both give logits [B,n], one for each patch: images [B,3,H,W] in [-1,1] -> how real it looks. Both use GroupNorm and no
+Both give logits [B,n], one for each patch: images [B,3,H,W] in [-1,1] -> how real it looks. `places` [B,3] in [0,1) are
+random numbers of the DINO discriminator, for where it looks. Both use GroupNorm and no
 statistics of the batch: the logits of an image do not depend on the images beside it, so a batch of one, several
 processes and accumulation all compute the same.
 """
@@ -13,17 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from training.losses.dino import DINO_SMALL, DinoFeatures, load_vit
+from training.losses.dino import DinoFeatures
+from training.losses.dino_weights import DINO_SMALL, load_vit
 
 
 class DinoDiscriminator(nn.Module):
     """A small convolutional head, spectrally normalised, on each of several depths of a frozen DINO.
 
     As in VAR's tokenizer, after the projected discriminator of StyleGAN-T (Sauer et al. 2023), whose heads work on
-    the patches as one row of L. They normalise over virtual batches of 8; here GroupNorm does.
+    the patches as one row of L. They normalise over virtual batches of 8; here GroupNorm does. Half of the time it
+    looks at a random crop of the transformer's size instead of the whole picture (nvg-method section 8).
 
     Args:
-        features: the frozen transformer; only the heads are trained.
+        features: the frozen transformer, its patches with the class token's readout; only the heads are trained.
         kernel: patches that the middle convolution of a head sees.
     """
 
@@ -34,12 +37,27 @@ class DinoDiscriminator(nn.Module):
         self.features = features
         self.heads = nn.ModuleList(_DinoHead(features.width, kernel) for _ in features.depths)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, depths*L]."""
-        features = self.features(images)
+    def forward(self, images: Tensor, places: Tensor | None = None) -> Tensor:
+        """Logits [B, depths*L]; without `places` of the whole pictures."""
+        features = self.features(images if places is None else self.look(images, places))
         with torch.autocast(images.device.type, enabled=False):  # spectral norms are estimated in float32
             logits = [head(one.float().mT) for head, one in zip(self.heads, features, strict=True)]
         return torch.cat(logits, dim=1)
+
+    def look(self, images: Tensor, places: Tensor) -> Tensor:
+        """What is seen of images larger than the transformer's size, [B,3,h,w]: a crop where places[:,0] < 1/2.
+
+        places[:,1:] are the crop's top and left as shares of the room. Other images are only resized.
+        """
+        size, whole = self.features.size, self.features.resized(images)
+        room = images.shape[2] - size[0], images.shape[3] - size[1]
+        if min(room) <= 0:
+            return whole
+        seen = []
+        for image, resized, (choice, down, right) in zip(images, whole, places.tolist(), strict=True):
+            top, left = int(down * (room[0] + 1)), int(right * (room[1] + 1))
+            seen.append(image[:, top : top + size[0], left : left + size[1]] if choice < 0.5 else resized)
+        return torch.stack(seen)
 
 
 class _DinoHead(nn.Module):
@@ -62,13 +80,16 @@ def _row_convolution(width: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(spectral_norm(convolution), nn.GroupNorm(_groups(width), width), nn.LeakyReLU(0.2))
 
 
-def dino_discriminator(name: str = DINO_SMALL) -> DinoDiscriminator:
+def dino_discriminator(name: str = DINO_SMALL.name) -> DinoDiscriminator:
     """The paper's discriminator: DINO ViT-S/16 after the patch embedding and the blocks 3, 6, 9 and 12.
 
+    Args:
+        name: as `load_vit` takes it.
     Raises:
         DataError: see `load_vit`.
     """
-    return DinoDiscriminator(DinoFeatures(load_vit(name), depths=(0, 3, 6, 9, 12)))
+    vit = load_vit(name, DINO_SMALL)
+    return DinoDiscriminator(DinoFeatures(vit, depths=(0, 3, 6, 9, 12), readout=True, area=True))
 
 
 class PatchDiscriminator(nn.Module):
@@ -97,8 +118,12 @@ class PatchDiscriminator(nn.Module):
             if isinstance(part, nn.Conv2d):
                 nn.init.normal_(part.weight, std=0.02)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, patches]. Raises ValueError for images that are too small or without three channels."""
+    def forward(self, images: Tensor, places: Tensor | None = None) -> Tensor:
+        """Logits [B, patches]; `places` changes nothing.
+
+        Raises:
+            ValueError: the images are too small, or without three channels.
+        """
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"the discriminator takes images [B,3,H,W], not {list(images.shape)}")
         if min(images.shape[2:]) < self.smallest:

@@ -7,11 +7,13 @@ Shapes: B images [B,3,H,W] in [-1,1].
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from training.data import DataError
@@ -32,6 +34,8 @@ class WeightsFile:
     url: str
     name: str
     sha256: str
+    option: str
+    """Of the tokenizer's training, which takes another place of it."""
 
     @property
     def path(self) -> Path:
@@ -43,12 +47,14 @@ BACKBONE = WeightsFile(
     "https://download.pytorch.org/models/vgg16-397923af.pth",
     "vgg16-397923af.pth",
     "397923af",
+    "--lpips-backbone",
 )
 CALIBRATION = WeightsFile(
     "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/"
     "082bb24f84c091ea94de2867d34c4544f68e0963/lpips/weights/v0.1/vgg.pth",
     "lpips-vgg-0.1-a78928a0.pth",
     "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+    "--lpips-calibration",
 )
 
 
@@ -107,12 +113,15 @@ class LPIPS(nn.Module):
 def load_lpips(backbone: Path | None = None, calibration: Path | None = None) -> LPIPS:
     """LPIPS with the published weights, downloaded once (528 MB) into PyTorch's cache, or read from the given files.
 
+    Args:
+        backbone: VGG16 as torchvision or timm name it. calibration: the five heads of the package `lpips`, whose own
+            file is used where it is installed.
     Raises:
         DataError: a file cannot be downloaded, or is not what it should be.
     """
     model = LPIPS()
     backbone = backbone or _fetch(BACKBONE)
-    calibration = calibration or _fetch(CALIBRATION)
+    calibration = calibration or _packaged() or _fetch(CALIBRATION)
     convolutions = {f"features.{name}" for name, _ in model.features.named_parameters()}
     weights = {name: value for name, value in _read(backbone).items() if name in convolutions}
     for name, value in _read(calibration).items():
@@ -120,8 +129,21 @@ def load_lpips(backbone: Path | None = None, calibration: Path | None = None) ->
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise DataError(f"{backbone} and {calibration} are not VGG16 and its LPIPS calibration: {error}") from error
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{backbone} and {calibration} are not VGG16 and its LPIPS calibration; get {BACKBONE.url} "
+            f"and {CALIBRATION.url} ({reason})"
+        ) from error
     return model
+
+
+def _packaged() -> Path | None:
+    """The calibration in an installed package `lpips`, which is not imported: it needs torchvision."""
+    package = importlib.util.find_spec("lpips")
+    if package is None or package.origin is None:
+        return None
+    path = Path(package.origin).parent / "weights/v0.1/vgg.pth"
+    return path if path.is_file() else None
 
 
 def _fetch(file: WeightsFile) -> Path:
@@ -132,14 +154,18 @@ def _fetch(file: WeightsFile) -> Path:
             torch.hub.download_url_to_file(file.url, str(file.path), hash_prefix=file.sha256)
         except (OSError, RuntimeError) as error:  # no network, no room; another file than expected
             raise DataError(
-                f"LPIPS needs {file.url}, which could not be downloaded ({error}); put that file at {file.path}, "
-                "or train without LPIPS: the SSIM and gradient losses need no weights"
+                f"LPIPS needs {file.url}, which could not be downloaded ({error}); put that file at {file.path} or "
+                f"give it with {file.option}, or train without LPIPS: the SSIM and gradient losses need no weights"
             ) from error
     return file.path
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; LPIPS needs {BACKBONE.url} and {CALIBRATION.url}")
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds
         raise DataError(f"the weights {path} cannot be read ({error}); delete the file to download it again") from error

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from nvg_model.content import ContentGenerator
 from training.data import DataError
-from training.losses.dino import DinoFeatures, load_vit
+from training.losses.dino import DinoFeatures
+from training.losses.dino_weights import DINOV2_BASE, load_vit
 
 HIDDEN = 2048
 
@@ -62,7 +63,7 @@ class Repa(nn.Module):
 
 
 def make_repa(content: ContentGenerator, layer: int, encoder: str) -> Repa:
-    """REPA on a transformer by its hub id or folder, as `load_vit` takes it. Raises DataError."""
-    vit = load_vit(encoder)
+    """REPA on a transformer as `load_vit` takes it. Raises DataError."""
+    vit = load_vit(encoder, DINOV2_BASE)
     depth = vit.config.num_hidden_layers
     return Repa(content, layer, DinoFeatures(vit, depths=(depth,), grid=content.grid, final_norm=True))

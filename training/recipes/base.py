@@ -14,6 +14,7 @@ from nvg_model.sampling import SamplingSettings
 from training.data.pictures import Pictures, open_pictures
 from training.data.sources import Split
 from training.data.views import ViewSettings
+from training.losses.dino_weights import DINO_SMALL, DINOV2_BASE
 
 Order = Literal["balanced", "epochs"]
 
@@ -68,14 +69,25 @@ class TokenizerRecipe(Running):
     ssim_weight: float = 0.0
     """Weight of 1 - SSIM."""
     lpips_weight: float = 0.0
-    """Weight of LPIPS (needs the extra `perceptual` and its downloaded weights)."""
+    """Weight of LPIPS (needs downloaded weights)."""
+    lpips_backbone: str = ""
+    """File of LPIPS's VGG16 (torchvision's vgg16-397923af.pth); empty: in PyTorch's cache, else downloaded."""
+    lpips_calibration: str = ""
+    """File of LPIPS's own weights (vgg.pth of version 0.1); empty: as before, or of an installed package lpips."""
+    clamp_output: bool = False
+    """The losses see the decoder's output clamped to [-1,1], as in the release; else they draw back what is outside."""
     quantizer_weight: float = 1.0
     cycle_weight: float = 0.0
     """Weight of the cycle loss: the output, encoded again, should be the canvas that it was decoded from. With it a
     picture that was made with a structure has that structure when it is tokenized."""
     discriminator: Literal["", "patch", "dino"] = ""
     """Adversarial loss: none, a PatchGAN that needs no downloaded weights, or heads on frozen DINO features."""
+    discriminator_encoder: str = DINO_SMALL.name
+    """The DINO discriminator's transformer: a hub id, a folder, or a file of torch.hub."""
     adversarial_weight: float = 0.1
+    adversarial_by_image: bool = False
+    """The autoencoder's adversarial loss takes the mean of an image's logits first, as in the release; else every patch
+    must look real by itself."""
     adversarial_start: int = 0
     """The step from which there is an adversarial loss."""
     discriminator_loss: Literal["hinge", "non-saturating"] = "hinge"
@@ -174,7 +186,8 @@ class GeneratorRecipe(Running):
     """Weight of REPA, which aligns the content generator's tokens with the features of a frozen DINOv2."""
     repa_layer: int = 8
     """The block after which the tokens are aligned."""
-    repa_encoder: str = "facebook/dinov2-base"
+    repa_encoder: str = DINOV2_BASE.name
+    """A hub id, a folder, or a file of torch.hub."""
     lora_rank: int = 0
     """Trains low-rank changes of the blocks' matrices instead of all weights; 0: all weights."""
     checkpoint_blocks: bool = False
