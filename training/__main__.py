@@ -88,6 +88,8 @@ def options(command: str, part: str, arguments: Sequence[str]) -> tuple[Recipe, 
         print("or the path of a recipe of your own, .toml or .py (docs/training.md)")
         raise SystemExit(0 if "-h" in arguments or "--help" in arguments else 2)
     base = recipe(arguments[0])
+    # The name that it had, a prefix of other options.
+    arguments = [f"--cached-views{one[7:]}" if one.partition("=")[0] == "--views" else one for one in arguments]
     settings = getattr(base, part)
     kind = type(settings)
     default = Options[kind](DATA / base.name, RUNS / base.name, base.seed, settings, base.views, base.start)  # type: ignore[valid-type]
