@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-import tyro
+try:
+    import msgspec  # noqa: F401  # of the recipes; asked for here, before torch has been loaded
+    import tyro
+except ModuleNotFoundError as error:
+    print(
+        f"error: training needs the package {error.name}, which is not installed; "
+        "run `pip install -e '.[train]'` in the folder of nvg",
+        file=sys.stderr,
+    )
+    raise SystemExit(2) from None
 
 from nvg_model.errors import NVGError
 from training import distributed
