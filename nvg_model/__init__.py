@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from nvg_model.errors import CheckpointError, NVGError
     from nvg_model.hierarchy import cluster
     from nvg_model.model import NVG
+    from nvg_model.regions import Region
     from nvg_model.released import load_released
     from nvg_model.sampling import SamplingSettings
     from nvg_model.sequence import VisualGranularitySequence
 
 _HOMES = {
     "checkpoint": ("download", "embedded", "info", "load", "save"),
+    "regions": ("Region",),
     "config": ("PRESETS", "AutoencoderConfig", "GeneratorConfig", "NVGConfig", "preset"),
     "errors": ("CheckpointError", "NVGError"),
     "model": ("NVG",),
@@ -41,6 +43,7 @@ __all__ = [
     "GeneratorConfig",
     "NVGConfig",
     "NVGError",
+    "Region",
     "SamplingSettings",
     "VisualGranularitySequence",
     "cluster",

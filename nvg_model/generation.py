@@ -97,6 +97,10 @@ class Run:
                 torch.stack(structure, 1), torch.stack(tokens, 1), torch.stack(canvases, 1), self.quantizer.grid
             )
 
+    def guidance(self, scale: float, null_class: int) -> Guidance:
+        """What a network sees at once, and how its results become one."""
+        return Guidance.at(scale, self.classes, null_class)
+
     def next_canvas(self, canvas: Tensor, codes: Tensor, labels: Tensor, stage: int) -> Tensor:
         """The canvas [B,L,C] after `stage`, from the one before and the codes [B,2^i] of the stage."""
         return self.quantizer.add_stage(canvas, codes, labels, stage)
@@ -112,22 +116,30 @@ class Run:
     def token_logits(self, canvas: Tensor, labels: Tensor, stage: int) -> Tensor:
         """Guided scores float32 [B,2^i,V] of every code for every cluster of a stage."""
         scale = guidance_schedule(self.settings.content_guidance, self.splits)[stage]
-        guidance = Guidance.at(scale, self.classes, self.content.num_classes)
-        noise = None
-        if self.content.input != "canvas":
-            noise = guidance.repeat(self.noise(tuple(canvas.shape[1:]), Use.CANVAS, stage))
+        guidance = self.guidance(scale, self.content.num_classes)
+        noise = self._canvas_noise(guidance, canvas, stage)
         self.on_evaluation()
         _, logits = self.content.predict(
             guidance.repeat(canvas), guidance.repeat(labels), guidance.classes, stage, noise
         )
         return guidance.combine(logits)
 
+    def _canvas_noise(self, guidance: Guidance, canvas: Tensor, stage: int) -> Tensor | None:
+        """What a network that sees a noised canvas [B,L,C] needs."""
+        if self.content.input == "canvas":
+            return None
+        return guidance.repeat(self.noise(tuple(canvas.shape[1:]), Use.CANVAS, stage))
+
     def next_labels(self, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int) -> Tensor:
         """Labels [B,L] of stage `stage + 1`, from the canvas after `stage` and the labels of the stage."""
-        gumbel = None
-        if self.settings.gumbel:
-            gumbel = self.noise((labels.shape[1],), Use.SPLIT, stage)
-        return hierarchy.split(labels, self.split_scores(canvas, labels, noise, stage), gumbel)
+        scores = self.split_scores(canvas, labels, noise, stage)
+        return hierarchy.split(labels, scores, self.split_gumbel(stage))
+
+    def split_gumbel(self, stage: int) -> Tensor | None:
+        """Gumbel noise [B,L] of a split, where the settings ask for it."""
+        if not self.settings.gumbel:
+            return None
+        return self.noise((self.given_structure.shape[-1],), Use.SPLIT, stage)
 
     def split_scores(self, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int) -> Tensor:
         """What the positions of every cluster are ranked by, [B,L].
@@ -164,7 +176,7 @@ class Run:
         scale = guidance_schedule(self.settings.structure_guidance, self.splits)[stage]
         if flow.averages:
             _check_average(flow, self.settings, scale)
-        guidance = Guidance.at(1.0 if flow.averages else scale, self.classes, flow.num_classes)
+        guidance = self.guidance(1.0 if flow.averages else scale, flow.num_classes)
         stages = torch.full_like(guidance.classes, stage)
         context = flow.context(guidance.repeat(canvas), guidance.repeat(labels), guidance.classes, stages)
         times = grid.to(canvas.device)[:, None]

@@ -133,7 +133,7 @@ def unembed(embedding: Tensor, stage: int) -> Tensor:
     return ((embedding[..., :stage].long() // 2) * weights).sum(-1)
 
 
-def split(labels: Tensor, scores: Tensor, gumbel: Tensor | None = None) -> Tensor:
+def split(labels: Tensor, scores: Tensor, gumbel: Tensor | None = None, sides: Tensor | None = None) -> Tensor:
     """Splits every cluster of a stage in two equal halves by score (paper section 2.2).
 
     The half of a cluster's positions with the largest p = clamp(score, -1, 1) + 1 becomes child 2j+1, the rest 2j.
@@ -143,6 +143,8 @@ def split(labels: Tensor, scores: Tensor, gumbel: Tensor | None = None) -> Tenso
         labels: long [B,L], labels of stage i < K.
         scores: float [B,L], channel i of the flow's result.
         gumbel: standard Gumbel noise [B,L] for Gumbel-top-k on log p, the paper's way to diversity; None: plain top-k.
+        sides: long [B,L], 1 and 0 for positions that go to child 2j+1 and 2j as far as equal halves allow (those with
+            the fitting scores first), -1 for the others, which are ranked within what is left.
     Returns:
         long [B,L], labels of stage i+1.
     Raises:
@@ -156,6 +158,9 @@ def split(labels: Tensor, scores: Tensor, gumbel: Tensor | None = None) -> Tenso
     if gumbel is not None:
         noisy = torch.log(scores.clamp(-1, 1) + 1) + gumbel  # a position at p = 0 has -inf: it is chosen last
         order = order.gather(1, torch.sort(noisy.gather(1, order), dim=1, descending=True, stable=True).indices)
+    if sides is not None:
+        wish = torch.where(sides == 1, 0, torch.where(sides == 0, 2, 1))
+        order = order.gather(1, torch.sort(wish.gather(1, order), dim=1, stable=True).indices)
     order = order.gather(1, torch.sort(labels.gather(1, order), dim=1, stable=True).indices)
     clusters = int(labels.max()) + 1
     ranked = order.view(batch, clusters, positions // clusters)
@@ -209,13 +214,21 @@ def members(labels: Tensor, clusters: int) -> Tensor:
     return torch.sort(labels, dim=1, stable=True).indices.unflatten(1, (clusters, -1))
 
 
-def cluster_means(x: Tensor, labels: Tensor, clusters: int) -> Tensor:
+def cluster_means(x: Tensor, labels: Tensor, clusters: int, weights: Tensor | None = None) -> Tensor:
     """Mean of `x` [B,L,C] over each cluster of `labels` [B,L]: [B,N,C].
 
     Gathering the members instead of scattering keeps the order of summation fixed on every device.
+
+    Args:
+        weights: float [B,L] of the positions, not negative; a cluster without any weight has its plain mean.
     """
     index = members(labels, clusters)
-    return _take(x, index.flatten(1)).unflatten(1, index.shape[1:]).mean(2)
+    own = _take(x, index.flatten(1)).unflatten(1, index.shape[1:])
+    if weights is None:
+        return own.mean(2)
+    weights = weights.gather(1, index.flatten(1)).unflatten(1, index.shape[1:])[..., None]
+    total = weights.sum(2)
+    return torch.where(total > 0, (own * weights).sum(2) / total.clamp(min=1e-12), own.mean(2))
 
 
 def place(values: Tensor, labels: Tensor) -> Tensor:

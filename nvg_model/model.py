@@ -10,13 +10,16 @@ from itertools import islice
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nvg_model import preview
 from nvg_model.config import NVGConfig
 from nvg_model.content import ContentGenerator
+from nvg_model.editing import EditedRun, kept_of, paste, pixel_mask
 from nvg_model.errors import NVGError
 from nvg_model.generation import Run
+from nvg_model.regions import Region, regional
 from nvg_model.request import Classes, Request, class_indices, given_noise, given_structure, given_tokens, non_negative
 from nvg_model.sampling import SamplingSettings
 from nvg_model.sequence import VisualGranularitySequence
@@ -106,11 +109,13 @@ class NVG(nn.Module):
         on_stage: Callable[[VisualGranularitySequence], None] | None = None,
         first_item: int = 0,
         on_evaluation: Callable[[], None] | None = None,
+        regions: Sequence[Region] = (),
+        keep: Tensor | None = None,
     ) -> VisualGranularitySequence:
         """Generates one image per class: `stages` run to the end.
 
         Args:
-            classes ... on_evaluation: see `Request`.
+            classes ... keep: see `Request`.
             on_stage: called with the sequence so far after every stage.
         Returns:
             The whole sequence; `decode` makes images of it.
@@ -126,6 +131,8 @@ class NVG(nn.Module):
             structure_noise,
             first_item,
             on_evaluation,
+            regions,
+            keep,
         )
         for state in self.run(request).stages():
             if on_stage is not None:
@@ -144,6 +151,8 @@ class NVG(nn.Module):
         structure_noise: Tensor | None = None,
         first_item: int = 0,
         on_evaluation: Callable[[], None] | None = None,
+        regions: Sequence[Region] = (),
+        keep: Tensor | None = None,
     ) -> Iterator[VisualGranularitySequence]:
         """Generates as an iterator that yields the immutable sequence so far after every stage (paper section 2.3).
 
@@ -151,7 +160,7 @@ class NVG(nn.Module):
         of stages (or fewer), with the same seed: the result equals that of one run.
 
         Args:
-            classes ... on_evaluation: see `Request`.
+            classes ... keep: see `Request`.
         Raises:
             NVGError: an unknown class, a structure that is not a hierarchy, shapes of another model, NaN.
         """
@@ -166,6 +175,8 @@ class NVG(nn.Module):
             structure_noise,
             first_item,
             on_evaluation,
+            regions,
+            keep,
         )
         return self.run(request).stages()
 
@@ -206,7 +217,8 @@ class NVG(nn.Module):
         structure = given_structure(request, positions, len(classes))
         tokens = given_tokens(request, positions, self.tokenizer.quantizer.num_codes, len(classes))
         noise = given_noise(request, positions, len(classes))
-        return Run(
+        edits = self._edits(request, classes)
+        return (EditedRun if edits else Run)(
             self.content,
             self.structure,
             self.tokenizer.quantizer,
@@ -218,7 +230,63 @@ class NVG(nn.Module):
             seed=seed,
             first_item=first_item,
             on_evaluation=request.on_evaluation or (lambda: None),
+            **edits,
         )
+
+    def _edits(self, request: Request, classes: Tensor) -> dict[str, Any]:
+        """What makes a run an edited one; nothing where it is a plain one."""
+        grid = self.config.grid
+        edits: dict[str, Any] = {}
+        if request.regions:
+            own = [int(self.class_indices(region.class_name)) for region in request.regions]
+            edits["regions"] = regional(classes, request.regions, own, grid).to(self.device)
+        if (kept := kept_of(request, grid, len(classes))) is not None:
+            edits["kept"] = kept.to(self.device)
+        return edits
+
+    @torch.no_grad()
+    def inpaint(
+        self,
+        images: Tensor,
+        mask: Tensor,
+        classes: Classes,
+        seed: int = 0,
+        regions: Sequence[Region] = (),
+        keep_structure: int = 0,
+        settings: SamplingSettings | None = None,
+        on_evaluation: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """Draws a part of pictures anew; the rest comes back bit-equal.
+
+        Args:
+            images: [B,3|4,H,W] in [-1,1], of a size that `tokenize` takes; with opacity the new part has some as well.
+            mask: float [H,W] or [B,H,W], any size: above 0 is drawn anew, values below 1 blend with the old picture.
+                The new part fades in over `editing.SEAM` of its shorter side, inside the mask.
+            classes: one for all, or one per image.
+            keep_structure: keep the structure of so many stages inside the mask as well.
+        Returns:
+            Images of the same shape.
+        Raises:
+            NVGError: as `tokenize` and `stages`; a mask of nothing.
+        """
+        indices = self.class_indices(classes)
+        if len(images) == 1 < len(indices):
+            images = images.expand(len(indices), -1, -1, -1)
+        mask = pixel_mask(mask, images)
+        drawn = self.generate(
+            indices.expand(len(images)) if len(indices) == 1 else indices,
+            seed,
+            settings,
+            sequence=self.tokenize(images),
+            keep_structure=keep_structure,
+            on_evaluation=on_evaluation,
+            regions=regions,
+            keep=(mask == 0).float(),
+        )
+        new = self.decode_rgba(drawn) if images.shape[1] == 4 else self.decode(drawn)
+        if new.shape != images.shape:  # given at the size that the encoder sees
+            new = F.interpolate(new, images.shape[-2:], mode="area")
+        return paste(new.to(images), images, mask)
 
     def class_indices(self, classes: Classes) -> Tensor:
         """Indices long [B] of classes given by name or index; None and NO_CLASS are the null class. Raises NVGError.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nvg_model import hierarchy
 from nvg_model.errors import NVGError, shortened
+from nvg_model.regions import Region
 from nvg_model.sampling import SamplingSettings
 from nvg_model.sequence import VisualGranularitySequence
 
@@ -51,6 +52,10 @@ class Request:
     """Number of the first item, to repeat one item of a larger batch alone."""
     on_evaluation: Callable[[], None] | None = None
     """Called before every network evaluation; what it raises ends the run."""
+    regions: Sequence[Region] = ()
+    """Parts of the canvas with classes of their own; `classes` is that of the rest."""
+    keep: Tensor | None = None
+    """float [H,W] or [B,H,W]: 1 where `sequence`, a whole one, stays what it is; drawn anew where it is 0."""
 
 
 def class_indices(names: Sequence[str], classes: Classes) -> Tensor:

@@ -123,15 +123,15 @@ def choose_tokens(logits: Tensor, settings: SamplingSettings, top_p: float, gumb
 class Guidance:
     """Classifier-free guidance: what a network sees at once, and how its results become one."""
 
-    scale: float
+    scale: float | Tensor
     classes: Tensor
     """long [B] at a scale of 1, which needs no second pass; otherwise [2B]: the classes, then the null class."""
     passes: int
 
     @classmethod
-    def at(cls, scale: float, classes: Tensor, null_class: int) -> Guidance:
+    def at(cls, scale: float | Tensor, classes: Tensor, null_class: int) -> Guidance:
         """Guidance of the classes long [B] at a scale."""
-        if scale == 1:
+        if not isinstance(scale, Tensor) and scale == 1:
             return cls(scale, classes, 1)
         return cls(scale, torch.cat([classes, torch.full_like(classes, null_class)]), 2)
 

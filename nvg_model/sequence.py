@@ -58,6 +58,10 @@ class VisualGranularitySequence:
         """The images at the given places of the batch."""
         return VisualGranularitySequence(self.structure[index], self.tokens[index], self.canvases[index], self.grid)
 
+    def repeated(self, batch: int) -> VisualGranularitySequence:
+        """One image for a batch of so many, or the batch itself."""
+        return self if len(self) == batch else self.items([0] * batch)
+
     def to(self, device: torch.device | str) -> VisualGranularitySequence:
         """The same sequence on another device."""
         return VisualGranularitySequence(

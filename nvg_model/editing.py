@@ -1,0 +1,200 @@
+"""Editing: regions with classes of their own, and kept pixels, as other steps of the stage loop.
+
+Shapes: B batch, S = K+1 stages, L positions, C latent channels; images [B,3|4,H,W] in [-1,1], masks [B,H,W].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nvg_model import hierarchy
+from nvg_model.errors import NVGError
+from nvg_model.generation import Run
+from nvg_model.regions import RegionalClasses, RegionalGuidance, full_mask
+from nvg_model.request import Request
+from nvg_model.sampling import Guidance, guidance_schedule
+from nvg_model.sequence import VisualGranularitySequence
+
+SEAM = 1 / 16
+"""Width of the seam inside the new part, as a share of the picture's shorter side: half a cell of an 8x8 grid."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Positions that stay those of a reference while the rest is generated."""
+
+    reference: VisualGranularitySequence
+    """Whole, of B items."""
+    positions: Tensor
+    """bool [B,L]: those that stay."""
+
+    @property
+    def fresh(self) -> Tensor:
+        """float [B,L]: 1 where something new is drawn."""
+        return (~self.positions).float()
+
+    def to(self, device: torch.device) -> Kept:
+        """The same on another device."""
+        return Kept(self.reference.to(device), self.positions.to(device))
+
+    def sides(self, stage: int) -> Tensor:
+        """For `hierarchy.split` into `stage`: the reference's halves of the kept positions, long [B,L]."""
+        return torch.where(self.positions, self.reference.structure[:, stage] & 1, -1)
+
+    def codes(self, codes: Tensor, labels: Tensor, stage: int) -> Tensor:
+        """The codes [B,N] drawn for a stage; clusters that are kept as a whole have one of the reference's."""
+        index = hierarchy.members(labels, codes.shape[1])
+        whole = self.positions.gather(1, index.flatten(1)).view(index.shape).all(-1)
+        return torch.where(whole, self.reference.tokens[:, stage].gather(1, index[..., 0]), codes)
+
+    def canvas(self, canvas: Tensor, stage: int) -> Tensor:
+        """The canvas [B,L,C] after a stage, with the reference's where it is kept."""
+        return torch.where(self.positions[..., None], self.reference.canvases[:, stage].to(canvas), canvas)
+
+
+@dataclass(frozen=True)
+class EditedRun(Run):
+    """A run in which regions have classes of their own, or a part of another sequence stays what it is."""
+
+    regions: RegionalClasses | None = None
+    kept: Kept | None = None
+
+    def guidance(self, scale: float, null_class: int) -> Guidance:
+        """Of the classes of all regions."""
+        return super().guidance(scale, null_class) if self.regions is None else self.regions.at(scale, null_class)
+
+    def token_logits(self, canvas: Tensor, labels: Tensor, stage: int) -> Tensor:
+        """As of a plain run, but with the predicted final canvases mixed by the regions' masks before they are averaged
+        over the clusters, and averaged over the new positions only where a cluster has kept ones too."""
+        scale = self._content_scale(stage)
+        null = self.content.num_classes
+        guidance = Guidance.at(scale, self.classes, null) if self.regions is None else self.regions.at(scale, null)
+        noise = self._canvas_noise(guidance, canvas, stage)
+        self.on_evaluation()
+        rows = guidance.repeat(canvas), guidance.repeat(labels), guidance.classes
+        final = self.content(*rows, torch.full_like(guidance.classes, stage), noise)
+        if isinstance(guidance, RegionalGuidance):
+            final = guidance.blend(final)
+        change = final - canvas.repeat(guidance.passes, 1, 1)
+        weights = None if self.kept is None else self.kept.fresh.repeat(guidance.passes, 1)
+        means = hierarchy.cluster_means(change, labels.repeat(guidance.passes, 1), 2**stage, weights)
+        if isinstance(scale, Tensor):
+            scale = hierarchy.cluster_means(scale[..., None], labels, 2**stage)
+        return Guidance(scale, guidance.classes, guidance.passes).combine(self.content.logits(means))
+
+    def _content_scale(self, stage: int) -> float | Tensor:
+        if self.regions is None:
+            return guidance_schedule(self.settings.content_guidance, self.splits)[stage]
+        return self.regions.content_scale(self.settings.content_guidance, self.splits, stage)
+
+    def next_codes(self, canvas: Tensor, labels: Tensor, stage: int) -> Tensor:
+        """As of a plain run; clusters that are kept as a whole have a code of the reference."""
+        codes = super().next_codes(canvas, labels, stage)
+        return codes if self.kept is None else self.kept.codes(codes, labels, stage)
+
+    def next_labels(self, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int) -> Tensor:
+        """As of a plain run; kept positions take the reference's side as far as equal halves allow."""
+        sides = None if self.kept is None else self.kept.sides(stage + 1)
+        scores, gumbel = self.split_scores(canvas, labels, noise, stage), self.split_gumbel(stage)
+        return hierarchy.split(labels, scores, gumbel, sides)
+
+    def next_canvas(self, canvas: Tensor, codes: Tensor, labels: Tensor, stage: int) -> Tensor:
+        """As of a plain run; kept positions have the canvas of the reference."""
+        canvas = super().next_canvas(canvas, codes, labels, stage)
+        return canvas if self.kept is None else self.kept.canvas(canvas, stage)
+
+
+def kept_of(request: Request, grid: tuple[int, int], batch: int) -> Kept | None:
+    """What stays of a request's sequence; None where nothing does. Raises NVGError."""
+    if request.keep is None:
+        return None
+    reference = request.sequence
+    if reference is None or not reference.is_whole or reference.grid != grid:
+        raise NVGError("keep needs the whole sequence of a picture, of this model; give sequence=nvg.tokenize(images)")
+    if len(reference) not in (1, batch):
+        raise NVGError(f"the sequence has {len(reference)} items for {batch} classes; give one, or one per class")
+    positions = kept_positions(1 - full_mask(request.keep, batch, "keep"), grid).expand(batch, -1)
+    if bool(positions.all()):
+        raise NVGError("keep covers everything, so there is nothing to draw; leave a part of it at 0")
+    return Kept(reference.repeated(batch), positions) if bool(positions.any()) else None
+
+
+def kept_positions(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Positions bool [B,L] of whose cell no pixel is to be drawn anew.
+
+    Args:
+        mask: float [B,H,W], above 0 where something new is drawn.
+    """
+    return F.adaptive_max_pool2d((mask > 0).float()[:, None], grid).flatten(1) == 0
+
+
+def seam_weights(mask: Tensor, width: int) -> Tensor:
+    """Share of the new picture at every pixel, float [B,H,W]: 0 outside the mask, rising to the mask's value inside.
+
+    Args:
+        mask: float [B,H,W].
+        width: pixels over which it rises, counted from the first kept pixel into the new part.
+    """
+    inside = (mask > 0).float()[:, None]
+    total, eroded = torch.zeros_like(inside), inside
+    for _ in range(width):  # one pixel less every time; outside the picture counts as inside
+        eroded = 1 - F.max_pool2d(1 - eroded, 3, stride=1, padding=1)
+        total = total + eroded
+    share = (total + inside) / (width + 1)
+    return (share * mask[:, None]).squeeze(1)
+
+
+def paste(new: Tensor, original: Tensor, mask: Tensor, width: int | None = None) -> Tensor:
+    """The new picture inside the mask and the original, to the bit, outside.
+
+    Args:
+        new, original: [B,C,H,W]; mask: float [B,H,W], 0 where the original stays.
+        width: of the seam inside the new part, in pixels; None: `SEAM` of the shorter side.
+    """
+    width = round(min(mask.shape[1:]) * SEAM) if width is None else width
+    share = seam_weights(mask, width)[:, None]
+    return torch.where(share > 0, torch.lerp(original, new, share), original)
+
+
+def pixel_mask(mask: Tensor, images: Tensor) -> Tensor:
+    """A mask of any size as float [B,H,W] of the images [B,C,H,W]. Raises NVGError where nothing is to be drawn."""
+    full, size = full_mask(mask, len(images), "the mask"), images.shape[-2:]
+    if not bool((full > 0).flatten(1).any(1).all()):
+        raise NVGError("the mask is 0 everywhere, so there is nothing to draw anew; paint what is to change")
+    if full.shape[1:] != size:
+        full = F.interpolate(full[:, None], size=size, mode="nearest-exact")[:, 0]
+    return full.expand(len(images), -1, -1).to(images)
+
+
+def place(images: Tensor, scale: float = 1.0, right: int = 0, down: int = 0) -> tuple[Tensor, Tensor]:
+    """Outpainting: pictures smaller and elsewhere on a canvas of their own size.
+
+    Args:
+        images: [B,C,H,W] in [-1,1].
+        scale: of the picture, above 0; at most 1 leaves room around it.
+        right, down: pixels that its middle moves by.
+    Returns:
+        The pictures on grey [B,C,H,W], and the mask float [B,H,W] of what they leave uncovered.
+    Raises:
+        NVGError: nothing of the picture would be left.
+    """
+    height, width = images.shape[-2:]
+    if not 0 < scale < float("inf"):
+        raise NVGError(f"scale is {scale}; give a number above 0: 0.5 shows the picture at half its size")
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    if size != (height, width):
+        images = F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
+    top, left = (height - size[0]) // 2 + down, (width - size[1]) // 2 + right
+    to = slice(max(top, 0), min(top + size[0], height)), slice(max(left, 0), min(left + size[1], width))
+    if to[0].start >= to[0].stop or to[1].start >= to[1].stop:
+        raise NVGError(f"moved by {right}, {down} pixels nothing of the picture is left; move it by less")
+    source = slice(to[0].start - top, to[0].stop - top), slice(to[1].start - left, to[1].stop - left)
+    canvas = images.new_zeros(*images.shape[:2], height, width)
+    canvas[..., to[0], to[1]] = images[..., source[0], source[1]]
+    mask = images.new_ones(len(images), height, width)
+    mask[:, to[0], to[1]] = 0
+    return canvas, mask

@@ -1,0 +1,239 @@
+"""Regions and kept pixels: equalities and invariances, on the tiny model and on emoji64."""
+
+import pytest
+import torch
+
+import nvg_model
+from nvg_model import Region, SamplingSettings, hierarchy
+from nvg_model.editing import kept_positions, paste, place, seam_weights
+from nvg_model.regions import grid_mask, regional
+from nvg_model.request import Request
+
+
+@pytest.fixture(scope="module")
+def emoji():
+    return nvg_model.load("emoji64")
+
+
+def half(size, side="left"):
+    mask = torch.zeros(size, size)
+    cut = size // 2
+    mask[:, :cut] = 1
+    return mask if side == "left" else 1 - mask
+
+
+def same(first, second):
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("structure", "tokens", "canvases"))
+
+
+def size_of(nvg):
+    return nvg.config.image_size[0]
+
+
+def test_one_region_of_everything_is_a_plain_call(tiny_model):
+    full = torch.ones(size_of(tiny_model), size_of(tiny_model))
+    plain = tiny_model.generate(["heart", "bird"], seed=3)
+    regions = [Region(full, "bird")]
+    assert same(
+        tiny_model.generate(["bird", "bird"], seed=3), tiny_model.generate(["heart", "boat"], 3, regions=regions)
+    )
+    assert not same(plain, tiny_model.generate(["heart", "heart"], seed=3, regions=regions))
+
+
+def test_the_same_on_emoji64(emoji):
+    settings = SamplingSettings(structure_steps=1)
+    plain = emoji.generate("heart", seed=3, settings=settings)
+    assert same(plain, emoji.generate("boat", 3, settings, regions=[Region(torch.ones(5, 5), "heart")]))
+
+
+def test_a_region_of_nothing_changes_and_costs_nothing(tiny_model):
+    size, rows = size_of(tiny_model), []
+    handle = tiny_model.content.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    plain = tiny_model.generate("heart", seed=3)
+    before, rows[:] = list(rows), []
+    assert same(plain, tiny_model.generate("heart", seed=3, regions=[Region(torch.zeros(size, size), "bird")]))
+    handle.remove()
+    assert rows == before
+
+
+def test_the_order_of_regions_does_not_matter(tiny_model):
+    size = size_of(tiny_model)
+    first, second = Region(half(size) * 0.5, "bird"), Region(half(size, "right"), "boat", guidance=2.0)
+    results = [tiny_model.generate(["heart"], 3, regions=order) for order in ([first, second], [second, first])]
+    assert same(*results)
+
+
+def test_an_item_is_the_same_alone(tiny_model):
+    masks = torch.stack([half(8), half(8, "right"), torch.ones(8, 8)])
+    both = tiny_model.generate(["heart", "bird", "boat"], seed=3, regions=[Region(masks, "boat")])
+    alone = tiny_model.generate(["bird"], seed=3, first_item=1, regions=[Region(masks[1], "boat")])
+    assert torch.equal(both.tokens[1:2], alone.tokens)
+    torch.testing.assert_close(both.canvases[1:2], alone.canvases, atol=1e-4, rtol=1e-4)
+
+
+def test_predictions_are_mixed_by_the_masks(tiny_model):
+    """Against the formula, written with one network call a class."""
+    nvg, stage, size = tiny_model, 2, size_of(tiny_model)
+    mask = torch.linspace(0, 1, size).expand(size, size)
+    settings = SamplingSettings(content_guidance=(1, 3))
+    request = Request(["heart"], 3, settings, regions=[Region(mask, "bird")])
+    run = nvg.run(request)
+    state = nvg.generate("boat", seed=9)
+    labels, canvas = state.structure[:, stage], state.canvases[:, stage - 1]
+    share = grid_mask(mask, 1, nvg.config.grid, "mask")[..., None]
+    final = {name: nvg.content.predict(canvas, labels, nvg.class_indices(name), stage)[0] for name in ("heart", "bird")}
+    null = nvg.content.predict(canvas, labels, None, stage)[1]
+    mixed = share * final["bird"] + (1 - share) * final["heart"]
+    own = nvg.content.logits(hierarchy.cluster_means(mixed - canvas, labels, 2**stage))
+    scale = 1 + 2 * stage / nvg.config.splits
+    torch.testing.assert_close(run.token_logits(canvas, labels, stage), null + scale * (own - null))
+
+
+def test_a_region_has_guidance_of_its_own(tiny_model):
+    mask = half(8)
+    settings = SamplingSettings(content_guidance=(3, 3))
+    plain = tiny_model.generate("heart", 3, settings)
+    assert same(plain, tiny_model.generate("heart", 3, settings, regions=[Region(mask, "heart", guidance=3)]))
+    assert not same(plain, tiny_model.generate("heart", 3, settings, regions=[Region(mask, "heart", guidance=0)]))
+
+
+@pytest.mark.parametrize(
+    "regions, message",
+    [
+        ([Region(torch.ones(4, 4), "bird"), Region(torch.ones(4, 4), "boat")], "sum to 2.00 at row 0, column 0"),
+        ([Region(torch.ones(3, 4, 4), "bird")], "the mask of region 1 has 3 items for 2 images"),
+        ([Region(torch.ones(1, 1, 4, 4), "bird")], "has shape .* give .height, width."),
+        ([Region(torch.full((4, 4), 1.5), "bird")], "values from 1.5 to 1.5"),
+        ([Region(torch.full((4, 4), torch.nan), "bird")], "between 0 and 1"),
+        ([Region(torch.ones(4, 4), "brid")], "did you mean bird"),
+        ([Region(torch.ones(4, 4), "bird", guidance=-1)], "guidance of region 1 is -1"),
+        ([Region(torch.ones(4, 4), "bird", guidance=float("nan"))], "guidance of region 1 is nan"),
+    ],
+)
+def test_wrong_regions(tiny_model, refuses, regions, message):
+    with refuses(message):
+        tiny_model.generate(["heart", "heart"], regions=regions)
+
+
+def test_masks_of_any_size_and_their_shares():
+    mask = torch.zeros(6, 6)
+    mask[:3] = 1
+    classes = regional(torch.tensor([5]), [Region(mask, "any")], [2], (4, 4))
+    assert classes.weights[:, 0].view(2, 4, 4)[1, :, 0].tolist() == [1, 1, 0, 0]
+    assert torch.equal(classes.weights.sum(0), torch.ones(1, 16))
+
+
+def random_mask(generator, size):
+    """Boxes, half-planes, noise."""
+    kind = int(torch.randint(3, (), generator=generator))
+    mask = torch.zeros(size, size)
+    if kind == 0:
+        top, left = torch.randint(size - 1, (2,), generator=generator).tolist()
+        mask[top : top + size // 2, left : left + size // 2] = 1
+    elif kind == 1:
+        mask[:, : int(torch.randint(1, size, (), generator=generator))] = 1
+    else:
+        mask = (torch.rand(size, size, generator=generator) > 0.8).float()
+        mask[0, 0] = 1
+    return mask
+
+
+def test_kept_pixels_never_change_and_structures_stay_balanced(tiny_model):
+    """200 random masks on random pictures."""
+    generator, size = torch.Generator().manual_seed(0), size_of(tiny_model)
+    settings = SamplingSettings(structure_steps=1)
+    for batch in range(20):
+        images = torch.rand(10, 3 + batch % 2, size, size, generator=generator) * 2 - 1
+        masks = torch.stack([random_mask(generator, size) for _ in images])
+        new = tiny_model.inpaint(images, masks, "bird", seed=batch, settings=settings)
+        kept = (masks == 0)[:, None].expand_as(images)
+        assert torch.equal(new[kept], images[kept])
+
+
+def test_structures_with_kept_positions(tiny_model):
+    """They are hierarchies, and kept positions have the reference's side wherever it fits."""
+    generator, size = torch.Generator().manual_seed(1), size_of(tiny_model)
+    images = torch.rand(20, 3, size, size, generator=generator) * 2 - 1
+    masks = torch.stack([random_mask(generator, size) for _ in images])
+    reference = tiny_model.tokenize(images)
+    settings = SamplingSettings(structure_steps=1)
+    new = tiny_model.generate(["bird"] * 20, 5, settings, sequence=reference, keep=(masks == 0).float())
+    hierarchy.check(new.structure, tiny_model.config.positions)
+    kept = kept_positions(masks, tiny_model.config.grid)
+    first, wanted = new.structure[:, 1], reference.structure[:, 1]
+    assert torch.equal(first[kept], wanted[kept])  # the reference's halves leave room for all of them
+    stays = kept[:, None, :, None]
+    assert torch.equal(new.canvases * stays, reference.canvases * stays)
+    assert not torch.equal(new.tokens, reference.tokens)
+
+
+def test_split_with_sides():
+    labels = torch.zeros(1, 8, dtype=torch.long)
+    scores = torch.tensor([[8.0, 7, 6, 5, 4, 3, 2, 1]])
+    sides = torch.tensor([[0, 0, -1, -1, -1, -1, 1, 1]])
+    assert hierarchy.split(labels, scores, sides=sides).tolist() == [[0, 0, 1, 1, 0, 0, 1, 1]]
+    all_up = torch.ones_like(sides)  # more than half: those with the best scores
+    assert hierarchy.split(labels, scores, sides=all_up).tolist() == [[1, 1, 1, 1, 0, 0, 0, 0]]
+
+
+def test_means_over_weighted_members():
+    x = torch.arange(4.0).view(1, 4, 1)
+    labels = torch.tensor([[0, 0, 1, 1]])
+    weights = torch.tensor([[1.0, 0, 0, 0]])
+    assert hierarchy.cluster_means(x, labels, 2, weights).flatten().tolist() == [0, 2.5]
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"mask": torch.zeros(8, 8)}, "the mask is 0 everywhere"),
+        ({"mask": torch.ones(3, 8, 8)}, "the mask has 3 items for 1 images"),
+        ({"mask": torch.ones(8)}, "the mask has shape .8."),
+    ],
+)
+def test_wrong_masks(tiny_model, refuses, given, message):
+    size = size_of(tiny_model)
+    with refuses(message):
+        tiny_model.inpaint(torch.zeros(1, 3, size, size), classes="bird", **given)
+
+
+def test_keep_needs_a_sequence_and_something_to_draw(tiny_model, refuses):
+    size = size_of(tiny_model)
+    reference = tiny_model.tokenize(torch.zeros(1, 3, size, size))
+    with refuses("keep needs the whole sequence"):
+        tiny_model.generate("bird", keep=torch.ones(size, size))
+    with refuses("keep needs the whole sequence"):
+        tiny_model.generate("bird", sequence=reference.first_stages(2), keep=torch.ones(size, size))
+    with refuses("keep covers everything"):
+        tiny_model.generate("bird", sequence=reference, keep=torch.ones(size, size))
+    plain = tiny_model.generate("bird", seed=2)
+    assert same(plain, tiny_model.generate("bird", seed=2, sequence=reference, keep=torch.zeros(size, size)))
+
+
+def test_the_whole_picture_may_be_drawn_anew(tiny_model):
+    size = size_of(tiny_model)
+    images = torch.zeros(1, 3, size, size)
+    plain = tiny_model.decode(tiny_model.generate("bird", seed=2))
+    assert torch.equal(tiny_model.inpaint(images, torch.ones(size, size), "bird", seed=2), plain)
+
+
+def test_the_seam_lies_inside_the_new_part():
+    mask = torch.zeros(1, 8, 8)
+    mask[:, :, 4:] = 1
+    assert seam_weights(mask, 2)[0, 0].tolist() == pytest.approx([0, 0, 0, 0, 1 / 3, 2 / 3, 1, 1])
+    assert seam_weights(mask, 0)[0, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    new, old = torch.ones(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
+    assert paste(new, old, mask, 1)[0, 0, 0].tolist() == [0, 0, 0, 0, 0.5, 1, 1, 1]
+
+
+def test_placing_a_picture_for_outpainting(refuses):
+    images = torch.rand(1, 3, 8, 8)
+    placed, mask = place(images, right=3)
+    assert torch.equal(placed[..., 3:], images[..., :5]) and mask[0, 0].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+    placed, mask = place(images, scale=0.5)
+    assert int((mask == 0).sum()) == 16 and torch.equal(mask[0, 2:6, 2:6], torch.zeros(4, 4))
+    assert torch.equal(place(images)[0], images) and not place(images)[1].any()
+    with refuses("nothing of the picture is left"):
+        place(images, right=8)
+    with refuses("scale is 0"):
+        place(images, scale=0)
