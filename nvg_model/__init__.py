@@ -12,10 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nvg_model.checkpoint import download, embedded, info, load, save
+    from nvg_model.checkpoint import embedded, info, load, save
     from nvg_model.config import PRESETS, AutoencoderConfig, GeneratorConfig, NVGConfig, preset
     from nvg_model.errors import CheckpointError, NVGError
     from nvg_model.hierarchy import cluster
+    from nvg_model.hub import download
     from nvg_model.model import NVG
     from nvg_model.regions import Region
     from nvg_model.released import load_released
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     from nvg_model.sequence import VisualGranularitySequence
 
 _HOMES = {
-    "checkpoint": ("download", "embedded", "info", "load", "save"),
+    "checkpoint": ("embedded", "info", "load", "save"),
     "regions": ("Region",),
     "config": ("PRESETS", "AutoencoderConfig", "GeneratorConfig", "NVGConfig", "preset"),
+    "hub": ("download",),
     "errors": ("CheckpointError", "NVGError"),
     "model": ("NVG",),
     "released": ("load_released",),

@@ -8,11 +8,10 @@ once; nothing but tensors is ever unpickled.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -23,13 +22,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nvg_model import foreign
 from nvg_model.config import NVGConfig
-from nvg_model.errors import CheckpointError, UnreachableError, shortened
+from nvg_model.errors import CheckpointError, shortened
+from nvg_model.hub import HUB_FILE, HUB_ID, download
 from nvg_model.model import NVG
 from nvg_model.sampling import SamplingSettings
 
 FORMAT, VERSION = "nvg", "1"
-HUB_FILE = "model.safetensors"
 _OTHERS = {
     "nvgformer.": "released NVG weights: use load_released",
     "ema_model.nvgformer.": "released NVG weights: use load_released",
@@ -49,7 +49,6 @@ _OTHERS = {
     "text_model.": "it is a CLIP text encoder",
 }
 """What files of other models hold, by the beginning of a weight's name; the first that is found counts."""
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 def embedded() -> tuple[str, ...]:
@@ -195,77 +194,12 @@ def _find(name: str) -> Path:
         raise CheckpointError(f"{name!r} cannot be looked up ({error.strerror}); check the name") from error
     if name in embedded():
         return Path(str(resources.files("nvg_model") / "weights" / f"{name}.safetensors"))
-    if _HUB_ID.fullmatch(name) and not name.endswith((".safetensors", ".ckpt", ".pt")):
+    if HUB_ID.fullmatch(name) and not name.endswith((".safetensors", ".ckpt", ".pt")):
         return download(name)
     raise CheckpointError(
         f"there is no checkpoint {name!r}: not a file, not a hub id (owner/name), and not embedded "
         f"({', '.join(embedded()) or 'none is'})"
     )
-
-
-def download(hub_id: str, on_progress: Callable[[int, int], None] | None = None) -> Path:
-    """The file of a hub checkpoint: from the hub's cache, or downloaded into it, resumably.
-
-    Args:
-        hub_id: "owner/name" or "owner/name@revision".
-        on_progress: called with (bytes done, bytes in all, 0 where unknown), perhaps on another thread; what it raises
-            ends the download and is raised here. Never called by huggingface-hub before 1.0.
-    Returns:
-        Its path; the snapshot folder in it names the exact revision.
-    Raises:
-        CheckpointError: not a hub id, no such checkpoint, or the hub cannot be reached.
-    """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    if not _HUB_ID.fullmatch(hub_id):
-        raise CheckpointError(f"{hub_id!r} is not a hub id; write owner/name or owner/name@revision")
-    repository, _, revision = hub_id.partition("@")
-    words: dict[str, Any] = {"revision": revision or None}
-    raised: list[BaseException] = []
-    if on_progress is not None and "tqdm_class" in inspect.signature(hf_hub_download).parameters:
-        words["tqdm_class"] = _progress_bar(on_progress, raised)
-    try:
-        path = Path(hf_hub_download(repository, HUB_FILE, **words))
-    except Exception as error:  # of the hub's client and of whichever HTTP library it uses: they share no base class
-        if raised:
-            raise raised[0] from None
-        if isinstance(error, LocalEntryNotFoundError):
-            raise UnreachableError(
-                f"{repository} is not in the local cache and the hub cannot be reached; where there is a network, "
-                f"download {HUB_FILE} from https://huggingface.co/{repository}, copy it here and pass its path"
-            ) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{hub_id!r} is neither a local file nor a readable hub checkpoint ({reason})") from error
-    if raised:  # on another thread, where it ended nothing
-        raise raised[0]
-    return path
-
-
-def _progress_bar(on_progress: Callable[[int, int], None], raised: list[BaseException]) -> type:
-    """A class of terminal progress bars for the hub's client, the first of which also reports; notes what is raised."""
-    from tqdm import tqdm
-
-    made: list[Any] = []
-
-    class Bar(tqdm):
-        def __init__(self, *given: Any, **words: Any) -> None:
-            super().__init__(*given, **words)
-            self.bytes = int(words.get("initial") or 0)  # self.n stands still where the terminal's bar is off
-            made.append(self)
-
-        def update(self, n: float | None = 1) -> bool | None:
-            shown = super().update(n)
-            self.bytes += int(n or 0)
-            if self is made[0]:  # the client may make a second one, for what comes over the network
-                try:
-                    on_progress(self.bytes, int(self.total or 0))
-                except BaseException as error:
-                    raised.append(error)
-                    raise
-            return shown
-
-    return Bar
 
 
 def _open(path: Path) -> Any:
@@ -276,6 +210,8 @@ def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
+        if other := foreign.kind_of(path):
+            raise CheckpointError(f"{path} is {other}") from error
         raise CheckpointError(f"{path} is damaged, truncated or not a safetensors file ({error})") from error
 
 
@@ -318,7 +254,7 @@ def held_by(keys: Sequence[str]) -> str:
     for start, kind in _OTHERS.items():
         if any(key.startswith(start) for key in keys):
             return kind
-    return f"its first weight is {shortened(keys[0])!r}" if keys else "it is empty"
+    return f"its first weight is {shortened(keys[0])!r}" if keys else "it holds no weights"
 
 
 def _check_format(metadata: dict[str, str], path: Path, keys: list[str]) -> None:

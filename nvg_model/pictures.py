@@ -37,6 +37,8 @@ def opened(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
         raise NVGError(f"{name} {_too_large(error)}") from error
     except UnidentifiedImageError as error:
         other = foreign.kind_of(file) if isinstance(file, Path) else None
+        if other and "picture" in other:
+            raise NVGError(f"{name} is a damaged picture; save it again") from error
         raise NVGError(f"{name} is {other or 'not a picture of a known format'}") from error
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from nvg_model import foreign
 from nvg_model.checkpoint import build, cast, held_by
 from nvg_model.config import AutoencoderConfig, GeneratorConfig, NVGConfig
-from nvg_model.errors import CheckpointError
+from nvg_model.errors import CheckpointError, shortened
 from nvg_model.model import NVG
 from nvg_model.sampling import SamplingSettings
 
@@ -70,14 +71,17 @@ def _read(file: str | os.PathLike[str]) -> Weights:
         if path.suffix == ".safetensors":
             content: object = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            # What torch wrote before 1.6 is no zip archive, and cannot be mapped into memory.
+            zipped = zipfile.is_zipfile(path)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors ({_refused(error)}); it was not opened, as that could run code"
-        ) from error
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path} is damaged, truncated or not a checkpoint ({reason})") from error
+        if found := _refused(error):
+            raise CheckpointError(
+                f"{path} holds more than tensors: it refers to {found}; it was not opened, as that could run code"
+            ) from error
+        raise CheckpointError(f"{path} is {_other(path)} ({_first_line(error)})") from error
+    except Exception as error:  # damaged pickles make the reader raise nearly anything
+        raise CheckpointError(f"{path} is {_other(path)} ({_first_line(error)})") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
     tensors = (
         {key: value for key, value in state.items() if isinstance(value, Tensor)} if isinstance(state, dict) else {}
@@ -87,10 +91,20 @@ def _read(file: str | os.PathLike[str]) -> Weights:
     return tensors
 
 
-def _refused(error: Exception) -> str:
-    """What the restricted reader refused, in a few words."""
-    found = re.search(r"(?:GLOBAL|Unsupported (?:global|class|operand|opcode)[^\w]*)\s*([\w.]+)", str(error))
-    return f"it refers to {found[1]}" if found else "an unknown object"
+def _refused(error: Exception) -> str | None:
+    """The class or function that the restricted reader refused; None where it stopped for another reason."""
+    found = re.search(r"(?:GLOBAL|Unsupported (?:global|class)[^\w]*)\s*(?:GLOBAL\s+)?([\w.]+)", str(error))
+    return found[1] if found else None
+
+
+def _other(path: Path) -> str:
+    """What a file is that is no checkpoint."""
+    known = foreign.kind_of(path)
+    return known if known and "PyTorch" not in known else "damaged, truncated or not a checkpoint"
+
+
+def _first_line(error: Exception) -> str:
+    return shortened((str(error).strip() or type(error).__name__).splitlines()[0], 120)
 
 
 def _select(weights: Weights, marker: str, plain: str, ema: bool, file: str | os.PathLike[str]) -> Weights:

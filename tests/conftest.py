@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -55,3 +57,18 @@ def refuses() -> Callable[[str], AbstractContextManager[None]]:
         assert message.strip() and "\n" not in message, f"not one line: {message!r}"
 
     return expect
+
+
+@pytest.fixture(scope="session")
+def huge_png(tmp_path_factory) -> Path:
+    """A whole PNG of 20,000 x 20,000 black pixels, in a file of 50 kB."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    side = 20_000
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes((side // 8 + 1) * side), 1))
+    path = tmp_path_factory.mktemp("huge") / "large.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+    return path

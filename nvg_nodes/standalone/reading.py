@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import codecs
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from nvg_model import foreign
+from nvg_model import NVGError, foreign, pictures
 from nvg_nodes.standalone.inputs import WorkflowError
 
 _PICTURES = (b"\x89PNG", b"RIFF", b"\xff\xd8\xff", b"GIF8")
@@ -64,16 +61,14 @@ def _parsed(text: str, source: str) -> Any:
 def _carried(path: Path) -> Any:
     """The workflow in a picture's text fields: the front end's graph, else the prompt."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its pixels are never looked at
-            with Image.open(path) as picture:
-                fields = dict(picture.info)
-                for tag in _EXIF:
-                    name, colon, text = str(picture.getexif().get(tag, "")).partition(":")
-                    if colon:
-                        fields.setdefault(name.lower(), text)
-    except Exception as error:  # damaged files make Pillow's readers raise nearly anything
-        raise WorkflowError(f"{path} is a damaged picture or too large a one ({_reason(error)})") from error
+        with pictures.opened(path, str(path)) as picture:
+            fields = dict(picture.info)
+            for tag in _EXIF:
+                name, colon, text = str(picture.getexif().get(tag, "")).partition(":")
+                if colon:
+                    fields.setdefault(name.lower(), text)
+    except NVGError as error:
+        raise WorkflowError(str(error)) from error
     for name in ("workflow", "prompt"):
         if isinstance(fields.get(name), str):
             return _parsed(fields[name], f"the {name} in {path}")
@@ -81,7 +76,3 @@ def _carried(path: Path) -> Any:
         f"{path} is a picture without a workflow: the host's and nvg-run's own pictures carry one, unless a program "
         "that edited them has dropped it"
     )
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

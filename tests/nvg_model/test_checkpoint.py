@@ -223,7 +223,9 @@ def test_truncated_file(tiny, tmp_path, share, read, refuses):
     path = tmp_path / "cut.safetensors"
     for length in {int(share * len(content)), min(int(share * len(content)) + 8, len(content) - 1)}:
         path.write_bytes(content[:length])
-        with refuses("cut.safetensors is damaged, truncated or not a safetensors file", CheckpointError):
+        with refuses(
+            "cut.safetensors is (damaged, truncated or not a safetensors file|an empty file)", CheckpointError
+        ):
             read(path)
 
 
@@ -325,7 +327,7 @@ def test_truncated_released_file(tmp_path, share, refuses):
     path = tmp_path / "ae.ckpt"
     torch.save({"state_dict": {f"encoder.{i}": torch.zeros(1000) for i in range(20)}}, path)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with refuses("damaged, truncated", CheckpointError):
+    with refuses("damaged, truncated|an empty file", CheckpointError):
         nvg_model.load_released(path)
 
 
@@ -339,7 +341,7 @@ def test_safetensors_of_another_kind(tmp_path, refuses):
     with refuses("its first weight is 'lora.up'", CheckpointError):
         nvg_model.load(path)
     save_file({}, path)
-    with refuses("it is empty", CheckpointError):
+    with refuses("it holds no weights", CheckpointError):
         nvg_model.load(path)
 
 

@@ -1,0 +1,614 @@
+"""Workflows as people share them: each becomes the prompt that the genuine front end (1.58) would send, or a sentence.
+
+Every kind is made here in small; `test_cases` also goes through the folder $NVG_CASES (../shared/cases).
+"""
+
+import base64
+import json
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from nvg_nodes import graph, runner, workflow
+from nvg_nodes.core_nodes import Files
+from nvg_nodes.paint import read_painting
+from nvg_nodes.standalone import words
+
+CASES = Path(os.environ.get("NVG_CASES") or Path(__file__).resolve().parents[3] / "shared" / "cases")
+UUID = "11111111-2222-4333-8444-555555555555"
+OTHER = "22222222-2222-4333-8444-555555555555"
+
+
+def slot(name, kind, link=None, widget=False):
+    return {"name": name, "type": kind, "link": link} | ({"widget": {"name": name}} if widget else {})
+
+
+def node(id, kind, values=(), inputs=(), outputs=(), **more):
+    return {
+        "id": id,
+        "type": kind,
+        "mode": 0,
+        "widgets_values": list(values),
+        "inputs": list(inputs),
+        "outputs": [{"name": name, "type": name} for name in outputs],
+    } | more
+
+
+def load(id="1", **more):
+    return node(id, "LoadImage", ["plain.png", "image"], [], ["IMAGE", "MASK"], **more)
+
+
+def scale(id, link, by=2.0, factor=None, **more):
+    inputs = [slot("image", "IMAGE", link), slot("scale_by", "FLOAT", factor, widget=True)]
+    return node(id, "ImageScaleBy", ["nearest-exact", by], inputs, ["IMAGE"], **more)
+
+
+def save(id, link, prefix="x", **more):
+    return node(id, "SaveImage", [prefix], [slot("images", "IMAGE", link)], **more)
+
+
+def flow(*nodes, links, **more):
+    return {"nodes": list(nodes), "links": [list(link) for link in links]} | more
+
+
+def inner_link(id, origin, origin_slot, target, target_slot, kind="IMAGE"):
+    names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    return dict(zip(names, (id, origin, origin_slot, target, target_slot, kind), strict=True))
+
+
+def subgraph(*nodes, links, inputs=(("image", "IMAGE", [1]),), outputs=(("IMAGE", "IMAGE", [2]),), id=UUID, text=False):
+    """A definition; `text`: ids of its ends are text, as front end 1.58 writes them."""
+    ends = [
+        [{"id": f"{name}-{number}", "name": name, "type": kind, "linkIds": ids} for number, (name, kind, ids) in given]
+        for given in (enumerate(inputs), enumerate(outputs))
+    ]
+    kind = str if text else int
+    for one in links:
+        for end in ("origin_id", "target_id"):
+            one[end] = kind(one[end])
+    return {
+        "id": id,
+        "name": "Bigger",
+        "inputNode": {"id": kind(-10)},
+        "outputNode": {"id": kind(-20)},
+        "inputs": ends[0],
+        "outputs": ends[1],
+        "nodes": list(nodes),
+        "links": list(links),
+    }
+
+
+def instance(id, link, values=(), inputs=(), proxies=None, type=UUID, **more):
+    properties = {"properties": {"proxyWidgets": proxies}} if proxies is not None else {}
+    return node(id, type, values, [slot("image", "IMAGE", link), *inputs], ["IMAGE"], **properties, **more)
+
+
+def enlarge(text=False):
+    """A subgraph with one ImageScaleBy in it."""
+    links = [inner_link(1, -10, 0, 7, 0), inner_link(2, 7, 0, -20, 0)]
+    return subgraph(scale(7, 1), links=links, text=text)
+
+
+def with_factor(links=(), **more):
+    """The same, whose scale_by is an input of the subgraph."""
+    inner = [inner_link(1, -10, 0, 7, 0), inner_link(2, 7, 0, -20, 0), inner_link(3, -10, 1, 7, 1, "FLOAT")]
+    inputs = (("image", "IMAGE", [1]), ("factor", "FLOAT", [3]))
+    return subgraph(scale(7, 1, factor=3), links=inner, inputs=inputs, **more)
+
+
+FACTOR = slot("factor", "FLOAT", None, widget=True)
+DEFINITIONS = "definitions"
+
+
+def defined(*subgraphs):
+    return {DEFINITIONS: {"subgraphs": list(subgraphs)}}
+
+
+def chain(middle, *more, links=((1, "1", 0, "4", 0, "IMAGE"), (2, "4", 0, "5", 0, "IMAGE")), **rest):
+    """LoadImage 1 -> the middle node 4 -> SaveImage 5."""
+    return flow(load(), middle, save("5", 2), *more, links=links, **rest)
+
+
+@pytest.fixture
+def prompt(folder):
+    def parse(content):
+        return graph.parse(content, runner.catalogue()).prompt
+
+    return parse
+
+
+@pytest.fixture
+def plain(folder):
+    """input/plain.png and the workflow file; `start(content, *options)` runs nvg-run."""
+    (folder / "input/sub").mkdir(parents=True)
+    Image.new("RGB", (6, 4), (200, 100, 50)).save(folder / "input/plain.png")
+    Image.new("RGB", (5, 3), (1, 2, 3)).save(folder / "input/sub/in.png")
+
+    def start(content, *options, name="workflow.json"):
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (folder / name).write_bytes(data)
+        return workflow.main([name, "--out", "out", "--quiet", *options])
+
+    return start
+
+
+API = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "plain.png"}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+}
+
+
+def saved_to(prefix):
+    return API | {"2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": prefix}}}
+
+
+# ------------------------------------------------------------------------------------------------------- subgraphs
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_subgraph(prompt, text):
+    found = prompt(chain(instance("4", 1), **defined(enlarge(text))))
+    assert list(found) == ["1", "4:7", "5"]
+    assert found["4:7"]["inputs"] == {"image": ["1", 0], "upscale_method": "nearest-exact", "scale_by": 2.0}
+    assert found["5"]["inputs"]["images"] == ["4:7", 0]
+
+
+def test_definitions_that_no_node_uses(prompt):
+    unused = [{"id": OTHER, "nodes": [{"id": 1, "type": "KSampler"}]}, {}, None]
+    assert prompt(chain(scale("4", 1), **defined(*unused))) == prompt(chain(scale("4", 1)))
+
+
+def test_nested_subgraphs_and_several_instances(prompt):
+    links = [inner_link(1, -10, 0, 8, 0), inner_link(2, 9, 0, -20, 0), inner_link(3, 8, 0, 9, 0)]
+    outer = subgraph(instance(8, 1), instance(9, 3), links=links, id=OTHER)
+    found = prompt(chain(instance("4", 1, type=OTHER), **defined(enlarge(), outer)))
+    assert list(found) == ["1", "4:8:7", "4:9:7", "5"]
+    assert found["4:8:7"]["inputs"]["image"] == ["1", 0]
+    assert found["4:9:7"]["inputs"]["image"] == ["4:8:7", 0]
+    assert found["5"]["inputs"]["images"] == ["4:9:7", 0]
+
+
+def test_promoted_widgets_have_a_value_for_every_instance(prompt):
+    links = [(1, "1", 0, "3", 0, "IMAGE"), (3, "3", 0, "4", 0, "IMAGE"), (2, "4", 0, "5", 0, "IMAGE")]
+    both = [instance("3", 1, [3.0], [FACTOR]), instance("4", 3, [0.5], [FACTOR])]
+    found = prompt(flow(load(), *both, save("5", 2), links=links, **defined(with_factor())))
+    assert [found[id]["inputs"]["scale_by"] for id in ("3:7", "4:7")] == [3.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("values", "proxies", "expected"),
+    [
+        ([], None, 2.0),  # no value of its own: the inner widget's
+        ([None], None, 2.0),
+        ([3.0], [["-1", "factor"]], 3.0),
+        ([3.0], [["7", "scale_by"]], 3.0),  # older files name the inner widget
+        (["area", 3.0], [["7", "upscale_method"], ["-1", "factor"]], 3.0),
+        ([3.0, "area"], [["7", "upscale_method"]], 3.0),  # front end 1.35: inputs first
+        ([3.0], json.dumps([["7", "scale_by"]]), 3.0),
+    ],
+)
+def test_promoted_widgets_of_every_front_end(prompt, values, proxies, expected):
+    found = prompt(chain(instance("4", 1, values, [FACTOR], proxies), **defined(with_factor())))
+    assert found["4:7"]["inputs"]["scale_by"] == expected
+    assert found["4:7"]["inputs"]["upscale_method"] == ("area" if "area" in values else "nearest-exact")
+
+
+def test_a_widget_promoted_through_two_subgraphs(prompt):
+    inner = [inner_link(1, -10, 0, 8, 0), inner_link(2, 8, 0, -20, 0), inner_link(3, -10, 1, 8, 1, "FLOAT")]
+    inputs = (("image", "IMAGE", [1]), ("much", "FLOAT", [3]))
+    nested = instance(8, 1, [4.0], [FACTOR | {"link": 3}])
+    outer = subgraph(nested, links=inner, inputs=inputs, id=OTHER)
+    much = FACTOR | {"name": "much"}
+    for values, expected in (([5.0], 5.0), ([], 4.0)):
+        content = chain(instance("4", 1, values, [much], type=OTHER), **defined(with_factor(), outer))
+        assert prompt(content)["4:8:7"]["inputs"]["scale_by"] == expected
+
+
+def test_a_proxy_of_a_nested_subgraphs_widget(prompt):
+    inner = [inner_link(1, -10, 0, 8, 0), inner_link(2, 8, 0, -20, 0)]
+    outer = subgraph(instance(8, 1, [], [FACTOR]), links=inner, id=OTHER)
+    content = chain(instance("4", 1, [6.0], (), [["8", "7: factor"]], type=OTHER), **defined(with_factor(), outer))
+    assert prompt(content)["4:8:7"]["inputs"]["scale_by"] == 6.0
+
+
+def test_a_connected_promoted_widget_takes_what_is_connected(prompt):
+    primitive = node("9", "PrimitiveNode", [7.0, "fixed"], (), ["FLOAT"])
+    links = [(1, "1", 0, "4", 0, "IMAGE"), (2, "4", 0, "5", 0, "IMAGE"), (8, "9", 0, "4", 1, "FLOAT")]
+    middle = instance("4", 1, [3.0], [FACTOR | {"link": 8}])
+    found = prompt(chain(middle, primitive, links=links, **defined(with_factor())))
+    assert found["4:7"]["inputs"]["scale_by"] == 7.0
+
+
+def test_an_input_that_goes_straight_to_an_output(prompt):
+    through = subgraph(links=[inner_link(1, -10, 0, -20, 0)], outputs=(("IMAGE", "IMAGE", [1]),))
+    assert prompt(chain(instance("4", 1), **defined(through)))["5"]["inputs"]["images"] == ["1", 0]
+
+
+def test_a_muted_and_a_bypassed_subgraph(prompt):
+    muted = prompt(chain(instance("4", 1, mode=2), **defined(enlarge())))
+    assert list(muted) == ["1", "5"] and "images" not in muted["5"]["inputs"]
+    bypassed = prompt(chain(instance("4", 1, mode=4), **defined(enlarge())))
+    assert list(bypassed) == ["1", "5"] and bypassed["5"]["inputs"]["images"] == ["1", 0]
+
+
+def test_a_subgraph_that_holds_itself(prompt, refuses):
+    loop = subgraph(instance(7, 1), links=[inner_link(1, -10, 0, 7, 0), inner_link(2, 7, 0, -20, 0)])
+    with refuses("the workflow is damaged: .*a subgraph holds itself"):
+        prompt(chain(instance("4", 1), **defined(loop)))
+
+
+def test_a_value_set_in_a_subgraph_is_in_the_picture(plain, folder):
+    content = chain(instance("4", 1, [3.0], [FACTOR]), **defined(with_factor()))
+    assert plain(content, "--set", "4:7.scale_by=2.5") == 0
+    with Image.open(folder / "out/x_00001_.png") as picture:
+        assert picture.size == (15, 10)
+        again = json.loads(picture.info["workflow"])
+        assert graph.parse(again, runner.catalogue()).prompt == json.loads(picture.info["prompt"])
+    links = [(1, "1", 0, "3", 0, "IMAGE"), (3, "3", 0, "4", 0, "IMAGE"), (2, "4", 0, "5", 0, "IMAGE")]
+    twice = flow(load(), instance("3", 1), instance("4", 3), save("5", 2), links=links, **defined(enlarge()))
+    assert plain(twice, "--set", "4:7.scale_by=1") == 0
+    with Image.open(folder / "out/x_00002_.png") as picture:
+        assert picture.size == (12, 8), "one of two instances"
+        assert "workflow" not in picture.info, "the graph has no place for it, so it would make another picture"
+
+
+# ------------------------------------------------------------------------------------- nodes of the front end's own
+
+
+@pytest.mark.parametrize(
+    "virtual",
+    [
+        node(50, "Label (rgthree)", ["x"]),
+        node(50, "Fast Groups Muter (rgthree)", [], [], ["*"]),
+        node(50, "Fast Muter (rgthree)", [], [slot("5", "*", 9)], ["*"]),
+        node(50, "Note", ["hello"]),
+        node(50, "Somebody's own label"),
+        node(50, "SetNode", ["pic"], [slot("IMAGE", "IMAGE", 9)], ["IMAGE"]),
+    ],
+)
+def test_front_end_nodes_are_left_out(prompt, virtual):
+    links = [(1, "1", 0, "4", 0, "IMAGE"), (2, "4", 0, "5", 0, "IMAGE"), (9, "4", 0, "50", 0, "IMAGE")]
+    assert prompt(chain(scale("4", 1), virtual, links=links)) == prompt(chain(scale("4", 1)))
+
+
+@pytest.mark.parametrize("kind", ["Reroute", "Reroute (rgthree)"])
+def test_reroutes(prompt, kind):
+    middle = node("4", kind, (), [slot("", "*", 1)], ["*"])
+    assert prompt(chain(middle))["5"]["inputs"]["images"] == ["1", 0]
+
+
+@pytest.mark.parametrize("setter", ["SetNode", "easy setNode"])
+def test_set_and_get(prompt, refuses, setter):
+    getter = setter.replace("set", "get").replace("Set", "Get")
+    put = node("3", setter, ["pic"], [slot("IMAGE", "IMAGE", 1)], ["IMAGE"])
+    get = node("4", getter, ["pic"], [], ["IMAGE"])
+    links = [(1, "1", 0, "3", 0, "IMAGE"), (2, "4", 0, "5", 0, "IMAGE")]
+    assert prompt(chain(get, put, links=links))["5"]["inputs"]["images"] == ["1", 0]
+    with refuses("node 4 gets 'pic', but no Set node of that name is in the workflow"):
+        prompt(chain(get, links=links[1:]))
+
+
+def primitive(values=(), mode=0, **more):
+    """A primitive that gives ImageScaleBy its factor; the widget's own is 2."""
+    links = [(1, "1", 0, "4", 0, "IMAGE"), (2, "4", 0, "5", 0, "IMAGE"), (3, "9", 0, "4", 1, "FLOAT")]
+    return chain(
+        scale("4", 1, factor=3), node("9", "PrimitiveNode", values, (), ["FLOAT"], mode=mode, **more), links=links
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "expected"), [((3.0, "fixed"), 0, 3.0), ((3.0,), 2, 3.0), ((3.0,), 4, 3.0), ((), 0, 2.0)]
+)
+def test_primitives(prompt, values, mode, expected):
+    assert prompt(primitive(values, mode))["4"]["inputs"]["scale_by"] == expected
+
+
+def test_a_muted_source_leaves_the_widgets_own_value(prompt):
+    links = [(1, "1", 0, "4", 0, "IMAGE"), (2, "4", 0, "5", 0, "IMAGE"), (3, "8", 0, "4", 1, "FLOAT")]
+    source = node("8", "SolidMask", [1.0, 2, 2], (), ["FLOAT"], mode=2)
+    assert prompt(chain(scale("4", 1, factor=3), source, links=links))["4"]["inputs"]["scale_by"] == 2.0
+
+
+def test_a_bypassed_node_hands_on_the_input_of_the_type(prompt):
+    middle = node(
+        "4", "MaskComposite", [], [slot("x", "INT"), slot("a", "MASK"), slot("b", "IMAGE", 1)], ["IMAGE"], mode=4
+    )
+    assert prompt(chain(middle))["5"]["inputs"]["images"] == ["1", 0]
+    unfit = node("4", "MaskComposite", [], [slot("a", "MASK", 1)], ["IMAGE"], mode=4)
+    assert "images" not in prompt(chain(unfit))["5"]["inputs"]
+
+
+def test_a_circle_of_reroutes(prompt, refuses):
+    links = [(1, "3", 0, "4", 0, "*"), (2, "4", 0, "5", 0, "IMAGE"), (3, "4", 0, "3", 0, "*")]
+    reroutes = [node(id, "Reroute", (), [slot("", "*", link)], ["*"]) for id, link in (("4", 1), ("3", 3))]
+    with refuses("the connections run in a circle through node 4"):
+        prompt(chain(*reroutes, links=links))
+
+
+# ----------------------------------------------------------------------------------------------------------- values
+
+
+def generate(values):
+    inputs = [slot("model", "NVG_MODEL")]
+    return flow(node(3, "NVGGenerate", values, inputs, ["IMAGE"]), links=[])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["heart", 7, "fixed", 1, 0, 0, 0],
+        ["heart", 7, "fixed", 1, 0, 0, 0, "a status text"],
+        ["heart", 7, "fixed", 1, 0, 0, 0, None, {"of": "a newer version"}],
+        ["heart", 7, None, 1, 0, 0, 0],
+        ["heart", 7, None, 1, 0, 0, 0, None],
+        ["heart", 7, "increment-wrap", 1, 0, 0, 0],
+        ["heart", 7, "somebody's own word", 1, 0, 0, 0],
+        ["heart", 7, 1, 0, 0, 0],
+    ],
+)
+def test_surplus_and_null_values(prompt, values):
+    inputs = prompt(generate(values))["3"]["inputs"]
+    expected = {"class_name": "heart", "seed": 7, "batch_size": 1, "keep_structure": 0, "keep_content": 0}
+    assert inputs == expected | {"first_item": 0}
+
+
+def test_null_at_the_end_is_the_default(prompt):
+    inputs = prompt(generate(["heart", 7, "fixed", 1, None, None, None]))["3"]["inputs"]
+    assert inputs == {"class_name": "heart", "seed": 7, "batch_size": 1}
+
+
+def test_unknown_literals_are_ignored_and_wrapped_values_unwrapped(plain, folder):
+    content = saved_to({"__value__": "wrapped"})
+    content["1"] = {
+        "class_type": "LoadImage",
+        "inputs": {"image": "plain.png", "upload": "image", "of a": {"newer": 1}},
+    }
+    assert plain(content) == 0 and (folder / "out/wrapped_00001_.png").is_file()
+
+
+def test_titles_and_types_that_are_null(plain, capsys):
+    content = {id: one | {"_meta": meta} for (id, one), meta in zip(API.items(), (None, {"title": None}), strict=True)}
+    assert plain(content, "--list") == 0
+    assert capsys.readouterr().out.startswith("1  LoadImage\n")
+    assert plain(content) == 0
+    assert plain(API | {"2": API["2"] | {"class_type": None}}) == 2
+    assert capsys.readouterr().err == (
+        "nvg-run: node 2 has no class_type, so nobody knows what it does; export the workflow again\n"
+    )
+
+
+def test_an_output_that_cannot_run_does_not_hold_up_the_others(plain, folder, capsys):
+    broken = {"class_type": "SaveImage", "inputs": {"filename_prefix": "y"}}
+    assert plain({"0": broken} | API) == 2
+    said = capsys.readouterr()
+    assert said.out == "out/x_00001_.png\n" and (folder / "out/x_00001_.png").is_file()
+    assert re.fullmatch(r"nvg-run: left out: images of SaveImage \(node 0\) is missing: connect it, .*\n", said.err)
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_encodings(plain, folder, encoding):
+    content = API | {"2": API["2"] | {"_meta": {"title": "Bilder für Zoë 画像"}}}
+    assert plain(json.dumps(content, ensure_ascii=False).encode(encoding)) == 0
+
+
+def test_text_in_another_encoding_is_a_sentence(plain, capsys):
+    assert plain('{"1": "für"}'.encode("cp1252")) == 2
+    assert "is not text in UTF-8" in capsys.readouterr().err
+
+
+def test_a_picture_is_a_workflow(plain, folder, capsys):
+    assert plain(chain(scale("4", 1))) == 0
+    (folder / "moved").mkdir()
+    (folder / "out/x_00001_.png").rename(folder / "moved/picture.png")
+    assert workflow.main(["moved/picture.png", "--out", "out", "--quiet"]) == 0
+    with Image.open(folder / "out/x_00001_.png") as again, Image.open(folder / "moved/picture.png") as first:
+        assert again.info == first.info and (np.array(again) == np.array(first)).all()
+    capsys.readouterr()
+    assert workflow.main(["input/plain.png"]) == 2
+    assert "input/plain.png is a picture without a workflow" in capsys.readouterr().err
+
+
+def test_pictures_of_other_forms(plain, folder):
+    text = PngInfo()
+    text.add_itxt("prompt", json.dumps(API))
+    Image.new("RGB", (3, 3)).save(folder / "only-prompt.png", pnginfo=text)
+    exif = Image.Exif()
+    exif[0x0110] = "prompt:" + json.dumps(API)
+    Image.new("RGB", (3, 3)).save(folder / "animated.webp", exif=exif)
+    for number, name in enumerate(("only-prompt.png", "animated.webp"), 1):
+        assert workflow.main([name, "--out", "out", "--quiet"]) == 0
+        assert (folder / f"out/x_0000{number}_.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "is not JSON"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer.*fetch the file"),
+        (b"<!DOCTYPE html><html>", "is no workflow: it is a web page"),
+        (b"\x89PNG\r\n\x1a\ncut", "is a damaged picture"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"PK\x03\x04", "a zip archive"),
+    ],
+)
+def test_files_that_are_no_workflow(plain, capsys, content, complaint):
+    assert plain(content) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and re.search(complaint, said), said
+
+
+def test_a_picture_with_too_many_pixels(plain, huge_png, capsys):
+    loading = API | {"1": {"class_type": "LoadImage", "inputs": {"image": str(huge_png)}}}
+    for run in (lambda: plain(loading), lambda: workflow.main([str(huge_png)])):
+        assert run() == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "has 400 million pixels, and 179 million is the most" in said, said
+
+
+def test_a_painting_with_too_many_pixels(huge_png, refuses):
+    painting = "data:image/png;base64," + base64.b64encode(huge_png.read_bytes()).decode()
+    with refuses("the painting is too large"):
+        read_painting(painting)
+
+
+def test_windows_paths(plain, folder, model):
+    Path("models/nvg/deep").mkdir()
+    Path("models/nvg/tiny.safetensors").rename("models/nvg/deep/tiny.safetensors")
+    content = saved_to("some\\where\\x")
+    content["1"] = {"class_type": "LoadImage", "inputs": {"image": "sub\\in.png"}}
+    assert plain(content) == 0
+    with Image.open(folder / "out/some/where/x_00001_.png") as picture:
+        assert picture.size == (5, 3)
+    loading = {"class_type": "NVGLoadModel", "inputs": {"checkpoint": "deep\\tiny.safetensors", "dtype": "auto"}}
+    show = {"class_type": "NVGStructureShape", "inputs": {"model": ["1", 0]}}
+    preview = {"class_type": "NVGStructurePreview", "inputs": {"structure": ["2", 0]}}
+    assert plain({"1": loading, "2": show, "3": preview}) == 0
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tiff"])
+def test_every_frame_is_a_picture(folder, suffix):
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    frames = [Image.new("RGB", (20, 10), colour) for colour in colours]
+    frames[0].save(folder / f"moving.{suffix}", save_all=True, append_images=frames[1:])
+    load_image = type("Load", (runner.KINDS["LoadImage"],), {"files": Files([folder], folder)})
+    images, masks = load_image.execute(f"moving.{suffix}").args
+    assert images.shape == (3, 10, 20, 3) and masks.shape == (3, 64, 64)
+    assert (images[:, 5, 5] * 255 - torch.tensor(colours)).abs().max() < 10
+
+
+def test_frames_with_transparency(folder):
+    frames = [Image.new("RGBA", (20, 10), (250, 0, 0, alpha)) for alpha in (255, 0)]
+    frames[0].save(folder / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
+    load_image = type("Load", (runner.KINDS["LoadImage"],), {"files": Files([folder], folder)})
+    _, masks = load_image.execute("moving.webp").args
+    assert masks.shape == (2, 10, 20) and masks[0].max() == 0 and masks[1].min() == 1
+
+
+# ------------------------------------------------------------------------------------------------- words in file names
+
+
+NOW = datetime(2026, 3, 7, 5, 4, 9)
+NAMED = [
+    words.Named("1", "LoadImage", "Photo", {"image": "sub/in.png"}),
+    words.Named("2", "ImageScaleBy", None, {"scale_by": 4.0, "on": True, "none": None}),
+    words.Named("3", None, "LoadImage", {"image": "other"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("%date:yyyy-MM-dd%/a", "2026-03-07/a"),
+        ("%date:yy M d h m s%", "26 3 7 5 4 9"),
+        ("%date:hhmmss%", "050409"),
+        ("%LoadImage.image%", "sub_in.png"),
+        ("%Photo.image%_%ImageScaleBy.scale_by%", "sub_in.png_4"),
+        ("%ImageScaleBy.on%%ImageScaleBy.none%", "true"),
+        ("%Nobody.image%_%LoadImage.nothing%", "%Nobody.image%_%LoadImage.nothing%"),
+        ("100%_%width%", "100%_%width%"),
+    ],
+)
+def test_words(text, expected):
+    assert words.filled(text, NAMED, NOW) == expected
+
+
+def test_words_in_a_run(plain, folder):
+    now = datetime.now()
+    named = chain(scale("4", 1, title="Big"), title="x")
+    named["nodes"][2]["widgets_values"] = ["%year%/%Big.scale_by%-%LoadImage.image%-%width%"]
+    assert plain(named, "--set", "4.scale_by=3") == 0
+    assert (folder / f"out/{now.year}/3-plain.png-18_00001_.png").is_file()
+    assert plain(saved_to("%date:yyyy%/%LoadImage.image%")) == 0
+    assert (folder / f"out/{now.year}/plain.png_00001_.png").is_file()
+
+
+@pytest.mark.parametrize("prefix", ["a\0b", "half \ud800", "long" * 100])
+def test_prefixes_that_no_file_can_have(plain, capsys, prefix):
+    assert plain(saved_to(prefix)) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "filename_prefix" in said
+
+
+# ------------------------------------------------------------------------------------------------ the shared folder
+
+
+def listed(capsys, **expected):
+    """Checks the inputs of the one node that has them all."""
+    out = capsys.readouterr().out
+    for name, value in expected.items():
+        assert f"    {name} = {json.dumps(value)}\n" in out, out
+
+
+def sentence(capsys, says):
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and re.search(says, said), said
+
+
+DRAWN = {"class_name": "heart", "seed": 7, "batch_size": 1}
+LISTED = {
+    "17_progress_text_1.35.9.json": DRAWN,
+    "14_subgraph.json": DRAWN | {"scale_by": 4.0},
+    "12_3_virtual_Labelrgthree.json": DRAWN,
+    "13_setget.json": DRAWN,
+    "06_control_null.json": DRAWN,
+    "01_bom.json": DRAWN,
+    "08c_primitive_novalue.json": DRAWN,
+    "08d_primitive_muted.json": DRAWN | {"seed": 3},
+    "meta_null.json": DRAWN,
+}
+RUN = {
+    "m_load_backslash.json": "x_00001_.png",
+    "m_load_upload2.json": "x_00001_.png",
+    "m_prefix__date_yyyy_MM_dd__a.json": f"{datetime.now():%Y-%m-%d}/a_00001_.png",
+}
+
+
+@pytest.fixture
+def case():
+    """`case(name)` is the file of that name in the folder of cases; skips where there is none."""
+
+    def find(name):
+        if not CASES.is_dir():
+            pytest.skip(f"no folder {CASES} of shared cases (set NVG_CASES to it)")
+        found = sorted(CASES.rglob(name))
+        if not found:
+            pytest.skip(f"no {name} in {CASES}")
+        return str(found[0])
+
+    return find
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_cases_that_are_listed(case, capsys, name):
+    assert workflow.main([case(name), "--list"]) == 0
+    listed(capsys, **LISTED[name])
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_cases_that_run(case, plain, folder, name):
+    assert workflow.main([case(name), "--out", "out", "--quiet"]) == 0
+    assert (folder / "out" / RUN[name]).is_file()
+
+
+def test_case_of_a_group_node(case, capsys):
+    assert workflow.main([case("15_groupnode.json"), "--list"]) == 2
+    sentence(capsys, "node 4 is the group node 'Bigger'.*Convert to nodes")
+
+
+def test_every_other_file_of_the_cases(case, capsys):
+    """A variant that is named nowhere here is a workflow or a sentence, too."""
+    case("README.md")
+    for path in sorted(CASES.rglob("*.json")):
+        status = workflow.main([str(path), "--list"])
+        said = capsys.readouterr().err
+        assert (status, said.count("\n")) in ((0, 0), (2, 1)), f"{path}: {said}"
