@@ -18,7 +18,7 @@ help:
 	@echo "PYTHON=...      the Python that $(VENV) is made with (now: $(PYTHON))"
 
 demo: $(VENV)/.installed
-	@picture=$$($(BIN)/nvg-run workflows/Generate.json --set Draw.batch_size=1 --set Pictures.filename_prefix=demo --out .) \
+	@picture=$$($(BIN)/nvg-run "workflows/01 Generate.json" --set Draw.batch_size=1 --set Pictures.filename_prefix=demo --out .) \
 	  && mv -f "$$picture" $(DEMO)
 	@echo "Your picture is here: $(CURDIR)/$(DEMO) (it holds its workflow: drop it on the canvas of ComfyUI)"
 

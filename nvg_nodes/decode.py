@@ -24,7 +24,7 @@ class NVGDecode(io.ComfyNode):
             category=CATEGORY,
             description="Makes pictures of a sequence: the finished ones, those of one stage, or all stages as a "
             "batch.",
-            search_aliases=["nvg", "vae decode", "sequence to image", "stages"],
+            search_aliases=["nvg", "vae decode", "sequence to image", "stages", "compare"],
             inputs=[
                 model_input(),
                 NVGSequence.Input("sequence", tooltip="From NVG Tokenize Image, NVG Generate or a content stage."),

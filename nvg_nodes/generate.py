@@ -95,6 +95,12 @@ class NVGGenerate(io.ComfyNode):
                 "class conditional",
                 "text to image",
                 "next visual granularity",
+                "img2img",
+                "inpaint",
+                "edit",
+                "reference",
+                "style",
+                "regional",
             ],
             inputs=[
                 *request_inputs(),

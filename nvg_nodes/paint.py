@@ -51,7 +51,20 @@ class NVGPaintStructure(io.ComfyNode):
             category=CATEGORY,
             description="Paint the first structure maps in the node. Every region must have exactly half the positions "
             "of its parent, so a painted area is grown or shrunk along lines of equal distance to its outline.",
-            search_aliases=["nvg", "draw", "painter", "sketch", "layout", "mask editor"],
+            search_aliases=[
+                "nvg",
+                "draw",
+                "painter",
+                "sketch",
+                "layout",
+                "mask editor",
+                "outline",
+                "silhouette",
+                "composition",
+                "control",
+                "edit",
+                "regional",
+            ],
             inputs=[
                 model_input(),
                 io.String.Input(

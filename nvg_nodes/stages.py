@@ -46,7 +46,7 @@ class NVGStart(io.ComfyNode):
             category=CATEGORY,
             description="Begins a generation stage by stage. Connect NVG Generate Structure and NVG Generate Content "
             "Stage in turn, once per stage; a change to a late stage runs only what follows it.",
-            search_aliases=["nvg", "stage by stage", "chain", "empty latent"],
+            search_aliases=["nvg", "stage by stage", "chain", "empty latent", "edit"],
             inputs=[
                 *request_inputs(),
                 NVGStructure.Input(
@@ -90,7 +90,7 @@ class NVGGenerateStructure(io.ComfyNode):
             display_name="NVG Generate Structure",
             category=CATEGORY,
             description="Splits every region in half for the next stage. The first stage is one region.",
-            search_aliases=["nvg", "structure", "stage", "split"],
+            search_aliases=["nvg", "structure", "stage", "split", "layout", "composition"],
             inputs=[
                 model_input(),
                 state_input(),
@@ -139,7 +139,7 @@ class NVGGenerateContentStage(io.ComfyNode):
             category=CATEGORY,
             description="Fills the regions of the next stage, one token each. It comes after the stage's structure; "
             "the first stage needs none.",
-            search_aliases=["nvg", "content", "stage", "tokens"],
+            search_aliases=["nvg", "content", "stage", "tokens", "inpaint", "edit", "style"],
             inputs=[
                 model_input(),
                 state_input(),

@@ -63,7 +63,7 @@ class NVGStructureTransform(io.ComfyNode):
             display_name="NVG Structure Transform",
             category=CATEGORY,
             description="Flips, scales, turns and shifts a structure, in this order. Regions are balanced again.",
-            search_aliases=["nvg", "flip", "mirror", "shift", "rotate", "scale"],
+            search_aliases=["nvg", "flip", "mirror", "shift", "rotate", "scale", "edit", "composition"],
             inputs=[
                 structure_input("The structure to move."),
                 io.Combo.Input("flip", options=FLIPS, default="none", tooltip="Mirrors sideways, upside down or both."),
@@ -129,7 +129,7 @@ class NVGStructureBlend(io.ComfyNode):
             display_name="NVG Structure Blend",
             category=CATEGORY,
             description="Goes from one structure to another: positions are ranked by a mean of both orders.",
-            search_aliases=["nvg", "mix", "morph", "interpolate"],
+            search_aliases=["nvg", "mix", "morph", "interpolate", "edit"],
             inputs=[
                 structure_input("What amount 0 gives.", "structure_a"),
                 structure_input("What amount 1 gives.", "structure_b"),
@@ -163,7 +163,7 @@ class NVGStructureSwap(io.ComfyNode):
             category=CATEGORY,
             description="Takes the first stages of one structure, then the splits of another: every region is halved "
             "in the other's order.",
-            search_aliases=["nvg", "combine", "exchange", "layout and detail"],
+            search_aliases=["nvg", "combine", "exchange", "layout and detail", "composition", "style", "reference"],
             inputs=[
                 structure_input("Its first stages are taken: the layout.", "structure_a"),
                 structure_input("Its splits follow: the detail.", "structure_b"),
@@ -210,7 +210,7 @@ class NVGStructureKeep(io.ComfyNode):
             display_name="NVG Structure Keep Stages",
             category=CATEGORY,
             description="Keeps the first stages of a structure; the generator makes the others anew.",
-            search_aliases=["nvg", "truncate", "variations"],
+            search_aliases=["nvg", "truncate", "variations", "edit", "composition"],
             inputs=[
                 structure_input("The structure to shorten."),
                 io.Int.Input(
@@ -240,7 +240,7 @@ class NVGStructureToMask(io.ComfyNode):
             display_name="NVG Structure to Mask",
             category=CATEGORY,
             description="Masks of regions of one stage, at the size of the model's pictures.",
-            search_aliases=["nvg", "region mask", "segment"],
+            search_aliases=["nvg", "region mask", "segment", "regional", "outline", "silhouette"],
             inputs=[
                 structure_input("The structure whose regions are wanted."),
                 stage_input("The stage whose regions are wanted."),
@@ -323,7 +323,7 @@ class NVGStructurePreview(io.ComfyNode):
             display_name="NVG Structure Preview",
             category=CATEGORY,
             description="Shows the maps of all stages of a structure on the node.",
-            search_aliases=["nvg", "show structure", "grid", "preview"],
+            search_aliases=["nvg", "show structure", "grid", "preview", "compare"],
             inputs=[structure_input("The structure to show.")],
             outputs=[io.Image.Output(display_name="image", tooltip="A sheet per picture with the maps of its stages.")],
             is_output_node=True,

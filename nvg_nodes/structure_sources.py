@@ -86,7 +86,18 @@ class NVGStructureFromMask(io.ComfyNode):
             description="Makes a structure of drawn areas. Every region must have exactly half the positions of its "
             "parent, so an area of any size is grown or shrunk along lines of equal distance to its outline until it "
             "fits: the drawn shape stays recognisable.",
-            search_aliases=["nvg", "mask to structure", "draw", "regional", "layout"],
+            search_aliases=[
+                "nvg",
+                "mask to structure",
+                "draw",
+                "regional",
+                "layout",
+                "outline",
+                "silhouette",
+                "composition",
+                "control",
+                "inpaint",
+            ],
             inputs=[
                 model_input(),
                 io.Mask.Input("mask", tooltip="One drawn area, or several."),
@@ -168,7 +179,17 @@ class NVGStructureFromImage(io.ComfyNode):
             description="Makes a structure of a picture whose colours are labels (a segmentation, a palette picture, "
             "a map painted elsewhere). Labels that come after each other in the order share regions; one that has to "
             "be cut is cut along its neighbours.",
-            search_aliases=["nvg", "segmentation", "palette", "label map", "image to structure"],
+            search_aliases=[
+                "nvg",
+                "segmentation",
+                "palette",
+                "label map",
+                "image to structure",
+                "regional",
+                "composition",
+                "layout",
+                "control",
+            ],
             inputs=[
                 model_input(),
                 io.Image.Input("image", tooltip="Label or palette pictures; sampled without smoothing."),
@@ -232,7 +253,7 @@ class NVGStructureShape(io.ComfyNode):
             category=CATEGORY,
             description="Makes a structure of a shape placed by numbers. Its area becomes exactly one half; more "
             "stages repeat it as rings or bands.",
-            search_aliases=["nvg", "circle", "rectangle", "gradient", "layout"],
+            search_aliases=["nvg", "circle", "rectangle", "gradient", "layout", "composition", "regional"],
             inputs=[
                 model_input(),
                 io.Combo.Input(

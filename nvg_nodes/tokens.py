@@ -42,7 +42,18 @@ class NVGTokenize(io.ComfyNode):
             category=CATEGORY,
             description="Takes pictures apart into structure, tokens and canvases of all stages. NVG Decode puts them "
             "together again.",
-            search_aliases=["nvg", "encode", "vae encode", "tokens", "sequence"],
+            search_aliases=[
+                "nvg",
+                "encode",
+                "vae encode",
+                "tokens",
+                "sequence",
+                "img2img",
+                "inpaint",
+                "edit",
+                "reference",
+                "compare",
+            ],
             inputs=[
                 model_input(),
                 io.Image.Input("image", tooltip="One or more pictures of any size with 1, 3 or 4 channels."),
@@ -72,7 +83,20 @@ class NVGExtractStructure(io.ComfyNode):
             category="NVG/structure",
             description="Finds the structure of pictures: which regions belong together, stage by stage. NVG Generate "
             "can follow it with another content.",
-            search_aliases=["nvg", "structure transfer", "segmentation", "layout", "controlnet"],
+            search_aliases=[
+                "nvg",
+                "structure transfer",
+                "segmentation",
+                "layout",
+                "controlnet",
+                "composition",
+                "reference",
+                "style",
+                "control",
+                "outline",
+                "silhouette",
+                "img2img",
+            ],
             inputs=[
                 model_input(),
                 io.Image.Input("image", tooltip="One or more pictures of any size with 1, 3 or 4 channels."),

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-import tyro
+try:
+    import msgspec  # noqa: F401  # of the recipes; asked for here, before torch has been loaded
+    import tyro
+except ModuleNotFoundError as error:
+    print(
+        f"error: training needs the package {error.name}, which is not installed; "
+        "run `pip install -e '.[train]'` in the folder of nvg",
+        file=sys.stderr,
+    )
+    raise SystemExit(2) from None
 
 from nvg_model.errors import NVGError
 from training import distributed
@@ -88,6 +97,8 @@ def options(command: str, part: str, arguments: Sequence[str]) -> tuple[Recipe, 
         print("or the path of a recipe of your own, .toml or .py (docs/training.md)")
         raise SystemExit(0 if "-h" in arguments or "--help" in arguments else 2)
     base = recipe(arguments[0])
+    # The name that it had, a prefix of other options.
+    arguments = [f"--cached-views{one[7:]}" if one.partition("=")[0] == "--views" else one for one in arguments]
     settings = getattr(base, part)
     kind = type(settings)
     default = Options[kind](DATA / base.name, RUNS / base.name, base.seed, settings, base.views, base.start)  # type: ignore[valid-type]

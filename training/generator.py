@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import nvg_model
 from nvg_model import hierarchy
@@ -40,7 +41,9 @@ from training.recipes.base import GeneratorRecipe, Recipe
 from training.samples import sample_sheets
 from training.tokenizer import tokenizer_weights
 
-HELD_OUT_PARTS = 8  # the held-out batch is measured in parts, to save memory
+VIEWS_EACH, MOST_VIEWS = 32, 24_000  # that are cached of a picture, and of a set, unless a recipe says otherwise
+HELD_OUT_VIEWS, MOST_HELD_OUT = 8, 256  # of a held-out picture, and in all
+HELD_OUT_PART = 32  # that are measured at once, to save memory
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def train_generator(recipe: Recipe, data: Path | str, run: Path) -> Path:
     recipe = dataclasses.replace(recipe, generator=settings)
     folder = generator_folder(run, settings.networks)
     pictures = recipe.pictures(data, "train")
+    held_out = recipe.pictures(data, "held-out", pictures.classes)
     torch.manual_seed(recipe.seed)  # the initial weights
     nvg = starting_point(recipe, run, pictures.classes).to(world.device)
     describe_run(folder, recipe, world, classes=pictures.classes, data=str(data))
@@ -115,7 +119,7 @@ def train_generator(recipe: Recipe, data: Path | str, run: Path) -> Path:
             [Phase(objective, optimizers(objective, settings), schedule(settings))],
             source.draw,
             names=lambda batch: batch.names,
-            validate=held_out_loss(recipe, nvg, objective, recipe.pictures(data, "held-out", pictures.classes)),
+            validate=held_out_loss(recipe, nvg, objective, held_out, world.first),
             sample=lambda: sample_sheets(nvg, recipe.sampling),
             meta={"classes": list(pictures.classes), "recipe": dataclasses.asdict(recipe)},
         ),
@@ -267,16 +271,17 @@ class Source:
     def make(cls, recipe: Recipe, nvg: NVG, pictures: Pictures, folder: Path, world: World) -> Source:
         """Makes the cache, if one is wanted."""
         settings, cache = recipe.generator, None
-        if settings.views:
+        views = number_of_views(settings, len(pictures))
+        if views:
             if settings.repa_weight:
-                raise DataError("REPA needs the images, which a token cache does not hold; train with --views 0")
+                raise DataError("REPA needs the images, which a token cache does not hold; train with --cached-views 0")
             path = folder / "cache.safetensors"
             cache = load_or_make(
                 path,
                 nvg.tokenizer,
                 pictures,
                 recipe.views,
-                settings.views,
+                views,
                 recipe.seed,
                 rank=world.rank,
                 world=world.size,
@@ -355,6 +360,17 @@ class Source:
             "images": draw_views(self.pictures, index, self.recipe.views, generator, share.slice(len(index))),
             "names": tuple(self.pictures.names[int(one)] for one in own),
         }
+
+
+def number_of_views(settings: GeneratorRecipe, pictures: int) -> int:
+    """How many views are cached of so many pictures. Raises DataError: a negative number was asked for."""
+    if settings.cached_views is None:
+        return max(pictures, min(VIEWS_EACH * pictures, MOST_VIEWS))
+    if settings.cached_views < 0:
+        raise DataError(
+            f"--cached-views {settings.cached_views} is no number of views; give 0 for no cache, or leave it out"
+        )
+    return settings.cached_views
 
 
 def draw_stages(
@@ -646,16 +662,19 @@ def _weights(stage: Tensor, weights: tuple[float, ...]) -> Tensor:
 
 
 def held_out_loss(
-    recipe: Recipe, nvg: NVG, objective: GeneratorObjective, held_out: Pictures
+    recipe: Recipe, nvg: NVG, objective: GeneratorObjective, held_out: Pictures, first: bool = True
 ) -> Callable[[], dict[str, float]]:
-    """Measures the loss on views of held-out pictures, always the same and with the same noise."""
+    """Measures the loss on views of held-out pictures, always the same and with the same noise: eight of every picture,
+    but no more than 256."""
+    batch = min(HELD_OUT_VIEWS * len(held_out), MOST_HELD_OUT)
+    parts = -(-batch // HELD_OUT_PART)
     settings = dataclasses.replace(
         recipe.generator,
-        batch=256,
+        batch=-(-batch // parts) * parts,
         label_dropout=0.0,
         token_noise=0.0,
         own_tokens=0.0,
-        views=0,
+        cached_views=0,
         content_stages=99,
         structure_stages=99,
     )
@@ -663,10 +682,10 @@ def held_out_loss(
 
     def measure() -> dict[str, float]:
         values: dict[str, float] = {}
-        for part in range(HELD_OUT_PARTS):
-            loss, parts = objective(source.draw(0, Share(part, HELD_OUT_PARTS)), 0)
-            for name, value in {"loss": loss, **parts}.items():
-                values[name] = values.get(name, 0.0) + float(value) / HELD_OUT_PARTS
+        for part in tqdm(range(parts), "held-out pictures", leave=False, delay=2, disable=not first):
+            loss, others = objective(source.draw(0, Share(part, parts)), 0)
+            for name, value in {"loss": loss, **others}.items():
+                values[name] = values.get(name, 0.0) + float(value) / parts
         return values
 
     return measure

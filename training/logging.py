@@ -29,6 +29,7 @@ from torch import Tensor
 
 from training.data import DataError
 from training.distributed import World
+from training.extras import missing
 from training.files import replacing
 
 
@@ -156,9 +157,7 @@ class _TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise DataError(
-                "tensorboard is not installed; pip install tensorboard, or leave out --track tensorboard"
-            ) from error
+            raise missing("--track tensorboard needs", "tensorboard", "train", "leave it out") from error
         self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.step + 1)
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
@@ -176,7 +175,7 @@ class _WeightsAndBiases:
         try:
             import wandb
         except ImportError as error:
-            raise DataError("wandb is not installed; pip install wandb, or leave out --track wandb") from error
+            raise missing("--track wandb needs", "wandb", "wandb", "leave it out") from error
         self.module = wandb
         # The id is saved with the weights, so that a resumed run goes on in its chart, and no other run is drawn there.
         name = f"{run.folder.parent.name}-{run.folder.name}"

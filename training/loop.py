@@ -52,9 +52,13 @@ class LoopSettings:
     """Steps between saves of the resumable state."""
     log_every: int = 50
     sample_every: int = 0
-    """Steps between sample pictures and the validation; 0: at the end only."""
+    """Steps between sample pictures and the validation, the first of them at a tenth of it; 0: at the end only."""
     track: tuple[str, ...] = ()
     """More than log.jsonl: tensorboard, wandb."""
+
+    def looks_after(self, step: int) -> bool:
+        """Whether sample pictures are made after so many steps: early once, to see what is wrong with the data."""
+        return self.sample_every > 0 and (step % self.sample_every == 0 or step == self.sample_every // 10)
 
     @classmethod
     def of(cls, recipe: Running, seed: int) -> LoopSettings:
@@ -131,7 +135,7 @@ def train(job: Job[Batch], settings: LoopSettings, folder: Path, world: World | 
                 bar.set_postfix(log.write(done, settings.batch), refresh=False)
             with log.paused():
                 saved = run.save(done) if last or asked or done % settings.save_every == 0 else None
-                if last or (settings.sample_every and done % settings.sample_every == 0):
+                if last or settings.looks_after(done):
                     run.watch(done, log, saved)
             if asked and not last:
                 raise Interrupted(f"stopped at step {done}, saved in {saved}; the same command goes on from there")

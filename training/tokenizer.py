@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import nvg_model
 from nvg_model.hierarchy import cluster
@@ -438,7 +439,7 @@ def evaluate_tokenizer(tokenizer: Tokenizer, pictures: Pictures, batch: int = 64
     """Mean PSNR in decibels and, per stage, the share of codes used, on pictures over white."""
     tokenizer.eval()
     values, codes = [], CodeCounts.empty(len(tokenizer.quantizer.refiners), len(tokenizer.quantizer.codebook))
-    for start in range(0, len(pictures), batch):
+    for start in tqdm(range(0, len(pictures), batch), "held-out pictures", leave=False, delay=2):
         images = plain_views(pictures, torch.arange(start, min(start + batch, len(pictures))))
         images = images.to(tokenizer.quantizer.codebook.device)
         sequence = tokenizer.tokenize(images)

@@ -140,6 +140,17 @@ def test_the_page_names_choices_and_nodes_that_exist(node_id):
         assert not missing, f"{one.id} does not explain {missing}"
 
 
+# ---------------------------------------------------------------------------------------------------------- search
+
+
+def test_words_that_artists_type_find_the_pack():
+    typed = "outline silhouette composition regional img2img inpaint edit reference style compare layout sketch control"
+    found = {word for schema in SCHEMAS.values() for word in schema.search_aliases}
+    assert set(typed.split()) <= found
+    for node_id, schema in SCHEMAS.items():
+        assert "nvg" in schema.search_aliases and len(set(schema.search_aliases)) == len(schema.search_aliases), node_id
+
+
 # --------------------------------------------------------------------------------------------------------- archive
 
 

@@ -22,7 +22,7 @@ from nvg_nodes.core_nodes import CORE, Files
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = REPOSITORY / "docs" / "workflows"
 FILES = sorted((REPOSITORY / "workflows").glob("*.json"))
-RELEASED = "Released ImageNet checkpoint"
+RELEASED = "10 Released ImageNet checkpoint"
 RUNNABLE = [path for path in FILES if path.stem != RELEASED]
 NOTE = "MarkdownNote"
 SHOWING = ("SaveImage", "PreviewImage", "NVGStructurePreview")
@@ -36,6 +36,11 @@ every_runnable = pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path
 
 def content_of(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def name_of(path: Path) -> str:
+    """What a workflow is called; the number before it is its place in the order of learning."""
+    return path.stem[3:]
 
 
 def nodes_of(content: dict) -> dict[int, dict]:
@@ -162,6 +167,27 @@ def test_is_made_for_the_embedded_checkpoint(path):
             assert {name.strip() for name in named.split(",") if named} <= known
 
 
+def test_they_are_in_the_order_of_learning():
+    """As the numbers, the tables and the alphabet of the template browser have it."""
+    assert [path.stem[:3] for path in FILES] == [f"{place:02d} " for place in range(1, len(FILES) + 1)]
+    for page in (PAGES / "README.md", REPOSITORY / "README.md"):
+        listed = re.findall(r"^\|.*?\[([A-Z][\w ]+)\]\([\w/-]+\.md\)", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert listed == [name_of(path) for path in FILES], page
+
+
+@every
+def test_opts_in_to_app_mode(path):
+    """With inputs that are widgets without a link and that a user changes, and outputs that show pictures."""
+    content = content_of(path)
+    nodes, extra = nodes_of(content), content["extra"]
+    assert extra["linearMode"] is True
+    assert extra["linearData"]["inputs"] and extra["linearData"]["outputs"]
+    for id, widget in extra["linearData"]["inputs"]:
+        (entry,) = [entry for entry in nodes[id]["inputs"] if entry["name"] == widget]
+        assert "widget" in entry and entry["link"] is None
+    assert all(nodes[id]["type"] in SHOWING for id in extra["linearData"]["outputs"])
+
+
 # -------------------------------------------------------------------------------------------------------- layout
 
 
@@ -207,7 +233,7 @@ def test_reads_from_left_to_right(path):
 def test_says_what_it_does(path):
     content = content_of(path)
     notes = [node["widgets_values"][0] for node in content["nodes"] if node["type"] == NOTE]
-    assert len(notes) == 1 and notes[0].startswith(f"## {path.stem}\n")
+    assert len(notes) == 1 and notes[0].startswith(f"## {name_of(path)}\n")
     for word in ("**Change**", "**Look at**"):
         assert word in notes[0]
     titles = [str(node.get("title")) for node in content["nodes"]] + [group["title"] for group in content["groups"]]
@@ -231,9 +257,9 @@ def test_has_a_thumbnail(path):
 
 @every
 def test_has_a_page(path):
-    name = path.stem.lower().replace(" ", "-")
+    name = name_of(path).lower().replace(" ", "-")
     page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
-    assert page.startswith(f"# {path.stem}\n") and f"({name}.jpg)" in page
+    assert page.startswith(f"# {name_of(path)}\n") and f"({name}.jpg)" in page
     (command,) = re.findall(r"^nvg-run (.*)$", page, re.MULTILINE)
     file, *arguments = shlex.split(command)
     assert REPOSITORY / file == path
@@ -277,7 +303,7 @@ def test_runs_without_comfyui(path, folder, small, capsys):
 
 
 def test_generate_draws_what_the_model_draws(folder, capsys):
-    path = REPOSITORY / "workflows" / "Generate.json"
+    path = REPOSITORY / "workflows" / "01 Generate.json"
     assert workflow.main([str(path), "--set", "Draw.batch_size=1", "--quiet"]) == 0
     inputs = graph.parse(content_of(path), runner.catalogue())
     inputs = inputs.prompt[inputs.find("Draw")]["inputs"]
@@ -287,11 +313,19 @@ def test_generate_draws_what_the_model_draws(folder, capsys):
         assert (np.array(picture) == np.array(render.enlarge(expected, 4))).all()
 
 
+def test_old_names_still_run(capsys):
+    """Of the time before workflows were numbered; scripts rely on them."""
+    for path in RUNNABLE:
+        assert workflow.main([str(path.with_name(f"{name_of(path)}.json")), "--list"]) == 0
+    assert workflow.main([str(FILES[0].with_name("Nothing.json")), "--list"]) == 2
+    assert "Nothing.json" in capsys.readouterr().err
+
+
 def test_a_late_stage_runs_alone(folder, small):
     """What the note of "Stage by stage" promises."""
     (folder / "models/nvg/small.safetensors").write_bytes(small.read_bytes())
     info = runner.catalogue()
-    chain = graph.read(REPOSITORY / "workflows" / "Stage by stage.json", info)
+    chain = graph.read(REPOSITORY / "workflows" / "08 Stage by stage.json", info)
     chain = chain.with_value("NVGLoadModel", "checkpoint", "small.safetensors", info)
     engine = runner.Runner(Files([], Path("out")))
     engine.run(chain)

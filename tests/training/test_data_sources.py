@@ -309,7 +309,8 @@ def test_an_unreadable_folder(closed: str) -> None:
 def test_the_hub_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)  # what Python itself does to forbid an import
     with pytest.raises(
-        DataError, match=r"hf://a/b needs the package datasets; install it with `pip install 'nvg\[hub\]'`"
+        DataError,
+        match=r"hf://a/b needs the package datasets, which is not installed; run `pip install -e '\.\[hub\]'`",
     ):
         open_pictures("hf://a/b", SIZE)
 

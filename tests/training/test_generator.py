@@ -43,7 +43,9 @@ from training.tokenizer import train_tokenizer
 @pytest.fixture(scope="module")
 def source(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Source:
     """Images of the test data, tokenized in the step."""
-    base = dataclasses.replace(recipe("smoke"), generator=dataclasses.replace(recipe("smoke").generator, views=0))
+    base = dataclasses.replace(
+        recipe("smoke"), generator=dataclasses.replace(recipe("smoke").generator, cached_views=0)
+    )
     return Source(base.generator, base, base.config, base.pictures(data, "train"), None)
 
 
@@ -298,7 +300,7 @@ def test_new_classes_start_from_the_mean_and_old_ones_stay() -> None:
 def test_fine_tuning_a_checkpoint_on_a_folder(data: Path, tmp_path: Path, rank: int) -> None:
     nvg_model.save(fresh(), tmp_path / "start.safetensors")
     base = recipe("finetune")
-    settings = dataclasses.replace(base.generator, steps=4, batch=6, views=12, lora_rank=rank, optimizer="adamw")
+    settings = dataclasses.replace(base.generator, steps=4, batch=6, cached_views=12, lora_rank=rank, optimizer="adamw")
     chosen = dataclasses.replace(base, generator=settings, start=str(tmp_path / "start.safetensors"))
     train_generator(chosen, data, tmp_path)
     model = nvg_model.load(export(chosen, tmp_path, tmp_path / "out.safetensors"))
@@ -311,7 +313,7 @@ def test_fine_tuning_a_checkpoint_on_a_folder(data: Path, tmp_path: Path, rank: 
 
 def test_networks_trained_alone_join_those_trained_together(data: Path, tmp_path: Path) -> None:
     base = recipe("smoke")
-    short = dataclasses.replace(base.generator, steps=2, batch=6, views=12, sample_every=0)
+    short = dataclasses.replace(base.generator, steps=2, batch=6, cached_views=12, sample_every=0)
     (tmp_path / "tokenizer").mkdir()
     torch.save(fresh().tokenizer.state_dict(), tmp_path / "tokenizer" / "tokenizer.pt")
 
@@ -365,7 +367,7 @@ def test_more_blocks_change_nothing_until_they_are_trained(data: Path, tmp_path:
     base = dataclasses.replace(recipe("finetune"), start=str(start))
 
     def chosen(networks: Literal["content", "structure"], **changes: int) -> Recipe:
-        settings = dataclasses.replace(base.generator, networks=networks, steps=2, batch=6, views=12, **changes)
+        settings = dataclasses.replace(base.generator, networks=networks, steps=2, batch=6, cached_views=12, **changes)
         return dataclasses.replace(base, generator=settings)
 
     deep = starting_point(chosen("content", content_depth=depth + 1, structure_depth=5), tmp_path, plain.classes)
@@ -389,7 +391,7 @@ def test_the_depth_of_a_network_is_a_setting(data: Path, tmp_path: Path) -> None
     base = recipe("smoke")
     (tmp_path / "tokenizer").mkdir()
     torch.save(fresh().tokenizer.state_dict(), tmp_path / "tokenizer" / "tokenizer.pt")
-    short = dataclasses.replace(base.generator, steps=2, batch=6, views=12, sample_every=0)
+    short = dataclasses.replace(base.generator, steps=2, batch=6, cached_views=12, sample_every=0)
     settings = dataclasses.replace(short, content_depth=3, structure_depth=1)
     train_generator(dataclasses.replace(base, generator=settings), data, tmp_path)
     model = nvg_model.load(export(base, tmp_path, tmp_path / "out.safetensors"))
@@ -407,7 +409,7 @@ def test_the_depth_of_a_network_is_a_setting(data: Path, tmp_path: Path) -> None
 def test_repa_and_a_cache_exclude_each_other(data: Path, tmp_path: Path) -> None:
     base = recipe("smoke")
     chosen: Recipe = dataclasses.replace(base, generator=dataclasses.replace(base.generator, repa_weight=0.5))
-    with pytest.raises(DataError, match="train with --views 0"):
+    with pytest.raises(DataError, match="train with --cached-views 0"):
         Source.make(chosen, fresh(), chosen.pictures(data, "train"), tmp_path, world=None)  # type: ignore[arg-type]
 
 

@@ -297,7 +297,9 @@ def test_dino_is_read_from_a_folder(vit: nn.Module, tmp_path: Path) -> None:
 
 def test_dino_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(DataError, match=r"pip install 'nvg\[paper\]'"):
+    with pytest.raises(
+        DataError, match=r"need the package transformers, .*`pip install -e '\.\[train\]'.*--discriminator patch"
+    ):
         load_vit(DINO_SMALL.name, DINO_SMALL)
 
 

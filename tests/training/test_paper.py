@@ -65,7 +65,7 @@ def test_a_recipe_is_section_8_line_by_line(name: str) -> None:
     assert one.learning_rate == one.head_learning_rate == pytest.approx(1e-4 * one.batch / 256)
     assert (one.warmup, one.warmup_start, one.initialisation, one.order) == (1000, 0.005, "xavier", "epochs")
     assert (one.ema, one.ema_warmup, one.label_dropout, one.bfloat16) == (0.9999, False, 0.1, True)
-    assert (one.repa_weight, one.repa_layer, one.views) == (0.5, 8, 0)
+    assert (one.repa_weight, one.repa_layer, one.cached_views) == (0.5, 8, 0)
     assert (one.content_stages, one.structure_stages) == (made.config.splits + 1, made.config.splits - 1)
     assert made.config.generator is not None
     assert made.config.generator.drop_path == pytest.approx(0.1 * int(name[1:]) / 24)

@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 
 import nvg_model
-from training.__main__ import main, with_recipe_name
+from training.__main__ import main, options, with_recipe_name
 from training.data import DataError
+from training.distributed import Share
+from training.generator import Source, held_out_loss, number_of_views
+from training.loop import LoopSettings
 from training.recipes import RECIPES, recipe
+from training.recipes.base import GeneratorRecipe, Running
 from training.recipes.own import OWN, SIZES
 
 QUICK = ["--steps", "2", "--batch", "6"]
@@ -32,7 +36,7 @@ def test_from_ones_own_folder_without_a_recipe(data: Path, tmp_path: Path, monke
     size = ["--image-size", "16", "--preset=small"]
     where = ["--data", data, "--folder", tmp_path]
     assert command(monkeypatch, "tokenizer", *size, *where, *QUICK) == 0
-    assert command(monkeypatch, "generator", *where, *size, *QUICK, "--views", "12") == 0
+    assert command(monkeypatch, "generator", *where, *size, *QUICK, "--cached-views", "12") == 0
     out = tmp_path / "own.safetensors"
     assert command(monkeypatch, "export", *size, "--folder", tmp_path, "--out", out) == 0
     model = nvg_model.load(out)
@@ -54,7 +58,7 @@ def test_a_recipe_in_a_toml_file(data: Path, tmp_path: Path, monkeypatch: pytest
     assert ours.config.generator == dataclasses.replace(base.config.generator, content_depth=1)
     where = ["--data", data, "--folder", tmp_path / "run"]
     assert command(monkeypatch, "tokenizer", path, *where) == 0
-    assert command(monkeypatch, "generator", path, *where, *QUICK, "--views", 12) == 0
+    assert command(monkeypatch, "generator", path, *where, *QUICK, "--cached-views", 12) == 0
     assert command(monkeypatch, "export", path, "--folder", tmp_path / "run") == 0
     assert nvg_model.load(tmp_path / "run" / "icons.safetensors").config.generator.content_depth == 1
 
@@ -119,3 +123,59 @@ def test_wrong_sizes_and_presets(arguments: list[str], said: str) -> None:
     with pytest.raises(DataError) as caught:
         recipe(with_recipe_name(arguments)[0])
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [["--cached-views", "7"], ["--views", "7"], ["--views=7", "--views.flip", "0"]])
+def test_the_number_of_cached_views_has_a_name_of_its_own(arguments: list[str]) -> None:
+    chosen = options("generator", "generator", ["smoke", *arguments])[0]
+    assert chosen.generator.cached_views == 7 and chosen.views.flip == (0 if "--views.flip" in arguments else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "pictures", "views"),
+    [(None, 37, 1184), (None, 5000, 24_000), (None, 30_000, 30_000), (0, 37, 0), (12_000, 37, 12_000)],
+)
+def test_as_many_views_are_cached_as_the_data_needs(asked: int | None, pictures: int, views: int) -> None:
+    assert number_of_views(GeneratorRecipe(steps=1, cached_views=asked), pictures) == views
+
+
+def test_a_negative_number_of_views_is_refused() -> None:
+    with pytest.raises(DataError, match=r"--cached-views -1 is no number of views; give 0 for no cache"):
+        number_of_views(GeneratorRecipe(steps=1, cached_views=-1), 37)
+
+
+@pytest.mark.parametrize("base", [recipe("finetune").generator, recipe("small").tokenizer])
+def test_samples_are_made_early_by_default(base: Running) -> None:
+    settings = LoopSettings.of(base, 0)
+    looks = [step for step in range(1, settings.steps) if settings.looks_after(step)]
+    assert looks[0] <= 50 and len(looks) >= 3
+
+
+class _Pictures:
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+
+@pytest.mark.parametrize(("pictures", "views"), [(2, 16), (5, 40), (9, 72), (85, 256), (5000, 256)])
+def test_the_held_out_check_is_as_large_as_the_set(
+    pictures: int, views: int, tiny_model: nvg_model.NVG, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And goes through its views in parts of 32 at most."""
+    seen: list[tuple[int, int, int]] = []
+
+    def draw(self: Source, step: int, share: Share) -> tuple[int, int]:
+        seen.append((self.settings.batch, share.part, share.parts))
+        return share.part, share.parts
+
+    monkeypatch.setattr(Source, "draw", draw)
+    measure = held_out_loss(
+        recipe("smoke"), tiny_model, lambda batch, step: (float(batch[0]), {"part": batch[0]}), _Pictures(pictures)
+    )  # type: ignore[arg-type]
+    values = measure()
+    batch, parts = seen[0][0], seen[0][2]
+    assert views <= batch < views + parts and batch % parts == 0 and batch // parts <= 32
+    assert [part for _, part, _ in seen] == list(range(parts))
+    assert values == {"loss": (parts - 1) / 2, "part": (parts - 1) / 2}

@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from training.data import DataError
+from training.extras import missing
 
 HEAD = 64
 """Width of a head, in all of these transformers."""
-ADVICE = "or choose what needs none: the PatchGAN discriminator (--discriminator patch), and --repa-weight 0"
+ADVICE = "choose what needs none: the PatchGAN discriminator (--discriminator patch), and --repa-weight 0"
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,7 @@ def load_vit(name: str, published: Published) -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise DataError(
-            f"DINO features need the package transformers ({error}); run `pip install 'nvg[paper]'`, {ADVICE}"
-        ) from error
+        raise missing("DINO features need", "transformers", "train", ADVICE) from error
     path = Path(name).expanduser()
     if path.is_file():
         return _from_file(transformers, path)
@@ -73,7 +72,7 @@ def load_vit(name: str, published: Published) -> Any:
         reason = str(error).splitlines()[0].rstrip(".")
         raise DataError(
             f"the weights {name} could not be loaded ({reason}); download {published.url} "
-            f"and give the file with {published.option}, {ADVICE}"
+            f"and give the file with {published.option}, or {ADVICE}"
         ) from error
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.data import DataError
+from training.extras import missing
 
 Space = Literal["data", "inception"]
 Extract = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -28,10 +29,13 @@ def inception(device: torch.device, batch: int = 32) -> Extract:
     """
     try:
         from torch_fidelity.utils import create_feature_extractor
-    except (ImportError, RuntimeError) as error:  # the latter where torchvision was built for another torch
+    except ImportError as error:
+        raise missing(
+            "the feature space `inception` needs", "torch-fidelity", "inception", "choose --features data"
+        ) from error
+    except RuntimeError as error:  # torchvision was built for another torch
         raise DataError(
-            f"the feature space `inception` needs torch-fidelity ({error}); "
-            "run `pip install torch-fidelity` or choose --features data"
+            f"torch-fidelity cannot be loaded ({error}); reinstall it and torchvision, or choose --features data"
         ) from error
     try:
         network = create_feature_extractor(

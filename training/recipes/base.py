@@ -45,8 +45,9 @@ class Running:
     """Processes that prepare batches ahead; 0: none, the data is in memory and cheap to prepare."""
     save_every: int = 500
     """Steps between saves."""
-    sample_every: int = 0
-    """Steps between sample pictures and numbers on held-out data; 0: at the end only."""
+    sample_every: int = 250
+    """Steps between sample pictures and numbers on held-out data, the first of them at a tenth of it; 0: at the end
+    only."""
     log_every: int = 50
     """Steps between lines of the log."""
     track: tuple[str, ...] = ()
@@ -127,8 +128,9 @@ class GeneratorRecipe(Running):
     checkpoint has changes nothing until it is trained."""
     structure_depth: int = 0
     """The same of the structure generator."""
-    views: int = 24_000
-    """Random views whose tokens are cached, every class equally often; 0: straight from images, without a cache."""
+    cached_views: int | None = None
+    """Random views whose tokens are cached, every class equally often; 0: straight from images, without a cache. None:
+    32 of every picture, but no more than 24,000 of a set that has fewer pictures."""
     content_stages: int = 3
     """Stages of the content generator trained per image and step."""
     structure_stages: int = 2

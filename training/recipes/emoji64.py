@@ -42,7 +42,7 @@ EMOJI64 = Recipe(
     generator=GeneratorRecipe(
         steps=6400,
         batch=32,
-        views=36_000,
+        cached_views=36_000,
         # The first splits and tokens decide what the picture shows.
         content_stages=2,
         content_stage_odds=(1, 2, 2, 1.5, 1, 1, 1),

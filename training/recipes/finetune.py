@@ -12,7 +12,6 @@ FINETUNE = Recipe(
     generator=GeneratorRecipe(
         steps=1000,
         batch=32,
-        views=12_000,
         learning_rate=2e-4,
         matrix_learning_rate=4e-4,
         head_learning_rate=5e-4,

@@ -45,7 +45,7 @@ def generator(epochs: int, **changes: object) -> GeneratorRecipe:
     settings = GeneratorRecipe(
         steps=steps(epochs, GENERATOR_BATCH),
         batch=GENERATOR_BATCH,
-        views=0,
+        cached_views=0,
         content_stages=9,
         structure_stages=7,
         optimizer="adamw",

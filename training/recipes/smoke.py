@@ -7,5 +7,5 @@ SMOKE = Recipe(
     name="smoke",
     config=PRESETS["tiny"],
     tokenizer=TokenizerRecipe(steps=12, batch=6, warmup=2, soft_assignment_steps=4),
-    generator=GeneratorRecipe(steps=12, batch=6, views=48, warmup=2),
+    generator=GeneratorRecipe(steps=12, batch=6, cached_views=48, warmup=2),
 )

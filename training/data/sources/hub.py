@@ -9,6 +9,7 @@ from typing import Any
 
 from training.data import DataError
 from training.data.sources.found import CLASS_KEYS, HELD_OUT, Found, Split, label_text
+from training.extras import missing
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def hub(where: str, source: str | Path, split: Split) -> Found:
     try:
         import datasets
     except ImportError as error:
-        raise DataError(f"{where} needs the package datasets; install it with `pip install 'nvg[hub]'`") from error
+        raise missing(f"{where} needs", "datasets", "hub") from error
     try:
         parts = _load_parts(datasets, source)
     except Exception as error:  # of the hub's client, its transport, and every file format
