@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,20 @@ def test_our_own_recipes_keep_what_helps_small_machines() -> None:
         one = made.generator
         assert (one.initialisation, one.decay_all, one.warmup_start, one.final_rate) == ("normal", False, 0.0, 0.1)
         assert not one.decay_after_warmup and made.views.flip > 0
+
+
+def test_every_row_of_the_docs_names_a_test() -> None:
+    root = Path(__file__).resolve().parents[2]
+    section = (root / "docs/training.md").read_text().split("## As the paper and its release\n")[1].split("\n### ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")][2:]
+    files = "".join(
+        (root / "tests/training" / name).read_text() for name in ("test_paper.py", "test_golden_training.py")
+    )
+    known = set(re.findall(r"^def (test_\w+)", files, re.MULTILINE))
+    assert len(rows) >= 17
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row.rpartition(" | ")[2])
+        assert named and set(named) <= known, row
 
 
 # Schedules, averages, weight decay
