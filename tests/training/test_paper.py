@@ -6,6 +6,7 @@ Expected values come from a formula written another way than in the code under t
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 from pathlib import Path
@@ -24,17 +25,18 @@ from nvg_model.tokenizer import Tokenizer
 from training import initialisation
 from training.data.views import draw_epochs, draw_views, stream
 from training.distributed import Share, World
-from training.generator import GeneratorObjective, Source, optimizers, prepare, schedule
+from training.generator import GeneratorObjective, Source, optimizers, prepare, schedule, train_generator
 from training.losses import discriminators
 from training.losses.adversarial import non_saturating_generator
 from training.losses.diffaug import augment
 from training.losses.dino import DinoFeatures
 from training.losses.discriminators import DinoDiscriminator
+from training.losses.lpips import LPIPS
 from training.optim import AveragedWeights, cosine
 from training.recipes import recipe
 from training.recipes.base import Recipe
 from training.recipes.paper import IMAGENET, PAPER, TOKENIZER
-from training.tokenizer import Batch, training_phases
+from training.tokenizer import Batch, train_tokenizer, training_phases
 
 GENERATORS = ["d12", "d16", "d20", "d24"]
 
@@ -426,3 +428,70 @@ def test_repas_pictures_are_resized_without_antialiasing() -> None:
         expected.append(sum(cubic(centre - one) * float(line[min(max(one, 0), 47)]) for one in neighbours))
     resized = features.resized(line.expand(1, 3, 48, 48))
     torch.testing.assert_close(resized[0, 0, 7], torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+
+# All of it, offline
+
+
+def torch_hub_file(path: Path, depth: int, patch: int, side: int, second: bool) -> Path:
+    """A random transformer of width 64 as torch.hub has DINO's (or, `second`, DINOv2's) weights."""
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return 0.1 * torch.randn(*shape, generator=random)
+
+    state = {"cls_token": normal(1, 1, 64), "pos_embed": normal(1, (side // patch) ** 2 + 1, 64)}
+    layers = {"patch_embed.proj": (64, 3, patch, patch)}
+    norms = ["norm"]
+    for block in (f"blocks.{number}" for number in range(depth)):
+        layers |= {f"{block}.attn.qkv": (192, 64), f"{block}.attn.proj": (64, 64)}
+        layers |= {f"{block}.mlp.fc1": (256, 64), f"{block}.mlp.fc2": (64, 256)}
+        norms += [f"{block}.norm1", f"{block}.norm2"]
+        state |= {f"{block}.ls{one}.gamma": torch.ones(64) for one in (1, 2) if second}
+    for name, shape in layers.items():
+        state |= {f"{name}.weight": normal(*shape), f"{name}.bias": normal(shape[0])}
+    for name in norms:
+        state |= {f"{name}.weight": torch.ones(64), f"{name}.bias": normal(64)}
+    torch.save(state, path)
+    return path
+
+
+@pytest.mark.slow
+def test_the_papers_trainings_run_from_files(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps of each with every loss, from files as they are published; the network is cut off."""
+    pytest.importorskip("transformers")
+    monkeypatch.setattr("socket.socket.connect", lambda *arguments: pytest.fail("went to the network"))
+    perceptual = LPIPS()
+    torch.save(
+        {name: value for name, value in perceptual.state_dict().items() if "features" in name}, tmp_path / "vgg.pth"
+    )
+    heads = {f"lin{index}.model.1.weight": one.view(1, -1, 1, 1) for index, one in enumerate(perceptual.calibration)}
+    torch.save(heads, tmp_path / "lpips.pth")
+    made = paper_on()
+    small = {"steps": 2, "batch": 3, "workers": 0, "log_every": 1, "save_every": 2, "sample_every": 0}
+    tokenizer = dataclasses.replace(
+        TOKENIZER,
+        **small,  # type: ignore[arg-type]
+        lpips_backbone=str(tmp_path / "vgg.pth"),
+        lpips_calibration=str(tmp_path / "lpips.pth"),
+        discriminator_encoder=str(torch_hub_file(tmp_path / "dino.pth", 12, 16, 224, second=False)),
+    )
+    generator = dataclasses.replace(
+        made.generator,
+        **small,  # type: ignore[arg-type]
+        repa_weight=0.5,
+        repa_layer=2,
+        repa_encoder=str(torch_hub_file(tmp_path / "dinov2.pth", 2, 14, 518, second=True)),
+    )
+    made = dataclasses.replace(made, tokenizer=tokenizer, generator=generator)
+    train_tokenizer(made, data, tmp_path / "run")
+    train_generator(made, data, tmp_path / "run")
+
+    def logged(part: str) -> dict[str, float]:
+        lines = (tmp_path / "run" / part / "log.jsonl").read_text().splitlines()
+        return {name: value for line in lines for name, value in json.loads(line).items()}
+
+    expected = {"l1", "lpips", "adversarial", "quantizer", "discriminator"}
+    assert expected <= logged("tokenizer").keys() and "gradient_loss" not in logged("tokenizer")
+    assert {"content_mse", "entropy_4", "structure_mse", "repa"} <= logged("generator").keys()
+    assert all(math.isfinite(logged(part)[name]) for part, name in (("tokenizer", "lpips"), ("generator", "repa")))
