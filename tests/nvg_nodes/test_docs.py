@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from nvg_nodes.extension import NODES
 
@@ -151,6 +152,23 @@ def test_words_that_artists_type_find_the_pack():
         assert "nvg" in schema.search_aliases and len(set(schema.search_aliases)) == len(schema.search_aliases), node_id
 
 
+# -------------------------------------------------------------------------------------------------------- registry
+
+
+def test_the_registry_is_told_all_but_what_the_owner_knows():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    comfy = text[text.index("[tool.comfy]") : text.index("[tool.setuptools]")]
+    for field in ("PublisherId", "DisplayName", "Icon", "Banner", "requires-comfyui"):
+        assert re.search(rf"^{field} = ", comfy, re.MULTILINE), field
+    assert '"Operating System :: OS Independent"' in text and '"Environment :: GPU' in text
+    publishing = (ROOT / "docs" / "install.md").read_text(encoding="utf-8").split("## Publishing")[1]
+    for field in ("Repository", "PublisherId", "Icon", "Banner"):
+        assert f"`{field}`" in publishing
+    for picture, size in (("icon.png", (400, 400)), ("banner.png", (1680, 720))):
+        with Image.open(ROOT / "docs" / picture) as opened:
+            assert opened.size == size
+
+
 # --------------------------------------------------------------------------------------------------------- archive
 
 
@@ -161,7 +179,8 @@ def test_the_registrys_archive_leaves_out_what_exists_and_keeps_what_nodes_need(
     assert all(list(ROOT.glob(pattern.strip("/"))) for pattern in patterns if "*" not in pattern), (
         "nothing is called so"
     )
-    needed = ["__init__.py", "nvg_model", "nvg_nodes", "locales", "workflows", "pyproject.toml", "LICENSE", "README.md"]
+    needed = ["__init__.py", "nvg_model", "nvg_nodes", "locales", "workflows", "subgraphs", "pyproject.toml", "LICENSE"]
+    needed += ["README.md"]
     needed += ["docs/install.md", "docs/troubleshooting.md", "docs/emoji64-attribution.md"]
     assert not {ROOT / name for name in needed} & left_out
     assert all((ROOT / name).exists() and not left_out & set((ROOT / name).parents) for name in needed)
