@@ -142,6 +142,7 @@ def as_generator(recipe: Recipe) -> GeneratorRecipe:
         recipe.generator,
         **{name: getattr(settings, name) for name in names},
         content_stages=1,
+        class_steps=0,
         repa_weight=0.0,
         parallel="ddp",
     )

@@ -120,7 +120,7 @@ def train_generator(recipe: Recipe, data: Path | str, run: Path) -> Path:
             source.draw,
             names=lambda batch: batch.names,
             validate=held_out_loss(recipe, nvg, objective, held_out, world.first),
-            sample=lambda: sample_sheets(nvg, recipe.sampling),
+            sample=lambda: sample_sheets(nvg, nvg.settings if recipe.start else recipe.sampling),
             meta={"classes": list(pictures.classes), "recipe": dataclasses.asdict(recipe)},
         ),
         LoopSettings.of(settings, recipe.seed),
@@ -395,8 +395,8 @@ def optimizers(objective: nn.Module, settings: GeneratorRecipe) -> list[torch.op
 
     The code head and the start canvas decay where the settings say so (`decay_all`).
     """
-    found: list[list[Tensor]] = [[] for _ in range(5)]
-    matrices, tables, vectors, head, head_bias = found
+    found: list[list[Tensor]] = [[] for _ in range(6)]
+    matrices, classes, tables, vectors, head, head_bias = found
     for name, parameter in objective.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -408,21 +408,36 @@ def optimizers(objective: nn.Module, settings: GeneratorRecipe) -> list[torch.op
             (tables if settings.decay_all else vectors).append(parameter)
         elif ".linear_" in name:
             matrices.append(parameter)
+        elif name.endswith("class_embedding.weight") and (settings.class_learning_rate or settings.class_steps):
+            classes.append(parameter)
         else:
             tables.append(parameter)
     decay = settings.weight_decay
     of_head = decay if settings.decay_all else 0.0
     groups: list[dict[str, Any]] = [
+        {"params": classes, "weight_decay": decay, "lr": settings.class_learning_rate or settings.learning_rate},
         {"params": tables, "weight_decay": decay},
         {"params": vectors, "weight_decay": 0.0},
         {"params": head, "weight_decay": of_head, "lr": settings.head_learning_rate},
         {"params": head_bias, "weight_decay": 0.0, "lr": settings.head_learning_rate},
     ]
     if settings.optimizer == "adamw":
-        return [adamw([{"params": matrices, "weight_decay": decay}, *groups], settings.learning_rate)]
+        groups.insert(0, {"params": matrices, "weight_decay": decay})
+        return with_classes_first([adamw(groups, settings.learning_rate)], classes, settings.class_steps)
     if settings.parallel == "fsdp":
         raise DataError("Muon needs whole matrices, which fsdp parts among the processes; use --optimizer adamw")
-    return [muon(matrices, settings.matrix_learning_rate, decay), adamw(groups, settings.learning_rate)]
+    both = [muon(matrices, settings.matrix_learning_rate, decay), adamw(groups, settings.learning_rate)]
+    return with_classes_first(both, classes, settings.class_steps)
+
+
+def with_classes_first(
+    optimizers: list[torch.optim.Optimizer], classes: list[Tensor], steps: int
+) -> list[torch.optim.Optimizer]:
+    """The same, whose groups but that of the class embeddings have a rate of 0 for so many steps."""
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups if steps):
+        if group["params"][0] is not classes[0]:
+            group["start"] = steps
+    return optimizers
 
 
 @torch.no_grad()

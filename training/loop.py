@@ -170,7 +170,7 @@ class _Run(Generic[Batch]):
         logged: dict[str, Tensor] = {}
         for number, phase in enumerate(self.job.phases):
             if step >= phase.start:
-                set_learning_rate(phase.optimizers, phase.schedule(step))
+                set_learning_rate(phase.optimizers, phase.schedule(step), step)
                 values = self._phase(number, phase, step, parts)
                 logged |= values
         self.average.update(step)

@@ -90,11 +90,12 @@ class AveragedWeights:
             parameter.copy_(value)
 
 
-def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
-    """Sets every group's rate to `factor` times its initial one."""
+def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float, step: int = 0) -> None:
+    """Sets every group's rate to `factor` times its initial one; before the step at which it starts, to 0."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
+            rate = factor * group.setdefault("initial_lr", group["lr"])
+            group["lr"] = rate if step >= group.get("start", 0) else 0.0
 
 
 def adamw(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.AdamW:

@@ -35,6 +35,7 @@ from training.generator import (
     with_mistakes,
 )
 from training.lora import plain_weights
+from training.optim import set_learning_rate
 from training.recipes import recipe
 from training.recipes.base import GeneratorRecipe, Recipe, TokenizerRecipe
 from training.tokenizer import train_tokenizer
@@ -294,6 +295,30 @@ def test_new_classes_start_from_the_mean_and_old_ones_stay() -> None:
     old, new = start.content.class_embedding.weight, nvg.content.class_embedding.weight
     assert torch.equal(new[0], old[1]) and torch.equal(new[2], old[0]) and torch.equal(new[3], old[3])
     assert torch.allclose(new[1], old[:3].mean(0))
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_class_embeddings_are_trained_alone_at_first(optimizer: Literal["muon", "adamw"]) -> None:
+    nvg = fresh()
+    settings = GeneratorRecipe(steps=9, optimizer=optimizer, class_steps=2, class_learning_rate=0.5, learning_rate=0.1)
+    objective = GeneratorObjective(nvg, settings)
+    both, before = optimizers(objective, settings), {name: one.clone() for name, one in objective.named_parameters()}
+
+    def changed(step: int) -> set[str]:
+        set_learning_rate(both, 0.5, step)
+        for parameter in objective.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        for one in both:
+            one.step()
+        return {name for name, one in objective.named_parameters() if not torch.equal(one, before[name])}
+
+    classes = {"content.class_embedding.weight", "structure.class_embedding.weight"}
+    assert changed(0) == changed(1) == classes
+    rows = nvg.content.class_embedding.weight - before["content.class_embedding.weight"]
+    assert float(rows.detach().mean()) == pytest.approx(-2 * 0.25, rel=0.1)  # half the class rate, twice
+    assert changed(2) == before.keys()
+    usual = optimizers(objective, GeneratorRecipe(steps=9, optimizer=optimizer))
+    assert len(usual[-1].param_groups) == len(both[-1].param_groups) - 1  # as in the saves of older runs
 
 
 @pytest.mark.parametrize("rank", [0, 4])
