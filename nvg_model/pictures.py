@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from nvg_model import foreign
@@ -43,6 +44,19 @@ def opened(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NVGError(f"{name} is damaged or cannot be read ({reason})") from error
+
+
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """The picture; 16-bit grey is scaled, as Pillow would clip it. Raises NVGError where its values need more bits."""
+    if not picture.mode.startswith("I"):
+        return picture
+    values = np.asarray(picture)
+    if values.min() < 0 or values.max() > 65535:
+        raise NVGError(
+            f"the picture has whole numbers from {values.min()} to {values.max()} as pixels, of which nobody knows "
+            "what is white; save it with 8 or 16 bits a channel"
+        )
+    return Image.fromarray((values / 257).round().astype(np.uint8))
 
 
 def _check_mode(picture: Image.Image, name: str) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nvg_model.errors import NVGError
 from nvg_model.model import NVG
+from nvg_model.pictures import eight_bits
 from nvg_model.sequence import VisualGranularitySequence
 
 FITS = ("crop", "pad", "stretch")
@@ -65,8 +66,7 @@ def from_pil(image: Image.Image, size: tuple[int, int], fit: str = "crop") -> Te
 
 def _opaque(image: Image.Image) -> Image.Image:
     """As RGB, over white."""
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+    image = eight_bits(image)
     try:
         if not image.has_transparency_data:
             return image.convert("RGB")

@@ -107,17 +107,10 @@ def _frames(path: Path) -> list[Image.Image]:
         for frame in ImageSequence.Iterator(opened):
             upright = ImageOps.exif_transpose(frame)
             if not frames or upright.size == frames[0].size:
-                frames.append(_eight_bits(upright))
+                frames.append(pictures.eight_bits(upright).copy())
             if opened.format == "MPO":  # the others are the same picture in other sizes
                 break
     return frames
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """A copy, 16-bit grey scaled, which Pillow would clip."""
-    if picture.mode.startswith("I"):
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
-    return picture.copy()
 
 
 class SaveImage(CoreNode):

@@ -24,6 +24,7 @@ except ModuleNotFoundError as error:
     )
     raise SystemExit(2) from None
 
+from nvg_model import console
 from nvg_model.errors import NVGError
 from training import distributed
 from training.data import DataError
@@ -277,6 +278,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 
 def main() -> int:
     """Runs a command; a mistake of the user ends with one sentence and status 2."""
+    console.write_anything()
     name, *arguments = sys.argv[1:] or ["--help"]
     if name not in COMMANDS:
         print("usage: python -m training COMMAND ...\n")

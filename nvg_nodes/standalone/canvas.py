@@ -242,6 +242,9 @@ class Canvas:
         link = level.input_link(one)
         if link is None:
             return None
+        origin = level.nodes.get(link.origin)
+        if origin is not None and origin["type"] == PRIMITIVE:
+            return self._primitive(origin) if kind is None else None  # it fills in widgets, and reroutes have none
         kind = one.get("type") if kind is None else kind
         if level.parent is not None and link.origin == level.end("inputNode"):
             return self._from_outside(level, link.origin_slot, seen)
@@ -261,8 +264,6 @@ class Canvas:
         node = level.nodes.get(id)
         if node is None:
             return None
-        if node["type"] == PRIMITIVE:
-            return self._primitive(node)
         if mode(node) == MUTED:
             return None
         inputs = entries(node, "inputs")

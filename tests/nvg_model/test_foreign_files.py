@@ -167,6 +167,17 @@ def test_floating_point_pixels_are_refused(tmp_path, tiny, capsys):
     assert sorted(one.name for one in tmp_path.iterdir()) == ["float.tif"]
 
 
+def test_whole_numbers_of_32_bits_are_refused(tmp_path, tiny, capsys):
+    """Those that fit into 16 bits are taken for 16-bit grey."""
+    path = tmp_path / "whole.tif"
+    command = ["tokenize", str(path), "--model", str(tiny)]
+    Image.fromarray(np.full((8, 8), 65535, dtype=np.int32)).save(path)
+    assert cli.main(command) == 0
+    Image.fromarray(np.full((8, 8), 70000, dtype=np.int32)).save(path)
+    assert cli.main(command) == 2
+    assert re.fullmatch(r"nvg: .*from 70000 to 70000 as pixels.*8 or 16 bits.*\n", capsys.readouterr().err)
+
+
 def test_too_many_pixels_are_refused(huge_png, tiny, capsys):
     assert cli.main(["tokenize", str(huge_png), "--model", str(tiny)]) == 2
     assert re.fullmatch(r"nvg: .*large.png has 400 million pixels.*make it smaller\n", capsys.readouterr().err)

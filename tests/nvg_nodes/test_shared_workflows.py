@@ -310,6 +310,14 @@ def test_primitives(prompt, values, mode, expected):
     assert prompt(primitive(values, mode))["4"]["inputs"]["scale_by"] == expected
 
 
+def test_a_primitive_behind_a_reroute_fills_in_nothing(prompt):
+    links = [(1, "1", 0, "4", 0, "IMAGE"), (2, "4", 0, "5", 0, "IMAGE")]
+    links += [(3, "9", 0, "8", 0, "*"), (4, "8", 0, "4", 1, "*")]
+    reroute = node("8", "Reroute", (), [slot("", "*", 3)], ["*"])
+    source = node("9", "PrimitiveNode", [3.0], (), ["FLOAT"])
+    assert prompt(chain(scale("4", 1, factor=4), source, reroute, links=links))["4"]["inputs"]["scale_by"] == 2.0
+
+
 def test_a_muted_source_leaves_the_widgets_own_value(prompt):
     links = [(1, "1", 0, "4", 0, "IMAGE"), (2, "4", 0, "5", 0, "IMAGE"), (3, "8", 0, "4", 1, "FLOAT")]
     source = node("8", "SolidMask", [1.0, 2, 2], (), ["FLOAT"], mode=2)
