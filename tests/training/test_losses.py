@@ -200,6 +200,10 @@ def test_lpips_reads_the_published_files(perceptual: LPIPS, tmp_path: Path) -> N
     model = load_lpips(tmp_path / "vgg16.pth", tmp_path / "heads.pth")
     output, target = pair(1, 3, 16, 16)
     assert torch.equal(model(output, target), perceptual(output, target))
+    with pytest.raises(DataError, match=r"no file .*none\.pth; download .*/vgg16-397923af\.pth .* --lpips-backbone$"):
+        load_lpips(tmp_path / "none.pth")
+    with pytest.raises(DataError, match=r"no file .*none\.pth; download .*/v0\.1/vgg\.pth .* --lpips-calibration$"):
+        load_lpips(tmp_path / "vgg16.pth", tmp_path / "none.pth")
     with pytest.raises(DataError, match="are not VGG16 and its LPIPS calibration"):
         load_lpips(tmp_path / "heads.pth", tmp_path / "heads.pth")
     (tmp_path / "broken.pth").write_bytes(b"no weights")
@@ -293,6 +297,13 @@ def test_dino_is_read_from_a_folder(vit: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty could not be loaded .*dinov2_vitb14_pretrain\.pth .* --repa-encoder"):
         load_vit(str(tmp_path / "empty"), DINOV2_BASE)
+
+
+@pytest.mark.parametrize("name", ["weights/dinov2.pth", "~/nowhere", "./dino.safetensors"])
+def test_a_file_that_is_not_there_is_not_asked_of_the_hub(name: str) -> None:
+    pytest.importorskip("transformers")
+    with pytest.raises(DataError, match=r"^there are no weights .*; download https://.*\.pth and .* --repa-encoder$"):
+        load_vit(name, DINOV2_BASE)
 
 
 def test_dino_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:

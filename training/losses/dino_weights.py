@@ -19,6 +19,7 @@ from torch import Tensor
 from training.data import DataError
 from training.extras import missing
 
+FILES = (".pth", ".pt", ".bin", ".safetensors")
 HEAD = 64
 """Width of a head, in all of these transformers."""
 ADVICE = "choose what needs none: the PatchGAN discriminator (--discriminator patch), and --repa-weight 0"
@@ -64,6 +65,10 @@ def load_vit(name: str, published: Published) -> Any:
     path = Path(name).expanduser()
     if path.is_file():
         return _from_file(transformers, path)
+    if not path.is_dir() and (name.startswith(("/", "~", ".")) or path.suffix in FILES):
+        raise DataError(
+            f"there are no weights {path}; download {published.url} and give the file with {published.option}"
+        )
     hub_id, _, revision = name.partition("@")
     local = str(path) if path.is_dir() else hub_id
     try:

@@ -120,6 +120,9 @@ def load_lpips(backbone: Path | None = None, calibration: Path | None = None) ->
         DataError: a file cannot be downloaded, or is not what it should be.
     """
     model = LPIPS()
+    for given, file in ((backbone, BACKBONE), (calibration, CALIBRATION)):
+        if given is not None and not given.is_file():
+            raise DataError(f"there is no file {given}; download {file.url} and give it with {file.option}")
     backbone = backbone or _fetch(BACKBONE)
     calibration = calibration or _packaged() or _fetch(CALIBRATION)
     convolutions = {f"features.{name}" for name, _ in model.features.named_parameters()}
@@ -161,8 +164,6 @@ def _fetch(file: WeightsFile) -> Path:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise DataError(f"there is no file {path}; LPIPS needs {BACKBONE.url} and {CALIBRATION.url}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
