@@ -55,7 +55,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV), a few minutes the first time ..."
-	$(PIP) -e '.[train,hub,test,frontend]'
+	$(PIP) -e '.[train,judge,hub,test,frontend]'
 	@touch $@ $(VENV)/.installed
 
 clean:

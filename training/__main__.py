@@ -127,10 +127,12 @@ def tokenizer(arguments: Sequence[str]) -> None:
 
 def decoder(arguments: Sequence[str]) -> None:
     """Trains the decoder of the run's tokenizer once more, adversarially, or goes on where the last call stopped."""
-    from training.tokenizer import train_decoder
+    from training import decoder as cached
+    from training import tokenizer
 
     chosen, given = options("decoder", "decoder", arguments)
-    train_decoder(chosen, given.data, given.folder)
+    train = cached.train_decoder if chosen.decoder.cached_views else tokenizer.train_decoder
+    train(chosen, given.data, given.folder)
 
 
 def generator(arguments: Sequence[str]) -> None:

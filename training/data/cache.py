@@ -89,7 +89,7 @@ def load_or_make(
     Raises:
         DataError: the cache could not be written; nothing incomplete is left under a final name.
     """
-    key = f"{fingerprint(tokenizer)} {settings} {views} {seed} {_digest(pictures)}"
+    key = f"{fingerprint(tokenizer)} {settings} {views} {seed} {digest(pictures)}"
     if _key(path) != key:
         folder = path.with_name(f"{path.name}.shards")
         shards = [folder / f"{number:06d}.safetensors" for number in range(-(-views // SHARD))]
@@ -128,7 +128,8 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     return digest.hexdigest()[:16]
 
 
-def _digest(pictures: Pictures) -> str:
+def digest(pictures: Pictures) -> str:
+    """A hash of the pictures' names and labels."""
     digest = hashlib.sha256(pictures.labels.numpy().tobytes())
     digest.update("\n".join((*pictures.classes, *pictures.names)).encode())
     return digest.hexdigest()[:16]

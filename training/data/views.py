@@ -98,6 +98,19 @@ def draw_subjects(
     part: slice = EVERYTHING,
 ) -> tuple[Tensor, Tensor]:
     """The same random views [B,3,H,W], and how opaque each pixel of their pictures is: [B,H,W] in [0,1]."""
+    pixels, background = draw_rgba(pictures, index, settings, generator, part)
+    return on_colour(pixels, background), pixels[:, 3]
+
+
+def draw_rgba(
+    pictures: Pictures,
+    index: Tensor,
+    settings: ViewSettings,
+    generator: torch.Generator,
+    part: slice = EVERYTHING,
+) -> tuple[Tensor, Tensor]:
+    """The same random views before they are on their backgrounds: premultiplied [B,4,H,W] in [0,1], and the backgrounds
+    [B,3] in [0,1]. Pictures of two sizes give the same views at two sizes."""
     if settings.margin != pictures.margin:
         raise ValueError(f"the pictures were opened with margin {pictures.margin}, the views want {settings.margin}")
     if settings.margin is not None:
@@ -114,20 +127,20 @@ def draw_subjects(
     pixels, scale, flip, shift = pictures.load(index[part]), scale[part], flip[part], shift[part]
     if settings.whole:
         shift = _inside(pixels, scale, flip, shift)
-    moved = _move(pixels, scale, flip, shift)
-    return _on(moved, background[part]), moved[:, 3]
+    return _move(pixels, scale, flip, shift), background[part]
 
 
 def _draw_crops(
     pictures: Pictures, index: Tensor, settings: ViewSettings, generator: torch.Generator, part: slice
 ) -> tuple[Tensor, Tensor]:
+    """Crops of photos, premultiplied [B,4,H,W], and backgrounds [B,3]."""
     count = len(index)
     corner = torch.rand(count, 2, generator=generator)
     flip = torch.rand(count, generator=generator) < settings.flip
     background = _draw_backgrounds(count, settings, generator)
     pixels = pictures.load(index[part], corner[part])
     pixels = torch.where(flip[part, None, None, None], pixels.flip(3), pixels)
-    return over(pixels, background[part]), pixels[:, 3].float() / 255
+    return _premultiplied(pixels), background[part]
 
 
 def _draw_backgrounds(count: int, settings: ViewSettings, generator: torch.Generator) -> Tensor:
@@ -153,7 +166,7 @@ def compose(pixels: Tensor, scale: Tensor, flip: Tensor, shift: Tensor, backgrou
     Returns:
         float [B,3,H,W] in [-1,1].
     """
-    return _on(_move(pixels, scale, flip, shift), background)
+    return on_colour(_move(pixels, scale, flip, shift), background)
 
 
 def _inside(pixels: Tensor, scale: Tensor, flip: Tensor, shift: Tensor) -> Tensor:
@@ -172,9 +185,7 @@ def _inside(pixels: Tensor, scale: Tensor, flip: Tensor, shift: Tensor) -> Tenso
 
 def _move(pixels: Tensor, scale: Tensor, flip: Tensor, shift: Tensor) -> Tensor:
     """RGBA pictures uint8 [B,4,H,W] in their place: float [B,4,H,W] in [0,1], premultiplied."""
-    rgba = pixels.float() / 255
-    opacity = rgba[:, 3:]
-    premultiplied = torch.cat([rgba[:, :3] * opacity, opacity], dim=1)  # so that borders do not bleed
+    premultiplied = _premultiplied(pixels)  # so that borders do not bleed
     zero = torch.zeros_like(scale)
     affine = torch.stack(
         [flip / scale, zero, -2 * shift[:, 0] * flip / scale, zero, 1 / scale, -2 * shift[:, 1] / scale], dim=1
@@ -183,7 +194,13 @@ def _move(pixels: Tensor, scale: Tensor, flip: Tensor, shift: Tensor) -> Tensor:
     return F.grid_sample(premultiplied, grid, mode="bicubic", padding_mode="zeros", align_corners=False).clamp(0, 1)
 
 
-def _on(premultiplied: Tensor, background: Tensor) -> Tensor:
+def _premultiplied(pixels: Tensor) -> Tensor:
+    """RGBA pictures uint8 [B,4,H,W] as float [B,4,H,W] in [0,1], the colours times the opacity."""
+    rgba = pixels.float() / 255
+    return torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)
+
+
+def on_colour(premultiplied: Tensor, background: Tensor) -> Tensor:
     """Premultiplied pictures [B,4,H,W] on plain backgrounds [B,3] in [0,1]: [B,3,H,W] in [-1,1]."""
     colour, opacity = premultiplied[:, :3], premultiplied[:, 3:]
     return (2 * (colour + (1 - opacity) * background[:, :, None, None]) - 1).clamp(-1, 1)

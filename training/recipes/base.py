@@ -116,6 +116,32 @@ class TokenizerRecipe(Running):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecoderRecipe(TokenizerRecipe):
+    """Settings of the training of a decoder for a tokenizer that stays as it is."""
+
+    cached_views: int = 0
+    """Random views whose canvases are cached, every class equally often; 0: tokenizes images in every step, with the
+    losses of the tokenizer."""
+    perceptual_weight: float = 0.0
+    """Weight of the distance in the features of EfficientNet-Lite0 (needs the extra `judge`)."""
+    drawn: float = 0.0
+    """Share of the canvases whose last stages the content generator draws, as sampling does, so that the decoder
+    learns to make clean pictures of them (needs a checkpoint with generators to start from)."""
+    generated: int = 0
+    """Generated pictures whose canvases are kept; half as many of them as of views come into every step, and need only
+    convince the discriminator (needs a checkpoint with generators to start from)."""
+    opacity_weight: float = 0.5
+    """Weight of the error of the opacity."""
+    output_channels: Literal[3, 4] = 3
+    """Channels of the decoder's pictures: colours, or colours and opacity."""
+    output_scale: int = 1
+    """Pixels along each side of the decoder's pictures for one of the pictures that are encoded."""
+    decoder_channels: tuple[int, ...] = ()
+    """Channels of each level of the decoder, finest first; empty: as the tokenizer's own. A wider one starts from what
+    that has learnt."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GeneratorRecipe(Running):
     """Settings of the generators' training (paper section 3.1; sizes for small machines)."""
 
@@ -240,7 +266,7 @@ class FewStepRecipe(Running):
     """Pictures generated for every Frechet distance of the table, some thousands; 0: leaves it out."""
 
 
-FINISH = TokenizerRecipe(
+FINISH = DecoderRecipe(
     steps=1000, learning_rate=3e-4, soft_assignment_steps=0, discriminator="patch", discriminator_layers=2
 )
 """An adversarial finish that needs no downloads."""
@@ -254,7 +280,7 @@ class Recipe:
     config: NVGConfig
     tokenizer: TokenizerRecipe
     generator: GeneratorRecipe
-    decoder: TokenizerRecipe = FINISH
+    decoder: DecoderRecipe = FINISH
     """Training of the tokenizer's decoder once more, with encoder and codes as they are."""
     few_step: FewStepRecipe = field(default_factory=FewStepRecipe)
     views: ViewSettings = field(default_factory=ViewSettings)

@@ -1,11 +1,9 @@
 """emoji64: the embedded 64x64 class-conditional model, made for two CPU cores."""
 
-from dataclasses import replace
-
 from nvg_model.config import PRESETS
 from nvg_model.sampling import SamplingSettings
 from training.data.views import ViewSettings
-from training.recipes.base import GeneratorRecipe, Recipe, TokenizerRecipe
+from training.recipes.base import DecoderRecipe, GeneratorRecipe, Recipe, TokenizerRecipe
 
 CLASSES = (
     "smiley", "cat face", "animal face", "person", "heart", "bird", "fish", "flower", "plant", "fruit", "drink",
@@ -30,10 +28,15 @@ EMOJI64 = Recipe(
     config=PRESETS["emoji64"],
     tokenizer=TOKENIZER,
     # Adversarially, and with the tokenizer's own losses: what it draws should be found again.
-    decoder=replace(
-        TOKENIZER,
+    decoder=DecoderRecipe(
         steps=600,
+        batch=32,
         learning_rate=3e-4,
+        separation_weight=1.0,
+        separation_by="subject",
+        separation_within=0.07,
+        cycle_weight=0.3,
+        bfloat16=True,
         discriminator="patch",
         discriminator_layers=2,
         adversarial_weight=0.05,
