@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nvg_model import NVGError
+from nvg_model.errors import shortened
 from nvg_nodes.core_nodes import CORE, CoreNode, Files, PreviewImage
 from nvg_nodes.extension import NODES
 from nvg_nodes.graph import Catalogue, Workflow, WorkflowError, inputs_of, is_link, is_widget, unknown_node
@@ -232,5 +233,4 @@ def _checked_value(
 
 def _short(value: Any) -> str:
     """A value to name in a complaint."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return shortened(repr(value))

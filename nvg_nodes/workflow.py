@@ -110,13 +110,14 @@ def _jpeg(text: str) -> Path:
 
 def _listed(workflow: Workflow) -> list[str]:
     """Every node with its inputs."""
+    from nvg_model.errors import shortened
     from nvg_nodes.graph import is_link, title_of
 
     lines = []
     for id, node in workflow.prompt.items():
         lines.append(f"{id}  {node['class_type']}  {title_of(node) or ''}".rstrip())
         for name, value in node["inputs"].items():
-            shown = f"<- node {value[0]}, output {value[1]}" if is_link(value) else f"= {json.dumps(value)[:80]}"
+            shown = f"<- node {value[0]}, output {value[1]}" if is_link(value) else f"= {shortened(json.dumps(value))}"
             lines.append(f"    {name} {shown}")
     return lines
 

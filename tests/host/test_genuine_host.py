@@ -172,6 +172,17 @@ def test_templates_are_offered_with_their_pictures(host):
         assert min(picture.size) >= 64
 
 
+def test_blueprints_are_offered(host, checkout):
+    if not (checkout / "app" / "subgraph_manager.py").is_file():
+        pytest.skip("this ComfyUI has no blueprints")
+    pack = f"custom_nodes.{host.folder}"
+    offered = {id: one for id, one in host.get("/global_subgraphs").items() if one["info"]["node_pack"] == pack}
+    files = {path.stem: path.read_text(encoding="utf-8") for path in (REPOSITORY / "subgraphs").glob("*.json")}
+    assert {one["name"] for one in offered.values()} == files.keys() and len(files) == 2
+    for id, one in offered.items():
+        assert json.loads(host.get(f"/global_subgraphs/{id}")["data"]) == json.loads(files[one["name"]])
+
+
 def test_class_names_are_served(host):
     assert host.get("/nvg/classes?checkpoint=tiny.safetensors") == {
         "classes": ["heart", "bird", "boat"],
