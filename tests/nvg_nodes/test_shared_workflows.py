@@ -15,6 +15,24 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from shared_graphs import (
+    FACTOR,
+    OTHER,
+    chain,
+    defined,
+    enlarge,
+    flow,
+    inner_link,
+    instance,
+    load,
+    node,
+    primitive,
+    save,
+    scale,
+    slot,
+    subgraph,
+    with_factor,
+)
 
 from nvg_nodes import graph, runner, workflow
 from nvg_nodes.core_nodes import Files
@@ -22,98 +40,6 @@ from nvg_nodes.paint import read_painting
 from nvg_nodes.standalone import words
 
 CASES = Path(os.environ.get("NVG_CASES") or Path(__file__).resolve().parents[3] / "shared" / "cases")
-UUID = "11111111-2222-4333-8444-555555555555"
-OTHER = "22222222-2222-4333-8444-555555555555"
-
-
-def slot(name, kind, link=None, widget=False):
-    return {"name": name, "type": kind, "link": link} | ({"widget": {"name": name}} if widget else {})
-
-
-def node(id, kind, values=(), inputs=(), outputs=(), **more):
-    return {
-        "id": id,
-        "type": kind,
-        "mode": 0,
-        "widgets_values": list(values),
-        "inputs": list(inputs),
-        "outputs": [{"name": name, "type": name} for name in outputs],
-    } | more
-
-
-def load(id="1", **more):
-    return node(id, "LoadImage", ["plain.png", "image"], [], ["IMAGE", "MASK"], **more)
-
-
-def scale(id, link, by=2.0, factor=None, **more):
-    inputs = [slot("image", "IMAGE", link), slot("scale_by", "FLOAT", factor, widget=True)]
-    return node(id, "ImageScaleBy", ["nearest-exact", by], inputs, ["IMAGE"], **more)
-
-
-def save(id, link, prefix="x", **more):
-    return node(id, "SaveImage", [prefix], [slot("images", "IMAGE", link)], **more)
-
-
-def flow(*nodes, links, **more):
-    return {"nodes": list(nodes), "links": [list(link) for link in links]} | more
-
-
-def inner_link(id, origin, origin_slot, target, target_slot, kind="IMAGE"):
-    names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
-    return dict(zip(names, (id, origin, origin_slot, target, target_slot, kind), strict=True))
-
-
-def subgraph(*nodes, links, inputs=(("image", "IMAGE", [1]),), outputs=(("IMAGE", "IMAGE", [2]),), id=UUID, text=False):
-    """A definition; `text`: ids of its ends are text, as front end 1.58 writes them."""
-    ends = [
-        [{"id": f"{name}-{number}", "name": name, "type": kind, "linkIds": ids} for number, (name, kind, ids) in given]
-        for given in (enumerate(inputs), enumerate(outputs))
-    ]
-    kind = str if text else int
-    for one in links:
-        for end in ("origin_id", "target_id"):
-            one[end] = kind(one[end])
-    return {
-        "id": id,
-        "name": "Bigger",
-        "inputNode": {"id": kind(-10)},
-        "outputNode": {"id": kind(-20)},
-        "inputs": ends[0],
-        "outputs": ends[1],
-        "nodes": list(nodes),
-        "links": list(links),
-    }
-
-
-def instance(id, link, values=(), inputs=(), proxies=None, type=UUID, **more):
-    properties = {"properties": {"proxyWidgets": proxies}} if proxies is not None else {}
-    return node(id, type, values, [slot("image", "IMAGE", link), *inputs], ["IMAGE"], **properties, **more)
-
-
-def enlarge(text=False):
-    """A subgraph with one ImageScaleBy in it."""
-    links = [inner_link(1, -10, 0, 7, 0), inner_link(2, 7, 0, -20, 0)]
-    return subgraph(scale(7, 1), links=links, text=text)
-
-
-def with_factor(links=(), **more):
-    """The same, whose scale_by is an input of the subgraph."""
-    inner = [inner_link(1, -10, 0, 7, 0), inner_link(2, 7, 0, -20, 0), inner_link(3, -10, 1, 7, 1, "FLOAT")]
-    inputs = (("image", "IMAGE", [1]), ("factor", "FLOAT", [3]))
-    return subgraph(scale(7, 1, factor=3), links=inner, inputs=inputs, **more)
-
-
-FACTOR = slot("factor", "FLOAT", None, widget=True)
-DEFINITIONS = "definitions"
-
-
-def defined(*subgraphs):
-    return {DEFINITIONS: {"subgraphs": list(subgraphs)}}
-
-
-def chain(middle, *more, links=((1, "1", 0, "4", 0, "IMAGE"), (2, "4", 0, "5", 0, "IMAGE")), **rest):
-    """LoadImage 1 -> the middle node 4 -> SaveImage 5."""
-    return flow(load(), middle, save("5", 2), *more, links=links, **rest)
 
 
 @pytest.fixture
@@ -293,14 +219,6 @@ def test_set_and_get(prompt, refuses, setter):
     assert prompt(chain(get, put, links=links))["5"]["inputs"]["images"] == ["1", 0]
     with refuses("node 4 gets 'pic', but no Set node of that name is in the workflow"):
         prompt(chain(get, links=links[1:]))
-
-
-def primitive(values=(), mode=0, **more):
-    """A primitive that gives ImageScaleBy its factor; the widget's own is 2."""
-    links = [(1, "1", 0, "4", 0, "IMAGE"), (2, "4", 0, "5", 0, "IMAGE"), (3, "9", 0, "4", 1, "FLOAT")]
-    return chain(
-        scale("4", 1, factor=3), node("9", "PrimitiveNode", values, (), ["FLOAT"], mode=mode, **more), links=links
-    )
 
 
 @pytest.mark.parametrize(
