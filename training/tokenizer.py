@@ -104,6 +104,7 @@ def _train(
 ) -> Path:
     recipe, world = recipe.resolved(), distributed.start()
     settings = with_precision(settings, world)
+    recipe = dataclasses.replace(recipe, **{DECODER if folder.name == DECODER else "tokenizer": settings})  # type: ignore[arg-type]  # what runs
     pictures = recipe.pictures(data, "train")
     held_out = recipe.pictures(data, "held-out", pictures.classes)
     if settings.separation_weight and settings.separation_by == "subject":

@@ -1,21 +1,24 @@
 """bfloat16 gives way to float32 where the machine has no units for it, whatever a recipe says."""
 
 import dataclasses
+import json
 import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from training import precision
+from training import checkpointing, precision
 from training.__main__ import options
 from training.distributed import World
 from training.muon import Float32Muon, orthogonalised
 from training.optim import muon
 from training.precision import with_precision
 from training.recipes import recipe
+from training.tokenizer import train_tokenizer
 
 FAST = dataclasses.replace(recipe("smoke").generator, bfloat16=True)
 
@@ -91,3 +94,13 @@ def test_it_is_measured_on_this_machine() -> None:
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert float(done.stdout) > 5  # 68 on an EPYC whose units were switched off, 0.4 with them
+
+
+def test_a_run_writes_down_what_it_really_computed_with(factor: float, data: Path, tmp_path: Path) -> None:
+    smoke = recipe("smoke")
+    settings = dataclasses.replace(smoke.tokenizer, steps=1, bfloat16=True)
+    train_tokenizer(dataclasses.replace(smoke, tokenizer=settings), data, tmp_path)
+    written = json.loads((tmp_path / "tokenizer" / "run.json").read_text())
+    saved = checkpointing.latest(tmp_path / "tokenizer")
+    assert saved is not None and saved["meta"]["recipe"]["tokenizer"]["bfloat16"] == (factor < 1)
+    assert f'"bfloat16": {str(factor < 1).lower()}' in json.dumps(written)
