@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import nvg_model
@@ -33,11 +34,13 @@ from training.metrics.classifier import Classifier, ClassifierSettings, classify
 from training.metrics.codes import CodeCounts
 from training.metrics.distribution import frechet_distance, gaussian, inception_score, precision_recall
 from training.metrics.features import Extract, Space, inception
+from training.metrics.judge import Judge, with_noise
+from training.metrics.lite import LITE, lite
 from training.metrics.pictures import Labelled, read_split, to_images, to_pixels
 from training.metrics.report import Measured, Report, Section
 from training.metrics.sampler import ALONE, SampleSettings, read_samples, sample_classes, write_samples
 
-Part = Literal["tokenizer", "distribution", "classifier", "memorisation", "adherence", "cost"]
+Part = Literal["tokenizer", "distribution", "judge", "classifier", "memorisation", "adherence", "cost"]
 CLASSIFIERS = Path("~/nvg-runs/classifiers").expanduser()
 BATCH = 64  # pictures tokenized together
 NEIGHBOURS = 3  # of precision and recall, as in OpenAI's evaluator
@@ -53,13 +56,16 @@ class EvaluationSettings:
     """The pictures that it was trained on, with the same classes: a data set of any kind that training reads."""
     out: Path
     """Folder for evaluation.json, evaluation.md, samples and sheets."""
-    parts: tuple[Part, ...] = ("tokenizer", "distribution", "classifier", "memorisation", "adherence", "cost")
-    """What to measure."""
+    parts: tuple[Part, ...] = ("tokenizer", "distribution", "judge", "classifier", "memorisation", "adherence", "cost")
+    """What to measure. The judge needs features of an ImageNet network, lite0 to lite2."""
     features: Space = "data"
     """Feature space of the distances: `data` is a classifier trained on the training pictures, `inception` the
-    network of the published numbers, through torch-fidelity."""
+    network of the published numbers, through torch-fidelity; `lite0` to `lite2` are ImageNet networks that come as
+    packages, with which there is a judge: what was trained with one of them is judged by another."""
     per_class: int = 100
     """Generated pictures of every class."""
+    seeds: int = 1
+    """Sets of so many pictures that the judge sees, to tell how much its numbers differ from seed to seed."""
     maps: int = 50
     """Structure maps taken from held-out pictures."""
     margin: float | None = None
@@ -83,7 +89,7 @@ class EvaluationSettings:
     def __post_init__(self) -> None:
         if not self.parts:
             raise DataError(f"no part was chosen; give at least one of {', '.join(PARTS)}")
-        for name in ("per_class", "maps", "limit"):
+        for name in ("per_class", "seeds", "maps", "limit"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -104,9 +110,15 @@ def evaluate(settings: EvaluationSettings, world: World = ALONE) -> Report | Non
         parts = tuple(part for part in parts if part == "tokenizer")
         if not parts:
             raise DataError(f"{settings.checkpoint} has no generator; choose --parts tokenizer")
+    if settings.features not in LITE:
+        parts = tuple(part for part in parts if part != "judge")
+    if not parts:
+        raise DataError("the judge needs features of an ImageNet network; choose --features lite0")
     if not world.first:
-        if set(parts) & {"distribution", "classifier", "memorisation"}:
+        if set(parts) & {"distribution", "judge", "classifier", "memorisation"}:
             work.sample()
+        for number in range(1, settings.seeds if "judge" in parts else 1):
+            work.sample(number)
         return None
     report = Report(work.about())
     for part in parts:
@@ -174,7 +186,7 @@ class Evaluation:
         return self._read("held-out")
 
     def _read(self, split: Split) -> Labelled:
-        settings, size = self.settings, self.nvg.config.image_size
+        settings, size = self.settings, self.nvg.config.output_size
         classes = self.nvg.classes if self.nvg.config.generator is not None else ()
         return read_split(settings.data, split, size, classes, margin=settings.margin, limit=settings.limit)
 
@@ -185,20 +197,28 @@ class Evaluation:
     @cached_property
     def extract(self) -> Extract:
         """Pixels -> features and logits in the chosen space."""
-        if self.settings.features == "inception":
+        features = self.settings.features
+        if features == "inception":
             return inception(self.nvg.device)
+        if features != "data":
+            return lite(features, self.nvg.device)
         return lambda pixels: classify(self.network, pixels)
 
-    def sample(self) -> Path | None:
-        """Makes this process's share of the samples."""
+    def sample(self, number: int = 0) -> Path | None:
+        """Makes this process's share of the samples; those of another seed for a number above 0."""
         settings = self.settings
         count = settings.per_class * len(self.nvg.classes)
-        wanted = SampleSettings(count, settings.seed, settings.batch, settings.sampling)
-        return write_samples(self.nvg, settings.out / "samples", wanted, self.world)
+        wanted = SampleSettings(count, settings.seed + number, settings.batch, settings.sampling)
+        folder = f"samples-seed-{wanted.seed}" if number else "samples"
+        return write_samples(self.nvg, settings.out / folder, wanted, self.world)
 
     @cached_property
     def generated(self) -> Labelled:
-        path = self.sample()
+        return self.generated_again(0)
+
+    def generated_again(self, number: int) -> Labelled:
+        """The samples of seed number `number`."""
+        path = self.sample(number)
         assert path is not None, "only the first process measures"
         pixels = read_samples(path)
         return Labelled(pixels, sample_classes(len(pixels), len(self.nvg.classes)), self.nvg.classes)
@@ -225,6 +245,7 @@ def tokenizer_part(work: Evaluation, report: Report) -> None:
     output, target = torch.cat(outputs), to_images(pixels)
     section: Section = {
         "PSNR": Measured(float(psnr(output, target).mean()), "dB", f"mean of {len(pixels)} held-out pictures"),
+        **_as_encoded(work.nvg, output, target),
         "SSIM": _ssim(output, target),
         "LPIPS": _lpips(output, target, work),
         "rFID": _reconstruction_distance(work, to_pixels(output)),
@@ -234,6 +255,15 @@ def tokenizer_part(work: Evaluation, report: Report) -> None:
     for stage, (used, tokens) in enumerate(zip(codes.used_per_stage(), codes.tokens_per_stage(), strict=True)):
         section[f"codes used, stage {stage}"] = Measured(used, "%", f"{tokens} tokens")
     report.sections["tokenizer"] = section
+
+
+def _as_encoded(nvg: NVG, output: Tensor, target: Tensor) -> Section:
+    """PSNR at the size of the pictures that are encoded, where the decoder's are larger."""
+    size = nvg.config.image_size
+    if size == nvg.config.output_size:
+        return {}
+    small = (F.interpolate(one, size, mode="area") for one in (output, target))
+    return {"PSNR, as encoded": Measured(float(psnr(*small).mean()), "dB", "both at {} x {} pixels".format(*size))}
 
 
 def _ssim(output: Tensor, target: Tensor) -> Measured:
@@ -312,6 +342,35 @@ def _space_note(work: Evaluation, pictures: int, features: int) -> str:
     if pictures <= features:
         note += f" for {features} features: too few, far too large; compare with the same number only"
     return note
+
+
+def judge_part(work: Evaluation, report: Report) -> None:
+    """What a network that was not in the training says of generated, reconstructed and held-out pictures."""
+    judge, train, held_out = Judge(work.train_features, work.train), work.train, work.held_out
+    verdicts = [judge.verdict(work.generated_features[0], work.generated.labels)]
+    for number in range(1, work.settings.seeds):
+        again = work.generated_again(number)
+        verdicts.append(judge.verdict(work.extract(again.pixels)[0], again.labels))
+    first, second = halves(train, work.settings.seed)
+    half = Judge(work.train_features[first], train.at(first))
+    rebuilt = work.extract(copying.reconstructed(work.nvg, train.pixels))[0]
+    sets = {
+        "generated": (verdicts, len(work.generated)),
+        "reconstructed": ([judge.verdict(rebuilt, train.labels)], len(train)),
+        "held out": ([judge.verdict(work.extract(held_out.pixels)[0], held_out.labels)], len(held_out)),
+        "half of the training pictures by the other": (
+            [half.verdict(work.train_features[second], train.labels[second])],
+            len(second),
+        ),
+    }
+    for name, (found, count) in sets.items():
+        report.sections[f"judge {work.settings.features}: {name}"] = with_noise(found, count)
+    report.tables[f"What {work.settings.features} takes every class for"] = [
+        {"class": name}
+        | _class_row("held out", sets["held out"][0][0].taken_for, held_out, index)
+        | _class_row("generated", verdicts[0].taken_for, work.generated, index)
+        for index, name in enumerate(work.nvg.classes)
+    ]
 
 
 def classifier_part(work: Evaluation, report: Report) -> None:
@@ -417,6 +476,7 @@ def cost_part(work: Evaluation, report: Report) -> None:
 PARTS: dict[Part, Callable[[Evaluation, Report], None]] = {
     "tokenizer": tokenizer_part,
     "distribution": distribution_part,
+    "judge": judge_part,
     "classifier": classifier_part,
     "memorisation": memorisation_part,
     "adherence": adherence_part,

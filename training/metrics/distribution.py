@@ -49,10 +49,60 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     return max(0.0, float(squared))  # rounding can leave a zero slightly below it
 
 
+def frechet_of_sets(a: Tensor, b: Tensor, b_weights: Tensor | None = None) -> float:
+    """The same of the Gaussians of two sets of features [N,D] and [M,D].
+
+    The singular values of A^(1/2) B^(1/2) are those of X Y^T, where A = X^T X and B = Y^T Y: no roots of large
+    matrices, and little to do where there are fewer pictures than features.
+
+    Args:
+        b_weights: [M], summing to 1, where some of `b` count more than others; None: all alike.
+    """
+    (mean_a, x), (mean_b, y) = _centred(a, None), _centred(b, b_weights)
+    cross = torch.linalg.svdvals(x @ y.T).sum()
+    squared = (mean_a - mean_b).square().sum() + x.square().sum() + y.square().sum() - 2 * cross
+    return max(0.0, float(squared))
+
+
+def _centred(features: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean [D], and X [N,D] with X^T X the covariance, as `gaussian` has them."""
+    features = features.double()
+    if weights is None:
+        weights = features.new_full((len(features),), 1 / len(features))
+    weights = weights.double()
+    mean = weights @ features
+    return mean, (features - mean) * (weights / (1 - weights.square().sum())).sqrt()[:, None]
+
+
 def _root(covariance: Tensor) -> Tensor:
     """The symmetric square root [D,D]; eigenvalues that rounding made negative are zero."""
     values, vectors = torch.linalg.eigh(covariance)
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+
+def kernel_distance(a: Tensor, b: Tensor, b_weights: Tensor | None = None) -> float:
+    """Squared maximum mean discrepancy of features [N,D] and [M,D] under the kernel (x y / D + 1)^3, without bias
+    (kernel inception distance; Binkowski et al. 2018). Unlike the Frechet distance it does not grow when there are few
+    pictures.
+
+    Args:
+        b_weights: [M], summing to 1, where some of `b` count more than others; None: all alike.
+    """
+    a, b = a.double(), b.double()
+    weights_a = a.new_full((len(a),), 1 / len(a))
+    weights_b = b.new_full((len(b),), 1 / len(b)) if b_weights is None else b_weights.double()
+    within = _kernel_mean(a, a, weights_a, weights_a) + _kernel_mean(b, b, weights_b, weights_b)
+    return within - 2 * _kernel_mean(a, b, weights_a, weights_b)
+
+
+def _kernel_mean(a: Tensor, b: Tensor, weights_a: Tensor, weights_b: Tensor) -> float:
+    """Weighted mean of the kernel over all pairs; over pairs of different members where both are the same set."""
+    kernel = (a @ b.T / a.shape[1] + 1).pow(3)
+    total = weights_a @ kernel @ weights_b
+    if a is not b:
+        return float(total)
+    own = weights_a.square()
+    return float((total - own @ kernel.diagonal()) / (1 - own.sum()))
 
 
 def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:

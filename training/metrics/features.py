@@ -16,7 +16,7 @@ from tqdm import tqdm
 from training.data import DataError
 from training.extras import missing
 
-Space = Literal["data", "inception"]
+Space = Literal["data", "inception", "lite0", "lite1", "lite2"]
 Extract = Callable[[Tensor], tuple[Tensor, Tensor]]
 """pixels -> (features [N,D], logits [N,C])."""
 

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.efficientnet_lite import LiteName, load_lite, resized
+from training.efficientnet_lite import VARIANTS, LiteName, load_lite, resized
 from training.metrics.features import Extract
 from training.metrics.pictures import to_images
+
+LITE = tuple(VARIANTS)
 
 
 def lite(name: LiteName, device: torch.device, batch: int = 32) -> Extract:
