@@ -13,7 +13,7 @@ DEMO := demo.png
 help:
 	@echo "make demo       draw a picture with the checkpoint that comes with the package ($(DEMO))"
 	@echo "make thumbnails the pictures of workflows/ again, after a change of the checkpoint"
-	@echo "make test       ruff, mypy and pytest, in an environment of their own (PYTEST_ARGS='-k name')"
+	@echo "make test       ruff, mypy, import-linter and pytest, in an environment of their own (PYTEST_ARGS='-k name')"
 	@echo "make clean      remove what demo, tests and builds left; distclean removes $(VENV) too"
 	@echo "PYTHON=...      the Python that $(VENV) is made with (now: $(PYTHON))"
 
@@ -36,6 +36,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 $(BIN)/python:

@@ -21,8 +21,10 @@ EPSILON = 1e-6
 
 
 def expand_rope(rope: Tensor, width: int) -> Tensor:
-    """Rotations [B,T,1,1,32] written out for query and key of all heads: complex [B,T,2H,32]."""
-    return rope.flatten(2, 3).expand(-1, -1, 2 * width // HEAD_DIM, -1).contiguous()
+    """Rotations of `rope_table` written out for query and key of all heads: complex [B,T,2H,32]."""
+    cosine, sine = rope.flatten(3, 4)
+    turn = torch.complex(cosine[..., ::2].contiguous(), sine[..., 1::2].contiguous())
+    return turn.expand(-1, -1, 2 * width // HEAD_DIM, -1).contiguous()
 
 
 def block(

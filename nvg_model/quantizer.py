@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from nvg_model import hierarchy
@@ -99,9 +100,9 @@ class Quantizer(nn.Module):
         """h + 0.5 * conv(h) with the convolution of the stage, on the grid; [B,L,C] to [B,L,C]."""
         conv = self.refiners[stage]
         assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-        image = placed.mT.unflatten(2, self.grid)
+        image = rearrange(placed.mT, "b c (h w) -> b c h w", h=self.grid[0])
         refined = F.conv2d(image, conv.weight.float(), conv.bias.float(), padding=1)
-        return placed + self.REFINE * refined.flatten(2).mT
+        return placed + self.REFINE * rearrange(refined, "b c h w -> b c (h w)").mT
 
     def add_stage(self, canvas: Tensor, codes: Tensor, labels: Tensor, stage: int) -> Tensor:
         """The canvas [B,L,C] after stage `stage`, given the one before it and each cluster's code [B,N]."""

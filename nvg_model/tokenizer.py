@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from nvg_model.autoencoder import Decoder, Encoder
@@ -54,7 +55,7 @@ class Tokenizer(nn.Module):
         if images.shape[2:] != self.image_size:
             images = F.interpolate(images, self.image_size, mode="area")
         weight = self.encoder.stem.weight
-        return self.encoder(images.to(weight)).flatten(2).mT.float()
+        return rearrange(self.encoder(images.to(weight)), "b c h w -> b c (h w)").mT.float()
 
     def _sizes(self) -> tuple[tuple[int, int], ...]:
         return self.image_size, self.output_size
@@ -80,7 +81,7 @@ class Tokenizer(nn.Module):
     def _output(self, canvas: Tensor) -> Tensor:
         """What the decoder gives, float32 [B,3 or 4,H,W] in [-1,1]: colours on white, and opacity."""
         weight = self.decoder.stem.weight
-        latent = canvas.to(weight).mT.unflatten(2, self.grid)
+        latent = rearrange(canvas.to(weight).mT, "b c (h w) -> b c h w", h=self.grid[0])
         return self.decoder(latent).float().clamp(-1, 1)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -34,7 +35,7 @@ def position_ids(
         structured: False leaves the structure out, for the ablation without structure-aware RoPE.
     """
     rows, columns = torch.meshgrid(*(torch.arange(side, device=labels.device) for side in grid), indexing="ij")
-    place = torch.stack([rows, columns], dim=-1).view(1, -1, 2).expand(len(labels), -1, -1)
+    place = repeat(torch.stack([rows, columns]), "coordinate h w -> b (h w) coordinate", b=len(labels))
     kinds = torch.full_like(place[..., :1], kind)
     embedded = hierarchy.embed(labels, stage, splits)
     return torch.cat([kinds, embedded if structured else torch.zeros_like(embedded), place], dim=-1)
@@ -46,27 +47,26 @@ def class_token_ids(like: Tensor) -> Tensor:
 
 
 def rope_table(ids: Tensor, theta: float = 10_000.0) -> Tensor:
-    """Rotation of every token as unit complex numbers, complex64 [B,T,1,1,32] (heads and q/k broadcast).
+    """Rotation of every token: cosine and signed sine of every channel, float32 [2,B,T,1,1,64].
 
-    An axis of d channels has the frequencies theta^(-2m/d), m = 0..d/2-1.
+    An axis of d channels has the frequencies theta^(-2m/d), m = 0..d/2-1, one for each pair of channels.
     """
     angles = []
     for axis, width in enumerate(rope_axes(ids.shape[-1] - 3)):
         exponent = torch.arange(0, width, 2, device=ids.device, dtype=torch.float32) / width
         angles.append(ids[..., axis, None] * theta**-exponent)
     angle = torch.cat(angles, dim=-1)
-    return torch.polar(torch.ones_like(angle), angle)[:, :, None, None]
+    turn = torch.polar(torch.ones_like(angle), angle)  # its cosine and sine are those of the scalar functions
+    cosine, sine = turn.real, turn.imag
+    pairs = torch.stack([torch.stack([cosine, cosine], dim=-1), torch.stack([-sine, sine], dim=-1)])
+    return rearrange(pairs, "part b t pair two -> part b t 1 1 (pair two)")
 
 
 def rotate(values: Tensor, rope: Tensor) -> Tensor:
-    """Pairs of channels of float32 [B,T,...,64], rotated by `rope` from `rope_table`."""
-    pairs = values.unflatten(-1, (-1, 2))
-    if torch.compiler.is_compiling():  # torch.compile fuses no complex numbers
-        (first, second), (cosine, sine) = pairs.unbind(-1), torch.view_as_real(rope).unbind(-1)
-        turned = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
-    else:
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * rope)
-    return turned.flatten(-2)
+    """Pairs of channels (x, y) of float32 [B,T,...,64] become (x cos - y sin, y cos + x sin); `rope`: `rope_table`."""
+    cosine, sine = rope
+    exchanged = torch.stack([values[..., 1::2], values[..., 0::2]], dim=-1).flatten(-2)
+    return values * cosine + exchanged * sine
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -129,11 +129,12 @@ class Block(nn.Module):
 
     def _attend(self, qkv: Tensor, rope: Tensor, queries: int) -> Tensor:
         """Attention of the last `queries` tokens over all: [B,T,3D] to [B,queries,D]."""
-        qkv = qkv.unflatten(-1, (3, -1, HEAD_DIM))
-        value = qkv[:, :, 2].transpose(1, 2)
+        qkv = rearrange(qkv, "b t (part head channel) -> b t part head channel", part=3, channel=HEAD_DIM)
         pair = F.rms_norm(qkv[:, :, :2].float(), (HEAD_DIM,), eps=1e-6) * self.qk_scale[:, None].float()
-        query, key = rotate(pair, rope).to(value.dtype).permute(2, 0, 3, 1, 4)
-        return attention(query[:, :, -queries:], key, value).transpose(1, 2).flatten(2)
+        query, key = rearrange(rotate(pair, rope).to(qkv.dtype), "b t part head channel -> part b head t channel")
+        value = rearrange(qkv[:, :, 2], "b t head channel -> b head t channel")
+        attended = attention(query[:, :, -queries:], key, value)
+        return rearrange(attended, "b head t channel -> b t (head channel)")
 
     def _project_out(self, attended: Tensor, mlp: Tensor) -> Tensor:
         """linear_out of the two side by side, without the copy that joining them would take."""

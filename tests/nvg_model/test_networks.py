@@ -141,9 +141,14 @@ def test_rope_axes_fill_the_head(splits):
     assert sum(axes) == 64 and all(width % 2 == 0 for width in axes)
 
 
+def angles_of(rope):
+    """Of each pair of channels, [B,T,1,1,32]."""
+    return torch.atan2(rope[1, ..., 1::2], rope[0, ..., ::2])
+
+
 def test_rope_table_by_hand():
     ids = torch.tensor([[[0, 2, 1, 0, 1, 3, 2]]])  # K = 4
-    angles = torch.angle(rope_table(ids)[0, 0, 0, 0])
+    angles = angles_of(rope_table(ids))[0, 0, 0, 0]
     assert len(angles) == 32
     assert angles[:4].tolist() == [0] * 4  # kind 0
     assert angles[4:8].tolist() == pytest.approx([2, 1, 0, 1])  # one pair per bit, at frequency 1
@@ -186,7 +191,7 @@ def plain_block(block, x, modulation, ids):
     centred = x - x.mean(-1, keepdim=True)
     y = (1 + scale) * centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() + shift
     q, k, v, mlp = block.linear_in(y).split([128, 128, 128, 512], -1)
-    angles = torch.angle(rope_table(ids))[:, :, 0]  # [B,T,1,32]
+    angles = angles_of(rope_table(ids))[:, :, 0]  # [B,T,1,32]
 
     def heads(part):
         return part.unflatten(-1, (2, 64))
@@ -362,14 +367,13 @@ def test_half_precision_is_close(lively, mixed, dtype):
         assert (low - full).abs().mean() < 0.1 * full.abs().mean(), name
 
 
-def test_compiled_rotation_is_the_same(monkeypatch):
-    """torch.compile gets another way, without complex numbers."""
+def test_rotation_is_a_product_of_complex_numbers():
     values = torch.randn(2, 5, 2, 3, 64, generator=generator_of())
     rope = rope_table(torch.randint(0, 9, (2, 5, 7), generator=generator_of()))
-    eager = rotate(values, rope)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert torch.allclose(rotate(values, rope), eager, atol=1e-6)
-    assert not torch.allclose(eager, values, atol=0.1)
+    turns = torch.polar(torch.ones(2, 5, 1, 1, 32), angles_of(rope))
+    wanted = torch.view_as_real(torch.view_as_complex(values.unflatten(-1, (32, 2))) * turns).flatten(-2)
+    assert torch.allclose(rotate(values, rope), wanted, atol=1e-5)
+    assert not torch.allclose(wanted, values, atol=0.1)
 
 
 def test_attention_trained_in_bfloat16_is_the_same():

@@ -27,7 +27,7 @@ def inputs(dtype: torch.dtype = torch.double) -> tuple[Tensor, Tensor, Tensor]:
     x = torch.randn(BATCH, TOKENS, WIDTH, generator=generator, dtype=dtype, requires_grad=True)
     modulation = torch.randn(BATCH, 3 * WIDTH, generator=generator, dtype=dtype, requires_grad=True)
     rope = rope_table(torch.randint(0, 8, (BATCH, TOKENS, 9), generator=generator))
-    return x, modulation, rope.to(torch.complex128 if dtype is torch.double else torch.complex64)
+    return x, modulation, rope.to(dtype)
 
 
 def gradients(output: Tensor, wanted: list[Tensor]) -> list[Tensor]:
