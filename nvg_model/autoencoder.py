@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nvg_model.config import AutoencoderConfig
-from nvg_model.norm_swish import norm_swish
 
 
 def _conv(channels_in: int, channels_out: int) -> nn.Conv2d:
@@ -28,9 +27,13 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(norm_swish(self.norm1, x))
-        h = self.conv2(norm_swish(self.norm2, h))
+        h = self.conv1(self.activate(self.norm1, x))
+        h = self.conv2(self.activate(self.norm2, h))
         return h + self.shortcut(x)
+
+    def activate(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """swish(norm(x))."""
+        return F.silu(norm(x), inplace=True)
 
 
 class Downsample(nn.Module):

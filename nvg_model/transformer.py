@@ -11,7 +11,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nvg_model import block_gradient, hierarchy
+from nvg_model import hierarchy
 from nvg_model.config import HEAD_DIM
 
 KIND_DIM, BIT_DIM = 8, 2  # channels of a head that rotate by the kind of token, and by each structure channel
@@ -172,8 +172,6 @@ class Transformer(nn.Module):
         self.final = FinalLayer(width, channels)
         self.checkpoint_blocks = False
         """Whether training computes the blocks' activations again in the backward pass, to save memory."""
-        self.written_gradient = False
-        """Whether training uses `nvg_model.block_gradient`, which is faster on CPUs."""
 
     def modulate(self, condition: Tensor) -> list[Tensor]:
         """Modulations of every layer for condition vectors [...,D], so that many time steps cost one product each."""
@@ -182,8 +180,6 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, modulations: list[Tensor], rope: Tensor, last: int) -> Tensor:
         """The final layer's values of the last `last` tokens: [B,T,D] to [B,last,channels]."""
-        if self.written_gradient and self.training:
-            return self.final(self._with_written_gradient(x, modulations, rope)[:, -last:], modulations[-1])
         for block, modulation in zip(self.blocks[:-1], modulations[:-2], strict=True):
             if self.checkpoint_blocks and self.training:
                 x = checkpoint(block, x, modulation, rope, use_reentrant=False)
@@ -191,16 +187,6 @@ class Transformer(nn.Module):
                 x = block(x, modulation, rope)
         x = self.blocks[-1](x, modulations[-2], rope, last)
         return self.final(x, modulations[-1])
-
-    def _with_written_gradient(self, x: Tensor, modulations: list[Tensor], rope: Tensor) -> Tensor:
-        """All blocks, [B,T,D]."""
-        rope = block_gradient.expand_rope(rope, x.shape[-1])
-        for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
-            assert isinstance(block, Block) and block.drop_path == 0
-            into, out = block.linear_in, block.linear_out
-            parameters = into.weight, into.bias, out.weight, out.bias, block.qk_scale
-            x = block_gradient.block(x, modulation, rope, *parameters)
-        return x
 
 
 def embedding(count: int, width: int) -> nn.Embedding:

@@ -26,6 +26,7 @@ from nvg_model.structure_flow import StructureGenerator, known_channels
 from nvg_model.tokenizer import Tokenizer
 from nvg_model.transformer import Block
 from training import checkpointing, distributed, initialisation, lora
+from training.cpu.blocks import write_gradients
 from training.data import DataError
 from training.data.cache import TokenCache, load_or_make
 from training.data.pictures import Pictures
@@ -575,7 +576,7 @@ class GeneratorObjective(nn.Module):
                 initialisation.xavier(self.repa.projector)
         for network in (self.content, self.structure):
             network.transformer.checkpoint_blocks = settings.checkpoint_blocks
-            network.transformer.written_gradient = written_gradient(network, settings)
+            write_gradients(network.transformer, written_gradient(network, settings))
             if settings.compile:
                 network.transformer.compile()
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from training import checkpointing
-from training.allocator import keep_freed_memory
+from training.cpu.allocator import keep_freed_memory
 from training.data import DataError
 from training.data.loader import batches
 from training.data.views import stream

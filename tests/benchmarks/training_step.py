@@ -2,7 +2,7 @@
 
 `python tests/benchmarks/training_step.py [--preset emoji64] [--batch 16] [--stages 3 2] [--bfloat16]`
 
-In between, as `derived`, ours with the gradients that torch derives instead of those of nvg_model/block_gradient.py,
+In between, as `derived`, ours with the gradients that torch derives instead of those of training/cpu/blocks.py,
 and as `own`, ours with tokens that the content generator draws itself (`--own-tokens 0.8`).
 The plain loop has these too; it tokenizes the images in every step and goes through the stages one after the other;
 ours reads cached tokens and computes all rows of a step in one batch. All train the same stages of the same pictures
@@ -23,7 +23,8 @@ from nvg_model.cli.bench import random_model
 from nvg_model.config import preset
 from nvg_model.hierarchy import all_stages
 from nvg_model.model import NVG
-from training.allocator import keep_freed_memory
+from training.cpu.allocator import keep_freed_memory
+from training.cpu.blocks import write_gradients
 from training.generator import Batch, GeneratorObjective, assemble, optimizers
 from training.recipes.base import GeneratorRecipe
 
@@ -139,7 +140,7 @@ def main() -> None:
     for repeat in range(options.repeats + 1):  # the first one warms up
         for name, (written, call) in calls.items():
             for network in (nvg.content, nvg.structure):
-                network.transformer.written_gradient = written
+                write_gradients(network.transformer, written)
             took = seconds(call)
             if repeat:
                 runs[name].append(options.batch / took)

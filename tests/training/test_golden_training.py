@@ -16,6 +16,7 @@ from torch import Tensor
 import nvg_model
 from nvg_model import released
 from nvg_model.model import NVG
+from training.cpu.blocks import write_gradients
 from training.generator import Batch, GeneratorObjective, assemble, content_loss, structure_loss
 from training.recipes import recipe
 
@@ -62,7 +63,7 @@ def objective_of(nvg: NVG, written: bool) -> GeneratorObjective:
     settings = dataclasses.replace(recipe("d16").generator, repa_weight=0.0, bfloat16=False, compile=False)
     objective = GeneratorObjective(nvg, settings).requires_grad_(True).train()
     for network in (objective.content, objective.structure):
-        network.transformer.written_gradient = written
+        write_gradients(network.transformer, written)
     objective.zero_grad()
     return objective
 

@@ -16,8 +16,31 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nvg_model.config import HEAD_DIM
+from nvg_model.transformer import Block, Transformer
 
 EPSILON = 1e-6
+
+
+def write_gradients(transformer: Transformer, written: bool = True) -> None:
+    """Gives every block of a transformer the written-out backward pass, or takes it away; weights and names stay.
+
+    Not for blocks with dropped paths, nor for LoRA, checkpointed or sharded blocks.
+    """
+    for part in transformer.blocks:
+        part.__class__ = WrittenBlock if written else Block  # as torch's own fully_shard swaps a module's class
+
+
+class WrittenBlock(Block):
+    """The block of `nvg_model`, whose gradients in training come from `block`."""
+
+    def forward(self, x: Tensor, modulation: Tensor, rope: Tensor, last: int | None = None) -> Tensor:
+        if not self.training:
+            return super().forward(x, modulation, rope, last)
+        assert self.drop_path == 0
+        into, out = self.linear_in, self.linear_out
+        parameters = into.weight, into.bias, out.weight, out.bias, self.qk_scale
+        whole = block(x, modulation, expand_rope(rope, self.width), *parameters)
+        return whole if last is None else whole[:, -last:]
 
 
 def expand_rope(rope: Tensor, width: int) -> Tensor:

@@ -6,9 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nvg_model
-from nvg_model import block_gradient
-from nvg_model.norm_swish import norm_swish
 from nvg_model.transformer import Block, Transformer, rope_table
+from training.cpu import blocks, norm_swish
 
 WIDTH, BATCH, TOKENS = 128, 3, 7
 
@@ -41,7 +40,7 @@ def both(block: Block, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
     parameters = [into.weight, into.bias, out.weight, out.bias, block.qk_scale]
     wanted = [x, modulation, *parameters]
     plain = gradients(block(x, modulation, rope), wanted)
-    written = block_gradient.block(x, modulation, block_gradient.expand_rope(rope, WIDTH), *parameters)
+    written = blocks.block(x, modulation, blocks.expand_rope(rope, WIDTH), *parameters)
     return plain, gradients(written, wanted)
 
 
@@ -67,13 +66,15 @@ def test_a_transformer_uses_it_in_training_only(monkeypatch: pytest.MonkeyPatch)
     x, _, rope = inputs(torch.float32)
     modulations = transformer.modulate(torch.randn(BATCH, WIDTH))
     plain = transformer(x, modulations, rope, last=4)
-    transformer.written_gradient = True
+    blocks.write_gradients(transformer)
     assert torch.allclose(transformer(x, modulations, rope, last=4), plain, atol=1e-5)
     calls = []
-    monkeypatch.setattr(block_gradient, "block", lambda *arguments: calls.append(1) or arguments[0])
+    monkeypatch.setattr(blocks, "block", lambda *arguments: calls.append(1) or arguments[0])
     transformer(x, modulations, rope, last=4)
     assert len(calls) == 2
     transformer.eval()
+    assert torch.equal(transformer(x, modulations, rope, last=4), plain) and len(calls) == 2
+    blocks.write_gradients(transformer.train(), written=False)
     assert torch.equal(transformer(x, modulations, rope, last=4), plain) and len(calls) == 2
 
 
@@ -85,11 +86,11 @@ def test_norm_and_swish(height: int) -> None:
     nn.init.normal_(norm.bias)
     x = torch.randn(2, 8, height, 40, dtype=torch.double).to(memory_format=torch.channels_last).requires_grad_()
     wanted = [x, norm.weight, norm.bias]
-    found, right = gradients(norm_swish(norm, x), wanted), gradients(F.silu(norm(x)), wanted)
+    found, right = gradients(norm_swish.norm_swish(norm, x), wanted), gradients(F.silu(norm(x)), wanted)
     for one, other in zip(found, right, strict=True):
         assert torch.allclose(one, other, atol=1e-10)
     expected = "_NormSwishBackward" if height * 40 >= 1024 else "SiluBackward0"
-    assert type(norm_swish(norm, x).grad_fn).__name__ == expected
+    assert type(norm_swish.norm_swish(norm, x).grad_fn).__name__ == expected
 
 
 def test_the_autoencoder_trains_the_same_in_both_memory_formats() -> None:
@@ -97,6 +98,9 @@ def test_the_autoencoder_trains_the_same_in_both_memory_formats() -> None:
     config = nvg_model.preset("tiny")
     torch.manual_seed(0)
     encoder = nvg_model.NVG(config).tokenizer.encoder.double()
+    names = list(encoder.state_dict())
+    norm_swish.write_gradients(encoder)
+    assert list(encoder.state_dict()) == names
     images = torch.randn(2, 3, 32, 32, dtype=torch.double)
     found = []
     for form in (torch.contiguous_format, torch.channels_last):

@@ -14,8 +14,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nvg_model.autoencoder import ResidualBlock
+
 FEWEST_PIXELS = 1024
 """H * W from which this backward pass is the faster one."""
+
+
+def write_gradients(autoencoder: nn.Module) -> None:
+    """Gives every residual block inside the written-out backward pass; weights and names stay."""
+    for part in autoencoder.modules():
+        if type(part) is ResidualBlock:
+            part.__class__ = WrittenResidualBlock
+
+
+class WrittenResidualBlock(ResidualBlock):
+    """The residual block of `nvg_model`, whose norms and swishes have gradients from `norm_swish`."""
+
+    def activate(self, norm: nn.Module, x: Tensor) -> Tensor:
+        assert isinstance(norm, nn.GroupNorm)
+        return norm_swish(norm, x)
 
 
 def norm_swish(norm: nn.GroupNorm, x: Tensor) -> Tensor:
