@@ -14,11 +14,11 @@ OWN = ("small", "medium", "large")
 IMAGE_SIZE = 64
 
 _GENERATORS = {
-    # As emoji64: two CPU cores and a day, or any GPU.
+    # As emoji64, for two CPU cores.
     "small": GeneratorConfig(
         content_depth=4, content_width=384, structure_depth=8, structure_width=192, time_factor=4.0
     ),
-    # A GPU of some gigabytes and a night.
+    # For a GPU.
     "medium": GeneratorConfig(
         content_depth=8, content_width=512, structure_depth=8, structure_width=256, time_factor=4.0
     ),
