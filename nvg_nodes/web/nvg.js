@@ -4,6 +4,7 @@
 import { app } from "../../scripts/app.js";
 import { classField } from "./class_field.mjs";
 import { painter } from "./painter.mjs";
+import { adoptAllPromoted, adoptPromoted } from "./surfaces.mjs";
 
 /** Our widgets: the type that the front end knows each by, by the name of the input that it stands for. */
 const WIDGETS = { class_name: "NVG_CLASS", painting: "NVG_PAINTING" };
@@ -44,7 +45,13 @@ app.registerExtension({
     }
   },
 
+  nodeCreated(node) {
+    if (!node.isSubgraphNode?.()) return;
+    node.subgraph.events.addEventListener("widget-promoted", () => adoptPromoted(node));
+  },
+
   afterConfigureGraph() {
+    adoptAllPromoted();
     // Only now, as the host's palette empties the colours of types that it does not name; one that does name them wins.
     for (const colours of [app.canvas.default_connection_color_byType, app.canvas.constructor.link_type_colors]) {
       for (const [type, colour] of Object.entries(COLOURS)) colours[type] ||= colour;

@@ -47,6 +47,7 @@ ANSWERS = {
     "/i18n": {},
     "/features": {},
     "/global_subgraphs": {},
+    "/internal/folder_paths": {},
     "/workflow_templates": {},
     "/userdata": [],
     "/v2/userdata": [],
@@ -56,7 +57,14 @@ ANSWERS = {
     "/assets": {"assets": [], "total": 0, "has_more": False},
 }
 """What the host says on other matters than nodes."""
-NOISE = ("legacy queue/history", "[MaskEditor]", "Invalid layout total size", "input.link is deprecated")
+NOISE = (
+    "legacy queue/history",
+    "[MaskEditor]",
+    "Invalid layout total size",
+    "input.link is deprecated",
+    "violates the following Content Security Policy",
+    "Refused to connect because it violates",
+)
 """Warnings that newer front ends give about themselves, as they do without our nodes."""
 EMPTY = {
     "/user.css": b"",
