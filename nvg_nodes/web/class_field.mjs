@@ -3,6 +3,7 @@
 
 import { Offer } from "./class_list.mjs";
 import { addWidget } from "./surfaces.mjs";
+import { viewElement } from "./view.mjs";
 
 const HEIGHT = 28;
 let fields = 0;
@@ -30,8 +31,7 @@ function showsOurs() {
 class ClassField {
   constructor(value) {
     this.value = value;
-    this.element = document.createElement("div");
-    this.element.className = "nvg-view nvg-class";
+    this.element = viewElement("nvg-class");
     this.text = field(value.name);
     this.label = document.createElement("span");
     this.label.textContent = value.name;

@@ -10,10 +10,12 @@ import { picturesBeside } from "./host.mjs";
 import { brush, Paper } from "./paper.mjs";
 import { addWidget } from "./surfaces.mjs";
 import { modelOf } from "./upstream.mjs";
+import { viewElement } from "./view.mjs";
 
 const MOST_MAPS = 12;
 const UNDER = "nvg_under"; // the node's property that names the picture under the map
 const FILE = "file";
+const TRIES = 8;
 
 const TOOLS = {
   brush: ["Brush", "Paint"],
@@ -63,9 +65,10 @@ class Painter {
     this.file = element("input", { type: "file", accept: "image/*", hidden: "" });
     this.status = element("div", { class: "nvg-status", role: "status" });
     const row = (...children) => element("div", { class: "nvg-row" }, ...children);
-    this.element = element(
-      "div",
-      { class: "nvg-view nvg-painter", role: "group", "aria-label": "Painter of structure maps" },
+    this.element = viewElement("nvg-painter");
+    this.element.setAttribute("role", "group");
+    this.element.setAttribute("aria-label", "Painter of structure maps");
+    this.element.append(
       this.tabs,
       row(...Object.values(this.tools), this.size),
       row(this.undo, this.redo, invert, this.clear, this.gridSwitch),
@@ -105,6 +108,7 @@ class Painter {
 
   close() {
     this.paper.close();
+    clearTimeout(this.waiting);
     freeSoon();
   }
 
@@ -197,7 +201,19 @@ class Painter {
       this.under.replaceChildren(...options.map(([key, title]) => new Option(title, key)));
     }
     this.under.value = options.some(([key]) => key === chosen) ? chosen : "";
-    this.paper.lay(this.desk.mapBefore, under ?? pictures.find(({ key }) => key === chosen)?.url);
+    const url = under ?? pictures.find(({ key }) => key === chosen)?.url;
+    this.paper.lay(this.desk.mapBefore, url);
+    if (chosen && !url) this.listLater();
+  }
+
+  /** After a workflow is loaded, its pictures come a little later. */
+  listLater() {
+    if (this.waiting || this.tries >= TRIES) return;
+    this.tries = (this.tries ?? 0) + 1;
+    this.waiting = setTimeout(() => {
+      this.waiting = 0;
+      if (this.element.isConnected) this.listPictures();
+    }, 300 * this.tries);
   }
 
   chooseUnder() {
@@ -207,6 +223,7 @@ class Painter {
       return this.file.click();
     }
     this.desk.drop();
+    this.tries = 0;
     this.value.node.properties[UNDER] = chosen;
     this.value.update();
   }

@@ -36,6 +36,7 @@ export class Value {
 
   /** What the user made, in one of the views. */
   write(text) {
+    if (isGone(this.node)) return; // a field that goes with its node loses the focus, and says that it changed
     undoably(() => {
       this.store.set(text);
       this.onWritten(text);
@@ -45,6 +46,7 @@ export class Value {
 
   /** What the user is about to make: no step of the host's undo yet. */
   type(text) {
+    if (isGone(this.node)) return;
     this.store.set(text);
     this.onWritten(text);
     this.update();
@@ -82,8 +84,13 @@ export class Value {
     view.close();
   }
 
+  /** Its widget is removed; or only for a while, so the view on the node stays. */
   close() {
-    for (const view of [...this.views]) this.drop(view);
+    this.isClosed = true;
+    for (const view of [...this.views]) {
+      if (view.canvas) this.drop(view);
+      else view.close();
+    }
   }
 }
 
@@ -186,7 +193,7 @@ function takePlaces(value, element, kind) {
   for (const old of document.querySelectorAll(".nvg-view")) {
     const owner = values.get(old);
     const isPredecessor = owner && owner !== value && owner.node.id === value.node.id && owner.name === value.name;
-    if (!isPredecessor || !isGone(owner.node)) continue;
+    if (!isPredecessor || !(owner.isClosed || isGone(owner.node))) continue;
     const canvas = old.classList.contains("nvg-panel") && old.previousElementSibling;
     if (canvas) comeInto(canvas, value, kind);
     else if (window.LiteGraph.vueNodesMode) old.replaceWith(element);

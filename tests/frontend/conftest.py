@@ -1,24 +1,33 @@
 """The genuine ComfyUI front end in Chromium, served without ComfyUI: our nodes' schemas, our web folder, nothing else.
 
-NVG_FRONTENDS  folders of other front ends to test on, besides or instead of the installed comfyui-frontend-package
-               (each the `static` folder of that package; separated as in PATH)
+Every version of VERSIONS is tested: the installed comfyui-frontend-package, and others that pip fetches once into the
+environment.
+
+NVG_FRONTENDS  folders of further front ends to test on (each the `static` folder of that package; separated as in PATH)
 NVG_CHROMIUM   the browser, if it is not on the PATH as chromium, chromium-browser or google-chrome
 """
 
 import base64
+import functools
 import hashlib
+import importlib.metadata
 import importlib.util
 import io
 import json
 import mimetypes
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import page_tools
 import pytest
 from PIL import Image
 
@@ -27,6 +36,10 @@ from nvg_nodes.extension import CLASSES_ADDRESS
 
 WEB = Path(__file__).resolve().parents[2] / "nvg_nodes" / "web"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+VERSIONS = ("1.35.9", "1.58.1")
+"""The front end of ComfyUI 0.8.0, and the newest one."""
+FETCHED = Path(sys.prefix) / "share" / "nvg-frontends"
+FETCH_SECONDS = 180
 START_MS = 60_000
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
@@ -34,6 +47,9 @@ SETTINGS = {
     "Comfy.Release.Status": "skipped",
     "Comfy.VersionCompatibility.DisableWarnings": True,
     "Comfy.Workflow.Persist": False,
+    "Comfy.OnboardingCoachmarks.Seen": ["appMode", "firstRun"],
+    "Comfy.AppBuilder.VueNodeSwitchDismissed": True,
+    "Comfy.Minimap.Visible": False,
     "Comfy.Canvas.NavigationMode": "custom",  # without a value, 1.27 stumbles over its own default
 }
 """Of a user who has been here before: no tour, no news."""
@@ -64,6 +80,7 @@ NOISE = (
     "input.link is deprecated",
     "violates the following Content Security Policy",
     "Refused to connect because it violates",
+    "Attempted to cleanup event listeners for graph",
 )
 """Warnings that newer front ends give about themselves, as they do without our nodes."""
 EMPTY = {
@@ -177,13 +194,44 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
 
-def front_ends() -> list[Path]:
-    """The `static` folders of the front ends to test on."""
-    found = [Path(folder) for folder in filter(None, os.environ.get("NVG_FRONTENDS", "").split(os.pathsep))]
+@functools.cache
+def front_end(version: str) -> Path | str:
+    """The `static` folder of a version of the front end, or why there is none."""
     package = importlib.util.find_spec("comfyui_frontend_package")
-    if package is not None and package.origin is not None:
-        found.append(Path(package.origin).parent / "static")
-    return found
+    if package and package.origin and importlib.metadata.version("comfyui-frontend-package") == version:
+        return Path(package.origin).parent / "static"
+    folder = FETCHED / version
+    if not folder.is_dir():
+        problem = _fetch(version, folder)
+        if problem:
+            return f"front end {version} is not installed, and pip could not fetch it: {problem}"
+    return folder / "comfyui_frontend_package" / "static"
+
+
+def _fetch(version: str, folder: Path) -> str:
+    """Brings a version from where pip installs from. Returns what went wrong, if anything."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        wheels, unpacked = Path(name) / "wheels", Path(name) / "unpacked"
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries=1", "--timeout=20"]
+        pip += ["--disable-pip-version-check", f"--dest={wheels}", f"comfyui-frontend-package=={version}"]
+        try:
+            done = subprocess.run(pip, capture_output=True, text=True, timeout=FETCH_SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"no answer in {FETCH_SECONDS} seconds"
+        found = list(wheels.glob("*.whl"))
+        if done.returncode or not found:
+            return (done.stderr.strip().splitlines() or ["no wheel"])[-1]
+        with zipfile.ZipFile(found[0]) as wheel:
+            wheel.extractall(unpacked)
+        unpacked.rename(folder)
+    return ""
+
+
+def front_ends() -> list:
+    """What to test on: versions, and the folders of NVG_FRONTENDS."""
+    folders = filter(None, os.environ.get("NVG_FRONTENDS", "").split(os.pathsep))
+    return [*VERSIONS, *map(Path, folders)]
 
 
 @pytest.fixture(scope="module")
@@ -213,12 +261,13 @@ def checkpoints(tiny, tmp_path_factory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="module", params=front_ends() or [None], ids=lambda folder: folder and folder.parent.name)
-def server(request, checkpoints) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=front_ends(), ids=str)
+def server(request, browser, checkpoints) -> Iterator[Server]:
     """The front end on a loopback port."""
-    if request.param is None:
-        pytest.skip("the front end is not installed: pip install .[frontend]")
-    server = Server(request.param)
+    static = request.param if isinstance(request.param, Path) else front_end(request.param)
+    if isinstance(static, str):
+        pytest.skip(static)
+    server = Server(static)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -241,6 +290,27 @@ def opened(request, server, browser) -> Iterator:
     page.wait_for_load_state("networkidle")
     yield page
     page.close()
+
+
+@pytest.fixture
+def page(opened):
+    """The page; whatever it complains about during a test fails the test."""
+    opened.complaints.clear()
+    yield opened
+    assert not opened.complaints
+
+
+@pytest.fixture
+def elements(opened) -> None:
+    """For tests of our own elements: Vue nodes show those of packs since front end 1.31."""
+    version, in_vue = opened.evaluate("() => [window.__COMFYUI_FRONTEND_VERSION__, LiteGraph.vueNodesMode]")
+    if in_vue and tuple(map(int, version.split(".")[:2])) < (1, 31):
+        pytest.skip(f"the Vue nodes of front end {version} show no elements of packs")
+
+
+@pytest.fixture(name="painting_graph")
+def _painting_graph() -> dict:
+    return page_tools.painting_graph()
 
 
 def _note(page, kind: str, text: str, url: str | None) -> None:

@@ -6,6 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from page_tools import (
+    CANVAS,
+    FIELD,
+    GENERATE,
+    LOAD,
+    PAINT,
+    PRIMITIVE,
+    node,
+    offered,
+    press,
+    serialized,
+    set_value,
+    show,
+    stroke,
+    value,
+)
 
 import nvg_model
 from nvg_nodes import graph, runner
@@ -16,133 +32,11 @@ from nvg_nodes.types import NVGModel, NVGSequence, NVGSettings, NVGState, NVGStr
 pytestmark = pytest.mark.frontend
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
-LOAD, REROUTE, PAINT, GENERATE, SAVE, PRIMITIVE = 1, 2, 3, 4, 5, 6
-CANVAS = ".nvg-map"
-FIELD = ".nvg-class textarea"
-
-
-def node(id: int, kind: str, x: int, size: tuple[int, int], inputs=(), outputs=(), values=()) -> dict:
-    """A node as the front end saves it. Inputs: (name, type, link); outputs: (name, type, links)."""
-    return {
-        "id": id,
-        "type": kind,
-        "pos": [x, 0],
-        "size": list(size),
-        "flags": {},
-        "order": id,
-        "mode": 0,
-        "properties": {},
-        "inputs": [{"name": name, "type": type, "link": link} for name, type, link in inputs],
-        "outputs": [{"name": name, "type": type, "links": links} for name, type, links in outputs],
-        "widgets_values": list(values),
-    }
-
-
-@pytest.fixture
-def painting_graph() -> dict:
-    """Load Model -> Reroute -> Paint Structure -> Generate -> Save Image."""
-    model = NVGModel.io_type
-    structure = NVGStructure.io_type
-    load_outputs = [("model", model, [1, 2]), ("classes", "STRING", None)]
-    generate_inputs = [("model", model, 3), ("structure", structure, 4)]
-    nodes = [
-        node(LOAD, "NVGLoadModel", 0, (260, 120), outputs=load_outputs, values=["emoji64", "auto", ""]),
-        node(REROUTE, "Reroute", 290, (80, 26), [("", "*", 2)], [("", model, [3])]),
-        node(
-            PAINT, "NVGPaintStructure", 400, (340, 540), [("model", model, 1)], [("structure", structure, [4])], ["", 0]
-        ),
-        node(
-            GENERATE,
-            "NVGGenerate",
-            780,
-            (300, 300),
-            generate_inputs,
-            [("image", "IMAGE", [5])],
-            ["heart", 7, "fixed", 1],
-        ),
-        node(SAVE, "SaveImage", 1100, (200, 120), [("images", "IMAGE", 5)], values=["drawn"]),
-    ]
-    links = [
-        [1, LOAD, 0, PAINT, 0, model],
-        [2, LOAD, 0, REROUTE, 0, model],
-        [3, REROUTE, 0, GENERATE, 0, model],
-        [4, PAINT, 0, GENERATE, 1, structure],
-        [5, GENERATE, 0, SAVE, 0, "IMAGE"],
-    ]
-    return {"nodes": nodes, "links": links, "version": 0.4, "last_node_id": SAVE, "last_link_id": 5}
-
-
-@pytest.fixture
-def page(opened):
-    """The page; whatever it complains about during a test fails the test."""
-    opened.complaints.clear()
-    yield opened
-    assert not opened.complaints
-
-
-@pytest.fixture
-def elements(opened) -> None:
-    """For tests of our own elements: Vue nodes show those of packs since front end 1.31."""
-    version, in_vue = opened.evaluate("() => [window.__COMFYUI_FRONTEND_VERSION__, LiteGraph.vueNodesMode]")
-    if in_vue and tuple(map(int, version.split(".")[:2])) < (1, 31):
-        pytest.skip(f"the Vue nodes of front end {version} show no elements of packs")
-
-
-def show(page, workflow: dict) -> None:
-    """Loads a workflow, and has a look at it in its own size."""
-    page.evaluate(
-        """async (workflow) => {
-            await app.loadGraphData(workflow);
-            app.canvas.ds.scale = 1;
-            app.canvas.ds.offset.splice(0, 2, 60, 120);
-            app.canvas.setDirty(true, true);
-        }""",
-        workflow,
-    )
-    page.wait_for_timeout(300)  # drawn, and laid out
-    assert page.locator(".p-toast-detail").all_inner_texts() == []
-
-
-def serialized(page) -> dict:
-    """The workflow as the front end would save it."""
-    return json.loads(page.evaluate("() => JSON.stringify(app.graph.serialize())"))
-
-
-def value(page, id: int, name: str):
-    return page.evaluate(
-        "([id, name]) => app.graph.getNodeById(id).widgets.find((widget) => widget.name === name).value", [id, name]
-    )
-
-
-def set_value(page, id: int, name: str, new: str) -> None:
-    page.evaluate(
-        "([id, name, value]) => { app.graph.getNodeById(id).widgets.find((one) => one.name === name).value = value; }",
-        [id, name, new],
-    )
-
-
-def stroke(page, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """Draws a line with the mouse, in fractions of the map."""
-    box = page.locator(CANVAS).bounding_box()
-    at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
-    page.mouse.move(*at[0])
-    page.mouse.down()
-    page.mouse.move(*at[1], steps=6)
-    page.mouse.up()
-
-
-def press(page, name: str) -> None:
-    """Presses a button of the painter."""
-    page.locator(".nvg-painter").get_by_role("button", name=name, exact=True).click()
 
 
 def masks(page):
     """What Python reads of the painting."""
     return read_painting(value(page, PAINT, "painting"))
-
-
-def offered(page) -> list[str]:
-    return page.locator(".nvg-classes li").all_inner_texts()
 
 
 def test_extension_loads_without_complaints(opened):

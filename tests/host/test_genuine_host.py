@@ -132,6 +132,8 @@ def test_catalogue_is_the_standalone_one(host, monkeypatch):
         here[name].pop("python_module")
         for key in UNKNOWN_TO_OLD_HOSTS - there[name].keys():
             here[name].pop(key)
+        for key in there[name].keys() - here[name].keys():
+            assert not there[name].pop(key), key  # flags that came later, not set
         assert there[name] == here[name]
         assert json.dumps(there[name]["input"]) == json.dumps(here[name]["input"])  # the order too
 
@@ -140,7 +142,8 @@ def test_catalogue_is_the_standalone_one(host, monkeypatch):
 def test_the_core_nodes_of_the_runner_are_the_hosts(host, kind):
     """Where it counts for a workflow: names, types, order and ranges of inputs, and types of outputs."""
     there, here = host.get(f"/object_info/{kind}")[kind], json.loads(json.dumps(runner.catalogue()[kind]))
-    assert there["output"] == here["output"] and there["output_node"] == here["output_node"]
+    # From 0.33 on nodes that save or show pictures hand them on too.
+    assert there["output"][: len(here["output"])] == here["output"] and there["output_node"] == here["output_node"]
     mine, theirs = list(graph.inputs_of(here)), list(graph.inputs_of(there))
     assert [one[0] for one in mine] == [one[0] for one in theirs]
     for (name, type, options, _), (_, other, others, _) in zip(mine, theirs, strict=True):
@@ -242,8 +245,11 @@ def test_progress_and_previews_come_while_it_runs(host, prompt):
     evaluations = [data["value"] for data in progress if data["value"]]  # repeated with every preview
     stages = nvg_model.preset("tiny").num_stages
     # Content at every stage, structure at all but the first, which is one region, and the last, of single positions.
-    assert list(dict.fromkeys(evaluations)) == list(range(1, stages + 3 * (stages - 2) + 1))
-    assert {data["max"] for data in progress} == {evaluations[-1]}
+    total = stages + 3 * (stages - 2)
+    # 0.33 leaves out those that come too quickly after each other, but never the last.
+    told = list(dict.fromkeys(evaluations))
+    assert told == sorted(told) and set(told) <= set(range(1, total + 1)) and told[-1] == total and len(told) >= stages
+    assert {data["max"] for data in progress} == {total}
     assert len(run.previews) == stages
     assert run.previews[-1].width == run.previews[-1].height < run.previews[0].width, "the last is the picture alone"
 

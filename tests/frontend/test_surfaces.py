@@ -1,0 +1,184 @@
+"""Painter and class list wherever the front end shows them: in and promoted from subgraphs, in panels, in App mode."""
+
+import pytest
+from page_tools import (
+    CANVAS,
+    FIELD,
+    GENERATE,
+    HOST,
+    LOAD,
+    PAINT,
+    PANEL_SWITCH,
+    enter,
+    offered,
+    press,
+    prompt,
+    select,
+    serialized,
+    set_value,
+    show,
+    stroke,
+    subgraph_graph,
+    twice,
+    value,
+)
+
+import nvg_model
+from nvg_nodes.paint import read_painting
+
+pytestmark = [pytest.mark.frontend, pytest.mark.usefixtures("elements")]
+
+TINY = ["heart", "bird", "boat", "unconditional"]
+IN_PANEL = ".nvg-panel"
+TOGGLE_APP = "() => app.extensionManager.command.execute('Comfy.ToggleLinear')"
+
+
+def front_end(page) -> tuple[int, ...]:
+    return tuple(map(int, page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__").split(".")))
+
+
+def choose(page, name: str, field: str = FIELD) -> None:
+    """Clicks into a field of class names, and on a class of the list."""
+    page.locator(field).click()
+    page.wait_for_selector(".nvg-classes")
+    page.locator(field).press("Control+a")
+    page.locator(field).press("Backspace")
+    page.locator(".nvg-classes li", has_text=name).click()
+
+
+@pytest.fixture
+def panel(page):
+    """The Parameters panel, open."""
+    if not page.locator(".widget-item, [data-testid='properties-panel']").count():
+        page.locator(PANEL_SWITCH).first.click()
+    yield page
+    page.locator(PANEL_SWITCH).first.click()
+    page.wait_for_timeout(300)
+
+
+@pytest.fixture
+def app_mode(page):
+    """Switches App mode on and off."""
+    yield lambda: (page.evaluate(TOGGLE_APP), page.wait_for_timeout(500))
+
+
+def test_inside_a_subgraph_the_model_from_outside_is_found(page):
+    workflow = subgraph_graph(promoted=False)
+    workflow["nodes"][0]["widgets_values"][0] = "tiny.safetensors"
+    show(page, workflow)
+    enter(page)
+    page.locator(FIELD).click()
+    page.wait_for_selector(".nvg-classes")
+    assert offered(page) == TINY
+    page.keyboard.press("Escape")
+    press(page, "Grid")
+    page.wait_for_timeout(300)
+    assert "grid is shown once" not in page.locator(".nvg-status").inner_text()
+    press(page, "Grid")
+
+
+def test_promoted_widgets_are_usable_on_the_node_of_the_subgraph(page):
+    workflow = subgraph_graph(promoted=True)
+    show(page, workflow)
+    names = nvg_model.info("emoji64")["classes"]
+    page.locator(FIELD).click()
+    page.wait_for_selector(".nvg-classes")
+    assert offered(page) == [*names, "unconditional"]
+    page.keyboard.press("Escape")
+    choose(page, "fish")
+    stroke(page, (0.2, 0.25), (0.8, 0.25))
+    (mask,) = read_painting(value(page, HOST, "painting"))
+    assert mask[64, 128] == 1 and mask[200, 128] == 0
+    queued = prompt(page)
+    assert queued[f"{HOST}:{GENERATE}"]["inputs"]["class_name"] == "fish"
+    assert queued[f"{HOST}:{PAINT}"]["inputs"]["painting"] == value(page, HOST, "painting")
+
+    saved = serialized(page)
+    show(page, workflow)
+    assert page.locator(FIELD).input_value() == "heart"
+    show(page, saved)
+    assert page.locator(FIELD).input_value() == "fish"
+    assert prompt(page) == queued
+    stroke(page, (0.2, 0.75), (0.8, 0.75))  # below what is there
+    (mask,) = read_painting(value(page, HOST, "painting"))
+    assert mask[64, 128] == 1 and mask[192, 128] == 1
+
+
+def test_every_node_of_a_subgraph_has_values_of_its_own(page):
+    if front_end(page) < (1, 40):
+        pytest.skip("front end 1.35 keeps one value for all nodes of a subgraph, of its own text fields too")
+    show(page, twice(subgraph_graph(promoted=True)))
+    choose(page, "fish", f"{FIELD} >> nth=1")
+    queued = prompt(page)
+    assert queued[f"{HOST}:{GENERATE}"]["inputs"]["class_name"] == "heart"
+    assert queued[f"8:{GENERATE}"]["inputs"]["class_name"] == "fish"
+
+
+def test_undo_of_the_host_reaches_promoted_widgets(page):
+    show(page, subgraph_graph(promoted=True))
+    stroke(page, (0.2, 0.2), (0.8, 0.2))
+    one = value(page, HOST, "painting")
+    stroke(page, (0.2, 0.8), (0.8, 0.8))
+    page.keyboard.press("Control+z")
+    page.wait_for_function(f"(text) => app.graph.getNodeById({HOST}).widgets[0].value === text", arg=one)
+    page.wait_for_timeout(300)
+    stroke(page, (0.2, 0.5), (0.8, 0.5))
+    (mask,) = read_painting(value(page, HOST, "painting"))
+    assert mask[51, 128] == 1 and mask[128, 128] == 1 and mask[205, 128] == 0
+
+
+@pytest.mark.parametrize("kind", ["plain", "promoted"])
+def test_the_parameters_panel_has_painter_and_class_list(page, panel, painting_graph, kind):
+    show(page, painting_graph if kind == "plain" else subgraph_graph(promoted=True))
+    paint, generate = (PAINT, GENERATE) if kind == "plain" else (HOST, HOST)
+    select(page, paint)
+    stroke(page, (0.2, 0.25), (0.8, 0.25), f"{IN_PANEL} {CANVAS}")
+    one = value(page, paint, "painting")
+    (mask,) = read_painting(one)
+    assert mask[64, 128] == 1 and mask[200, 128] == 0
+    page.wait_for_function(  # the node shows it too
+        f"() => [...document.querySelectorAll('{CANVAS}')].every("
+        "(map) => map.getContext('2d').getImageData(128, 64, 1, 1).data[3] === 255)"
+    )
+    page.keyboard.press("Control+z")
+    page.wait_for_function(f"() => app.graph.getNodeById({paint}).widgets[0].value === ''")
+    page.wait_for_timeout(300)
+    select(page, paint)
+    stroke(page, (0.2, 0.75), (0.8, 0.75), f"{IN_PANEL} {CANVAS}")  # of the node that is there now
+    (mask,) = read_painting(value(page, paint, "painting"))
+    assert mask[64, 128] == 0 and mask[192, 128] == 1
+
+    select(page, generate)
+    page.wait_for_selector(f"{IN_PANEL} textarea")
+    choose(page, "fish", f"{IN_PANEL} textarea")
+    assert value(page, generate, "class_name") == "fish"
+
+
+@pytest.mark.parametrize("kind", ["plain", "promoted"])
+def test_app_mode_has_painter_and_class_list_and_gives_them_back(page, app_mode, painting_graph, kind):
+    workflow = painting_graph if kind == "plain" else subgraph_graph(promoted=True)
+    paint, generate = (PAINT, GENERATE) if kind == "plain" else (HOST, HOST)
+    inputs = [[paint, "painting"], [generate, "class_name"]]
+    workflow["extra"] = {"linearMode": False, "linearData": {"inputs": inputs, "outputs": [5]}}
+    show(page, workflow)
+    app_mode()
+    stroke(page, (0.2, 0.25), (0.8, 0.25))
+    (mask,) = read_painting(value(page, paint, "painting"))
+    assert mask[64, 128] == 1 and mask[200, 128] == 0
+    choose(page, "fish")
+    assert value(page, generate, "class_name") == "fish"
+    app_mode()
+    stroke(page, (0.2, 0.75), (0.8, 0.75))
+    (mask,) = read_painting(value(page, paint, "painting"))
+    assert mask[64, 128] == 1 and mask[192, 128] == 1
+    choose(page, "moon")
+    assert value(page, generate, "class_name") == "moon"
+
+
+def test_classes_follow_the_loader_outside(page):
+    show(page, subgraph_graph(promoted=True))
+    set_value(page, LOAD, "checkpoint", "tiny.safetensors")
+    page.locator(FIELD).click()
+    page.wait_for_selector(".nvg-classes")
+    assert offered(page) == TINY
+    page.keyboard.press("Escape")
