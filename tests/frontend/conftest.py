@@ -81,6 +81,7 @@ NOISE = (
     "violates the following Content Security Policy",
     "Refused to connect because it violates",
     "Attempted to cleanup event listeners for graph",
+    "dropping legacy selectedInput tuple",  # of the workflow before, looked for in the next one
 )
 """Warnings that newer front ends give about themselves, as they do without our nodes."""
 EMPTY = {
