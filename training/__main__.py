@@ -256,6 +256,14 @@ def samples(arguments: Sequence[str]) -> None:
     tyro.cli(write, args=list(arguments), prog="python -m training samples")
 
 
+def naming(arguments: Sequence[str]) -> None:
+    """Shows samples of a checkpoint without labels to people who name them, and scores the names."""
+    from training.naming import NamingSettings
+    from training.naming import naming as name
+
+    name(tyro.cli(NamingSettings, args=list(arguments), prog="python -m training naming"))
+
+
 def classifier(arguments: Sequence[str]) -> None:
     """Trains the classifier whose features the evaluation uses."""
     from training.evaluate import train_classifier
@@ -273,6 +281,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": evaluate,
     "tune": tune,
     "samples": samples,
+    "naming": naming,
     "classifier": classifier,
     "export": export,
 }
