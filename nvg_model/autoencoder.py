@@ -27,13 +27,9 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(self.activate(self.norm1, x))
-        h = self.conv2(self.activate(self.norm2, h))
+        h = self.conv1(F.silu(self.norm1(x), inplace=True))
+        h = self.conv2(F.silu(self.norm2(h), inplace=True))
         return h + self.shortcut(x)
-
-    def activate(self, norm: nn.Module, x: Tensor) -> Tensor:
-        """swish(norm(x))."""
-        return F.silu(norm(x), inplace=True)
 
 
 class Downsample(nn.Module):

@@ -24,9 +24,7 @@ from nvg_model.model import NVG
 from nvg_model.sampling import filter_logits, top_p_schedule
 from nvg_model.structure_flow import StructureGenerator, known_channels
 from nvg_model.tokenizer import Tokenizer
-from nvg_model.transformer import Block
 from training import checkpointing, distributed, initialisation, lora
-from training.cpu.blocks import write_gradients
 from training.data import DataError
 from training.data.cache import TokenCache, load_or_make
 from training.data.pictures import Pictures
@@ -576,7 +574,6 @@ class GeneratorObjective(nn.Module):
                 initialisation.xavier(self.repa.projector)
         for network in (self.content, self.structure):
             network.transformer.checkpoint_blocks = settings.checkpoint_blocks
-            write_gradients(network.transformer, written_gradient(network, settings))
             if settings.compile:
                 network.transformer.compile()
 
@@ -603,14 +600,6 @@ class GeneratorObjective(nn.Module):
             loss, parts = structure_loss(self.structure, batch, stages, self.settings)
             total, values = total + loss, values | parts
         return total, values
-
-
-def written_gradient(network: ContentGenerator | StructureGenerator, settings: GeneratorRecipe) -> bool:
-    """Whether the blocks' written-out backward pass serves: on CPUs, for whole weights and no dropped paths."""
-    other = settings.lora_rank or settings.checkpoint_blocks or settings.compile or settings.repa_weight
-    other = other or settings.parallel == "fsdp"
-    dropped = any(isinstance(block, Block) and block.drop_path > 0 for block in network.transformer.blocks)
-    return next(network.parameters()).device.type == "cpu" and not other and not dropped
 
 
 def content_loss(

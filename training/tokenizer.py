@@ -21,7 +21,6 @@ from nvg_model.hierarchy import cluster
 from nvg_model.quantizer import quantizer_loss, straight_through
 from nvg_model.tokenizer import Tokenizer
 from training import checkpointing, distributed
-from training.cpu import norm_swish
 from training.data import DataError
 from training.data.pictures import Pictures
 from training.data.views import draw_balanced, draw_epochs, draw_subjects, plain_views, stream
@@ -244,7 +243,6 @@ class TokenizerObjective(nn.Module):
         super().__init__()
         self.tokenizer, self.settings = tokenizer, settings
         self._discriminator = (discriminator,)  # in a tuple: no part of what this objective trains and saves
-        norm_swish.write_gradients(tokenizer)
         self._lpips = (lpips_of(settings),) if settings.lpips_weight else ()
         if settings.decoder_only:
             tokenizer.requires_grad_(False)

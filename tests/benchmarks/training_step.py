@@ -2,8 +2,7 @@
 
 `python tests/benchmarks/training_step.py [--preset emoji64] [--batch 16] [--stages 3 2] [--bfloat16]`
 
-In between, as `derived`, ours with the gradients that torch derives instead of those of training/cpu/blocks.py,
-and as `own`, ours with tokens that the content generator draws itself (`--own-tokens 0.8`).
+In between, as `own`, ours with tokens that the content generator draws itself (`--own-tokens 0.8`).
 The plain loop has these too; it tokenizes the images in every step and goes through the stages one after the other;
 ours reads cached tokens and computes all rows of a step in one batch. All train the same stages of the same pictures
 with the same optimisers. They take turns in one process, so the ratios hold on a busy machine as well.
@@ -24,7 +23,6 @@ from nvg_model.config import preset
 from nvg_model.hierarchy import all_stages
 from nvg_model.model import NVG
 from training.cpu.allocator import keep_freed_memory
-from training.cpu.blocks import write_gradients
 from training.generator import Batch, GeneratorObjective, assemble, optimizers
 from training.recipes.base import GeneratorRecipe
 
@@ -130,17 +128,14 @@ def main() -> None:
     batch = make_batch(nvg, settings)
     cached = dataclasses.replace(batch, images=None)
     drawn = with_own_tokens(cached, nvg.config.splits)
-    calls: dict[str, tuple[bool, Callable[[], None]]] = {
-        "ours": (True, lambda: step(objective, optimisers, [cached])),
-        "derived": (False, lambda: step(objective, optimisers, [cached])),
-        "own": (True, lambda: step(objective, optimisers, [drawn])),
-        "plain": (False, lambda: plain_step(nvg, objective, optimisers, batch)),
+    calls: dict[str, Callable[[], None]] = {
+        "ours": lambda: step(objective, optimisers, [cached]),
+        "own": lambda: step(objective, optimisers, [drawn]),
+        "plain": lambda: plain_step(nvg, objective, optimisers, batch),
     }
     runs: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(options.repeats + 1):  # the first one warms up
-        for name, (written, call) in calls.items():
-            for network in (nvg.content, nvg.structure):
-                write_gradients(network.transformer, written)
+        for name, call in calls.items():
             took = seconds(call)
             if repeat:
                 runs[name].append(options.batch / took)

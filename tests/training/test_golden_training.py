@@ -16,7 +16,6 @@ from torch import Tensor
 import nvg_model
 from nvg_model import released
 from nvg_model.model import NVG
-from training.cpu.blocks import write_gradients
 from training.generator import Batch, GeneratorObjective, assemble, content_loss, structure_loss
 from training.recipes import recipe
 
@@ -58,12 +57,10 @@ def batch(nvg: NVG, vectors: dict[str, Tensor], golden: Path) -> Batch:
     )
 
 
-def objective_of(nvg: NVG, written: bool) -> GeneratorObjective:
-    """With fresh gradients, as the paper's recipe trains but for REPA; its gradients written out or torch's own."""
+def objective_of(nvg: NVG) -> GeneratorObjective:
+    """With fresh gradients, as the paper's recipe trains but for REPA."""
     settings = dataclasses.replace(recipe("d16").generator, repa_weight=0.0, bfloat16=False, compile=False)
     objective = GeneratorObjective(nvg, settings).requires_grad_(True).train()
-    for network in (objective.content, objective.structure):
-        write_gradients(network.transformer, written)
     objective.zero_grad()
     return objective
 
@@ -80,7 +77,7 @@ def by_our_names(vectors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_the_terms_of_every_stage(nvg: NVG, batch: Batch, vectors: dict[str, Tensor]) -> None:
-    settings, stages = objective_of(nvg, written=False).settings, assemble(batch, nvg.tokenizer)
+    settings, stages = objective_of(nvg).settings, assemble(batch, nvg.tokenizer)
     with torch.no_grad():
         for stage, (mse, entropy) in enumerate(zip(vectors["train.mse"], vectors["train.cross_entropy"], strict=True)):
             one = dataclasses.replace(batch, content_stages=batch.content_stages[:, stage : stage + 1])
@@ -98,9 +95,8 @@ def test_the_terms_of_every_stage(nvg: NVG, batch: Batch, vectors: dict[str, Ten
             assert float(loss) == pytest.approx(float(mse), rel=RELATIVE)
 
 
-@pytest.mark.parametrize("written", [False, True], ids=["derived", "written-out"])
-def test_the_total_and_its_gradients(nvg: NVG, batch: Batch, vectors: dict[str, Tensor], written: bool) -> None:
-    objective = objective_of(nvg, written)
+def test_the_total_and_its_gradients(nvg: NVG, batch: Batch, vectors: dict[str, Tensor]) -> None:
+    objective = objective_of(nvg)
     loss, _ = objective(batch, 0)
     loss.backward()
     total = float(loss.detach())

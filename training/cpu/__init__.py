@@ -1,1 +1,1 @@
-"""What only makes training on CPUs faster: written-out backward passes and the allocator, swapped in at set-up."""
+"""What only makes training on CPUs faster."""
