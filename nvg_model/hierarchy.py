@@ -127,12 +127,6 @@ def embed(labels: Tensor, stage: int | Tensor, splits: int) -> Tensor:
     return torch.where(shift >= 0, 2 * ((labels[..., None] >> shift.clamp(min=0)) & 1), 1)
 
 
-def unembed(embedding: Tensor, stage: int) -> Tensor:
-    """Labels [...,L] of stage `stage` from their embedding [...,L,K]; the inverse of `embed`."""
-    weights = 2 ** torch.arange(stage - 1, -1, -1, device=embedding.device)
-    return ((embedding[..., :stage].long() // 2) * weights).sum(-1)
-
-
 def split(labels: Tensor, scores: Tensor, gumbel: Tensor | None = None, sides: Tensor | None = None) -> Tensor:
     """Splits every cluster of a stage in two equal halves by score (paper section 2.2).
 
