@@ -413,6 +413,7 @@ def optimizers(objective: nn.Module, settings: GeneratorRecipe) -> list[torch.op
             tables.append(parameter)
     decay = settings.weight_decay
     of_head = decay if settings.decay_all else 0.0
+    alone = min(settings.class_steps, settings.steps // 5)
     groups: list[dict[str, Any]] = [
         {"params": classes, "weight_decay": decay, "lr": settings.class_learning_rate or settings.learning_rate},
         {"params": tables, "weight_decay": decay},
@@ -422,11 +423,11 @@ def optimizers(objective: nn.Module, settings: GeneratorRecipe) -> list[torch.op
     ]
     if settings.optimizer == "adamw":
         groups.insert(0, {"params": matrices, "weight_decay": decay})
-        return with_classes_first([adamw(groups, settings.learning_rate)], classes, settings.class_steps)
+        return with_classes_first([adamw(groups, settings.learning_rate)], classes, alone)
     if settings.parallel == "fsdp":
         raise DataError("Muon needs whole matrices, which fsdp parts among the processes; use --optimizer adamw")
     both = [muon(matrices, settings.matrix_learning_rate, decay), adamw(groups, settings.learning_rate)]
-    return with_classes_first(both, classes, settings.class_steps)
+    return with_classes_first(both, classes, alone)
 
 
 def with_classes_first(

@@ -300,7 +300,9 @@ def test_new_classes_start_from_the_mean_and_old_ones_stay() -> None:
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_class_embeddings_are_trained_alone_at_first(optimizer: Literal["muon", "adamw"]) -> None:
     nvg = fresh()
-    settings = GeneratorRecipe(steps=9, optimizer=optimizer, class_steps=2, class_learning_rate=0.5, learning_rate=0.1)
+    settings = GeneratorRecipe(
+        steps=10, optimizer=optimizer, class_steps=40, class_learning_rate=0.5, learning_rate=0.1
+    )
     objective = GeneratorObjective(nvg, settings)
     both, before = optimizers(objective, settings), {name: one.clone() for name, one in objective.named_parameters()}
 
@@ -313,7 +315,7 @@ def test_class_embeddings_are_trained_alone_at_first(optimizer: Literal["muon", 
         return {name for name, one in objective.named_parameters() if not torch.equal(one, before[name])}
 
     classes = {"content.class_embedding.weight", "structure.class_embedding.weight"}
-    assert changed(0) == changed(1) == classes
+    assert changed(0) == changed(1) == classes  # a fifth of the steps, whatever is asked for
     rows = nvg.content.class_embedding.weight - before["content.class_embedding.weight"]
     assert float(rows.detach().mean()) == pytest.approx(-2 * 0.25, rel=0.1)  # half the class rate, twice
     assert changed(2) == before.keys()

@@ -193,8 +193,8 @@ class GeneratorRecipe(Running):
     class_learning_rate: float = 0.0
     """Of AdamW, for the class embeddings; 0: as for everything else."""
     class_steps: int = 0
-    """Steps at the start in which the class embeddings alone are trained: in fine-tuning, what is new takes its place
-    before the networks change for it."""
+    """Steps at the start, but no more than a fifth of all, in which the class embeddings alone are trained: in
+    fine-tuning, what is new takes its place before the networks change for it."""
     weight_decay: float = 0.05
     """Of the matrices."""
     decay_all: bool = False
