@@ -211,7 +211,7 @@ def _open(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         if other := foreign.kind_of(path):
-            raise CheckpointError(f"{path} is {other}") from error
+            raise CheckpointError(f"{path} is not a safetensors file: it is {other}") from error
         raise CheckpointError(f"{path} is damaged, truncated or not a safetensors file ({error})") from error
 
 
