@@ -82,6 +82,18 @@ def latest(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] |
     return None if path is None else read(path, device)
 
 
+def about(folder: Path) -> dict[str, Any] | None:
+    """`step` and `meta` of the newest state in `folder`, without its tensors, or None. Raises DataError if damaged."""
+    path = newest(folder)
+    if path is None:
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception:
+        state = read(path)  # which says what is wrong with it
+    return {"step": state["step"], "meta": state["meta"]}
+
+
 def newest(folder: Path) -> Path | None:
     """The file of the newest state in `folder`, or None."""
     return max(folder.glob("state-*.pt"), default=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from training import checkpointing
 from training.data import DataError
 from training.few_step import converted
 from training.generator import trained_generator
-from training.logging import versions
+from training.provenance import provenance, with_few_step
 from training.recipes.base import Recipe
 from training.split_agreement import with_steps
 from training.tokenizer import use_trained_decoder
@@ -32,24 +31,21 @@ def export(recipe: Recipe, run: Path, out: Path, best: bool = False) -> Path:
         DataError: there is no such save, or it does not fit the recipe.
     """
     model, states = trained_generator(recipe, run, best)
-    model.settings = recipe.sampling
-    provenance = _provenance(recipe, states)
-    if use_trained_decoder(model.tokenizer, run):
-        provenance["commands"].insert(1, f"python -m training decoder {recipe.name}")
-        provenance["decoder"] = dataclasses.asdict(recipe.decoder)
+    model.settings = recipe.sampling or model.settings
+    found = provenance(recipe, run, states, use_trained_decoder(model.tokenizer, run))
     few_step = checkpointing.latest(run / "few-step")
     if few_step is not None:
-        model = _in_few_steps(model, few_step, recipe, run)
-        provenance["commands"].insert(-1, f"python -m training few-step {recipe.name}")
-        provenance |= {"few_step": few_step["meta"]["recipe"]["few_step"], "few_step_steps_done": few_step["step"]}
+        model = _in_few_steps(model, few_step, run)
+        found = with_few_step(found, few_step)
+    found["commands"].append(f"python -m training export {recipe.name}")
     model.preview_map = preview.fit(model.tokenizer)
-    path = nvg_model.save(model, out, provenance, dtype=torch.float16)
+    path = nvg_model.save(model, out, found, dtype=torch.float16)
     done = ", ".join(f"{networks} after {state['step']} steps" for networks, state in states.items())
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB; generators: {done}")
     return path
 
 
-def _in_few_steps(model: NVG, state: dict[str, Any], recipe: Recipe, run: Path) -> NVG:
+def _in_few_steps(model: NVG, state: dict[str, Any], run: Path) -> NVG:
     """The model with the converted structure generator of a few-step training's state."""
     settings = state["meta"]["recipe"]["few_step"]
     if settings["teacher"]:
@@ -59,38 +55,5 @@ def _in_few_steps(model: NVG, state: dict[str, Any], recipe: Recipe, run: Path) 
         )
     student = converted(model, settings["largest_guidance"])
     student.load_state_dict(state["phases"][0]["module"] | state["average"], strict=False)
-    student.settings = with_steps(model.settings, recipe.few_step.sampling_steps)
+    student.settings = with_steps(model.settings, settings["sampling_steps"])
     return student
-
-
-def _provenance(recipe: Recipe, states: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """How the weights came to be, from the saves of the generators by what they train."""
-    first = next(iter(states.values()))
-    generators = (f"generator {recipe.name}" + _alone(networks) for networks in states)
-    commands = (f"tokenizer {recipe.name}", *generators, f"export {recipe.name}")
-    return {
-        "recipe": recipe.name,
-        "commands": [f"python -m training {command}" for command in commands],
-        "tokenizer": first["meta"]["recipe"]["tokenizer"],
-        **_training(first),
-        "licence": recipe.licence,
-        "attribution": recipe.attribution,
-        **versions(),
-        **{networks: _training(state) for networks, state in states.items() if _alone(networks)},
-    }
-
-
-def _alone(networks: str) -> str:
-    """The option that trains one network alone; nothing for both."""
-    return "" if networks == "both" else f" --networks {networks}"
-
-
-def _training(state: dict[str, Any]) -> dict[str, Any]:
-    """What a save of generators was trained with, and how far."""
-    recipe = state["meta"]["recipe"]
-    start = Path(recipe["start"])
-    return {
-        **{part: recipe[part] for part in ("generator", "views")},
-        "start": start.name if start.is_file() else recipe["start"],  # not the maker's folders
-        "generator_steps_done": state["step"],
-    }

@@ -33,13 +33,16 @@ from nvg_model.solvers import multistep
 from nvg_model.structure_flow import StructureGenerator, known_channels
 from training import distributed
 from training.data import DataError
+from training.data.cache import fingerprint
 from training.data.views import stream
-from training.distributed import Share
+from training.distributed import Share, World
 from training.generator import Batch, Source, assemble, generator_folder, optimizers, schedule, trained_generator
 from training.logging import describe_run
 from training.loop import Job, LoopSettings, Phase, train
 from training.precision import with_precision
+from training.provenance import provenance, with_few_step
 from training.recipes.base import FewStepRecipe, GeneratorRecipe, Recipe
+from training.run_folder import Identity, alone_in, open_run, weights_digest
 from training.split_agreement import Images, agreement, picture_measure, splits, table, with_steps, write_table
 
 STEEPEST = 16.0
@@ -58,9 +61,15 @@ def train_few_step(recipe: Recipe, data: Path | str, run: Path) -> Path:
     Raises:
         DataError: there is no trained generator, or one that gives average velocities already.
     """
-    folder, world = run / "few-step", distributed.start()
-    settings = with_precision(recipe.few_step, world)
+    world = distributed.start()
+    with alone_in(run / "few-step", world):
+        return _train(recipe, data, run, world)
+
+
+def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
+    settings, folder = with_precision(recipe.few_step, world), run / "few-step"
     recipe = dataclasses.replace(recipe, few_step=settings)
+    path = folder / "few-step.safetensors"
     torch.manual_seed(recipe.seed)  # the initial weights
     teacher = load_teacher(recipe, run).to(world.device)
     student = converted(teacher, settings.largest_guidance).to(world.device)
@@ -68,10 +77,16 @@ def train_few_step(recipe: Recipe, data: Path | str, run: Path) -> Path:
     objective = FewStepObjective(teacher, student, settings)
     like = dataclasses.replace(recipe, config=teacher.config, generator=as_generator(recipe))
     pictures = like.pictures(data, "train", teacher.classes)
+    learned = {"teacher": weights_digest(teacher.structure.state_dict()), "tokenizer": fingerprint(teacher.tokenizer)}
+    identity = Identity.of(pictures, data, settings.teacher, learned)
+    opened = open_run(recipe, "few_step", folder, identity, path, world)
+    if opened.finished:
+        return path
     describe_run(folder, recipe, world, classes=teacher.classes, data=str(data))
     tokens = folder if settings.teacher else generator_folder(run)  # the cache of another tokenizer is another cache
-    source = Source.make(like, teacher, pictures, tokens, world)
+    source = Source.make(like, teacher, pictures, tokens, world, identity)
     images = Images.generate(teacher, settings.table_images, with_steps(teacher.settings, 25))
+    meta = opened.meta(recipe, identity)
     average = train(
         Job(
             [Phase(objective, optimizers(objective, like.generator), schedule(like.generator))],
@@ -79,16 +94,15 @@ def train_few_step(recipe: Recipe, data: Path | str, run: Path) -> Path:
             names=lambda batch: batch.images.names,
             validate=split_error(teacher, student, images),
             best=("smallest", "split_error"),
-            meta={"classes": list(teacher.classes), "recipe": dataclasses.asdict(recipe)},
+            meta=meta,
         ),
         LoopSettings.of(settings, recipe.seed),
         folder,
         world,
     )
-    path = folder / "few-step.safetensors"
     if world.first:
         with average.applied():
-            nvg_model.save(student, path, teacher.provenance | {"few_step": dataclasses.asdict(settings)})
+            nvg_model.save(student, path, with_few_step(teacher.provenance, {"step": settings.steps, "meta": meta}))
             count, margin = settings.frechet_pictures, recipe.views.margin
             measure = picture_measure(teacher, data, count, margin=margin) if count else None
             write_table(table(teacher, student, images, measure), folder)
@@ -101,8 +115,9 @@ def load_teacher(recipe: Recipe, run: Path) -> NVG:
     """The trained model to convert, frozen: the recipe's checkpoint, or the run's generator."""
     if recipe.few_step.teacher:
         return nvg_model.load(recipe.few_step.teacher, dtype=torch.float32)
-    teacher = trained_generator(recipe, run)[0]
-    teacher.settings = recipe.sampling
+    teacher, states = trained_generator(recipe, run)
+    teacher.settings = recipe.sampling or teacher.settings
+    teacher.provenance = provenance(recipe, run, states)
     return teacher.eval().requires_grad_(False)
 
 

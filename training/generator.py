@@ -26,7 +26,7 @@ from nvg_model.structure_flow import StructureGenerator, known_channels
 from nvg_model.tokenizer import Tokenizer
 from training import checkpointing, distributed, initialisation, lora
 from training.data import DataError
-from training.data.cache import TokenCache, load_or_make
+from training.data.cache import TokenCache, fingerprint, load_or_make
 from training.data.pictures import Pictures
 from training.data.views import draw_balanced, draw_epochs, draw_views, stream
 from training.depth import deepened, with_depths
@@ -37,6 +37,7 @@ from training.losses.repa import Repa, make_repa
 from training.optim import adamw, muon, warmup_stable_decay
 from training.precision import with_precision
 from training.recipes.base import GeneratorRecipe, Recipe
+from training.run_folder import CACHE, Identity, alone_in, claim, notice_other_data, open_run, weights_digest
 from training.samples import sample_sheets
 from training.tokenizer import tokenizer_weights
 
@@ -96,15 +97,26 @@ def train_generator(recipe: Recipe, data: Path | str, run: Path) -> Path:
         The file with the averaged weights.
     """
     recipe, world = recipe.resolved(), distributed.start()
+    with alone_in(generator_folder(run, recipe.generator.networks), world):
+        return _train(recipe, data, run, world)
+
+
+def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
     settings = with_precision(recipe.generator, world)
-    recipe = dataclasses.replace(recipe, generator=settings)
-    folder = generator_folder(run, settings.networks)
+    recipe, folder = dataclasses.replace(recipe, generator=settings), generator_folder(run, settings.networks)
+    path = folder / "generator.pt"
     pictures = recipe.pictures(data, "train")
     held_out = recipe.pictures(data, "held-out", pictures.classes)
     torch.manual_seed(recipe.seed)  # the initial weights
     nvg = starting_point(recipe, run, pictures.classes).to(world.device)
+    identity = identity_of(recipe, nvg, pictures, data)
+    opened = open_run(recipe, "generator", folder, identity, path, world)
+    if opened.finished:
+        return path
+    if not recipe.start:
+        notice_other_data(run / "tokenizer", identity, world)
     describe_run(folder, recipe, world, classes=pictures.classes, data=str(data))
-    source = Source.make(recipe, nvg, pictures, generator_folder(run), world)
+    source = Source.make(recipe, nvg, pictures, generator_folder(run), world, identity)
     both = None if recipe.start or settings.networks == "both" else checkpointing.latest(generator_folder(run))
     if both is not None:
         use_weights(nvg, saved_weights(both), ("content.", "structure."), run)
@@ -119,14 +131,13 @@ def train_generator(recipe: Recipe, data: Path | str, run: Path) -> Path:
             source.draw,
             names=lambda batch: batch.names,
             validate=held_out_loss(recipe, nvg, objective, held_out, world.first),
-            sample=lambda: sample_sheets(nvg, nvg.settings if recipe.start else recipe.sampling),
-            meta={"classes": list(pictures.classes), "recipe": dataclasses.asdict(recipe)},
+            sample=lambda: sample_sheets(nvg, recipe.sampling or nvg.settings),
+            meta=opened.meta(recipe, identity),
         ),
         LoopSettings.of(settings, recipe.seed),
         folder,
         world,
     )
-    path = folder / "generator.pt"
     state, averaged = checkpointing.module_state(objective), average.state_dict()  # where sharded, all take part
     if world.first:
         checkpointing.write(path, network_weights(state, averaged))
@@ -140,7 +151,15 @@ def make_cache(recipe: Recipe, data: Path | str, run: Path) -> None:
     recipe, world = recipe.resolved(), distributed.start()
     pictures = recipe.pictures(data, "train")
     nvg = starting_point(recipe, run, pictures.classes).to(world.device)
-    Source.make(recipe, nvg, pictures, generator_folder(run), world)
+    Source.make(recipe, nvg, pictures, generator_folder(run), world, identity_of(recipe, nvg, pictures, data))
+
+
+def identity_of(recipe: Recipe, nvg: NVG, pictures: Pictures, data: Path | str) -> Identity:
+    """What a training of the generators may not change while it goes on."""
+    weights = {"tokenizer": fingerprint(nvg.tokenizer)}
+    if recipe.start:
+        weights["start"] = weights_digest(nvg_model.load(recipe.start).state_dict())
+    return Identity.of(pictures, data, recipe.start, weights)
 
 
 def generator_folder(run: Path, networks: str = "both") -> Path:
@@ -210,6 +229,7 @@ def trained_generator(recipe: Recipe, run: Path, best: bool = False) -> tuple[NV
     start = first["recipe"]["start"]
     recipe = dataclasses.replace(recipe, start=start, generator=with_depths_of(recipe.generator, states))
     nvg = starting_point(recipe, run, tuple(first["classes"]))
+    require_same_tokenizer(nvg, states, run)
     missing = set() if start or "both" in states else {"content", "structure"} - states.keys()
     if missing:
         raise DataError(f"the {missing.pop()} network was never trained in {run}; run `python -m training generator`")
@@ -219,6 +239,17 @@ def trained_generator(recipe: Recipe, run: Path, best: bool = False) -> tuple[NV
         own = ("content.", "structure.") if networks == "both" else (f"{networks}.",)
         use_weights(nvg, saved_weights(state), own, run)
     return nvg, states
+
+
+def require_same_tokenizer(nvg: NVG, states: dict[str, dict[str, Any]], run: Path) -> None:
+    """Raises DataError where the tokens that the generators have learned are no more those of the model's tokenizer."""
+    for state in states.values():
+        learned = state["meta"].get("weights", {}).get("tokenizer")  # not in saves older than this
+        if learned not in (None, fingerprint(nvg.tokenizer)):
+            raise DataError(
+                f"the tokenizer of {run} has been trained on, or exchanged, since its generators were trained; train "
+                "these on it in another --folder"
+            )
 
 
 def with_depths_of(settings: GeneratorRecipe, states: dict[str, dict[str, Any]]) -> GeneratorRecipe:
@@ -267,26 +298,29 @@ class Source:
     cache: TokenCache | None
 
     @classmethod
-    def make(cls, recipe: Recipe, nvg: NVG, pictures: Pictures, folder: Path, world: World) -> Source:
-        """Makes the cache, if one is wanted."""
+    def make(
+        cls, recipe: Recipe, nvg: NVG, pictures: Pictures, folder: Path, world: World, identity: Identity
+    ) -> Source:
+        """Makes the cache in `folder`, if one is wanted. Raises DataError where that is of other data."""
         settings, cache = recipe.generator, None
         views = number_of_views(settings, len(pictures))
         if views:
             if settings.repa_weight:
                 raise DataError("REPA needs the images, which a token cache does not hold; train with --cached-views 0")
-            path = folder / "cache.safetensors"
-            cache = load_or_make(
-                path,
-                nvg.tokenizer,
-                pictures,
-                recipe.views,
-                views,
-                recipe.seed,
-                rank=world.rank,
-                world=world.size,
-                wait=world.wait,
-                workers=settings.workers,
-            )
+            claim(folder, identity, world, cache_only=True)
+            with alone_in(folder, world, ".cache.lock"):
+                cache = load_or_make(
+                    folder / CACHE,
+                    nvg.tokenizer,
+                    pictures,
+                    recipe.views,
+                    views,
+                    recipe.seed,
+                    rank=world.rank,
+                    world=world.size,
+                    wait=world.wait,
+                    workers=settings.workers,
+                )
         return cls(settings, recipe, nvg.config, pictures, cache)
 
     def draw(self, step: int, share: Share) -> Batch:

@@ -44,6 +44,7 @@ from training.metrics.codes import CodeCounts
 from training.optim import adamw, cosine
 from training.precision import with_precision
 from training.recipes.base import Recipe, TokenizerRecipe
+from training.run_folder import Identity, alone_in, open_run, weights_digest
 from training.samples import reconstruction_sheet
 
 WEIGHTS = "tokenizer.pt"
@@ -103,9 +104,25 @@ def _train(
     recipe: Recipe, settings: TokenizerRecipe, data: Path | str, folder: Path, start: dict[str, Tensor] | None
 ) -> Path:
     recipe, world = recipe.resolved(), distributed.start()
-    settings = with_precision(settings, world)
-    recipe = dataclasses.replace(recipe, **{DECODER if folder.name == DECODER else "tokenizer": settings})  # type: ignore[arg-type]  # what runs
+    with alone_in(folder, world):
+        return _train_in(folder, recipe, settings, data, start, world)
+
+
+def _train_in(
+    folder: Path,
+    recipe: Recipe,
+    settings: TokenizerRecipe,
+    data: Path | str,
+    start: dict[str, Tensor] | None,
+    world: World,
+) -> Path:
     pictures = recipe.pictures(data, "train")
+    path, part = folder / WEIGHTS, "decoder" if folder.name == DECODER else "tokenizer"
+    base = {} if start is None else {"tokenizer" if part == "decoder" else "start": weights_digest(start)}
+    identity = Identity.of(pictures, data, recipe.start if part == "tokenizer" else "", base)
+    opened = open_run(recipe, part, folder, identity, path, world)
+    if opened.finished:
+        return path
     held_out = recipe.pictures(data, "held-out", pictures.classes)
     if settings.separation_weight and settings.separation_by == "subject":
         require_transparency(pictures, data)
@@ -146,13 +163,12 @@ def _train(
             validate=validate,
             best=("largest", "psnr"),
             sample=lambda: {"reconstructions": reconstruction_sheet(tokenizer, held_out)},
-            meta={"recipe": dataclasses.asdict(recipe)},
+            meta=opened.meta(recipe, identity),
         ),
         LoopSettings.of(settings, recipe.seed),
         folder,
         world,
     )
-    path = folder / WEIGHTS
     if world.first:
         checkpointing.write(path, tokenizer.state_dict() | _without_prefix(average.state_dict()))
         _report(tokenizer, path, held_out)

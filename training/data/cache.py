@@ -129,8 +129,8 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 
 
 def digest(pictures: Pictures) -> str:
-    """A hash of the pictures' names and labels."""
-    digest = hashlib.sha256(pictures.labels.numpy().tobytes())
+    """A hash of the pictures' names, labels and some of their files."""
+    digest = hashlib.sha256(pictures.labels.numpy().tobytes() + pictures.digest.encode())
     digest.update("\n".join((*pictures.classes, *pictures.names)).encode())
     return digest.hexdigest()[:16]
 

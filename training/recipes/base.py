@@ -288,8 +288,9 @@ class Recipe:
     """Class names in order; empty: those of the data."""
     start: str = ""
     """A checkpoint to fine-tune: its tokenizer is kept, its generators are trained on, with the data's classes."""
-    sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    """Sampling defaults, written into the exported checkpoint."""
+    sampling: SamplingSettings | None = None
+    """Sampling defaults, written into the exported checkpoint; None: those of the checkpoint that it starts from, or
+    the paper's."""
     seed: int = 0
     licence: str = ""
     """Licence of the weights, written into the exported checkpoint."""
