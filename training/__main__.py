@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -29,11 +30,14 @@ from nvg_model.errors import NVGError
 from training import distributed
 from training.data import DataError
 from training.data.views import ViewSettings
+from training.distributed import World
 from training.loop import Interrupted
 from training.metrics.sampler import SampleSettings
+from training.pulse import INTACT, end
 from training.recipes import RECIPES, recipe
 from training.recipes.base import Recipe, Running
 from training.recipes.own import IMAGE_SIZE, OWN, SIZES
+from training.run_folder import alone_in
 
 RUNS = Path("~/nvg-runs").expanduser()
 DATA = Path("~/nvg-data").expanduser()
@@ -220,7 +224,9 @@ def evaluate(arguments: Sequence[str]) -> None:
         prog="python -m training evaluate",
         config=(tyro.conf.AvoidSubcommands,),
     )
-    measure(settings, distributed.start())
+    world = distributed.start()
+    with alone_in(settings.out, World()) if world.first else nullcontext():
+        measure(settings, world)
 
 
 def tune(arguments: Sequence[str]) -> None:
@@ -228,7 +234,9 @@ def tune(arguments: Sequence[str]) -> None:
     from training.tune import TuneSettings
     from training.tune import tune as choose
 
-    choose(tyro.cli(TuneSettings, args=list(arguments), prog="python -m training tune"))
+    settings = tyro.cli(TuneSettings, args=list(arguments), prog="python -m training tune")
+    with alone_in(settings.out, World()):
+        choose(settings)
 
 
 def samples(arguments: Sequence[str]) -> None:
@@ -295,16 +303,23 @@ def main() -> int:
         print("usage: python -m training COMMAND ...\n")
         print("\n".join(f"  {one:10} {(call.__doc__ or '').strip()}" for one, call in COMMANDS.items()))
         return 0 if name in ("-h", "--help") else 2
+    orderly = False
     try:
         COMMANDS[name](arguments)
+        orderly = True
     except (DataError, NVGError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
+        orderly = True
         return 130
+    except RuntimeError as error:
+        if not distributed.is_loss_of_another(error):
+            raise
+        end(f"another process of this training has ended or does not answer, so this one ends too; {INTACT}")
     finally:
-        distributed.stop()
+        distributed.stop(orderly)
     return 0
 
 

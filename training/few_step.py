@@ -61,7 +61,7 @@ def train_few_step(recipe: Recipe, data: Path | str, run: Path) -> Path:
     Raises:
         DataError: there is no trained generator, or one that gives average velocities already.
     """
-    world = distributed.start()
+    world = distributed.start(recipe.few_step.timeout)
     with alone_in(run / "few-step", world):
         return _train(recipe, data, run, world)
 

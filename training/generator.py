@@ -96,7 +96,7 @@ def train_generator(recipe: Recipe, data: Path | str, run: Path) -> Path:
     Returns:
         The file with the averaged weights.
     """
-    recipe, world = recipe.resolved(), distributed.start()
+    recipe, world = recipe.resolved(), distributed.start(recipe.generator.timeout)
     with alone_in(generator_folder(run, recipe.generator.networks), world):
         return _train(recipe, data, run, world)
 
@@ -148,7 +148,7 @@ def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
 
 def make_cache(recipe: Recipe, data: Path | str, run: Path) -> None:
     """Tokenizes the views of a recipe into `run`/generator, where the training finds them."""
-    recipe, world = recipe.resolved(), distributed.start()
+    recipe, world = recipe.resolved(), distributed.start(recipe.generator.timeout)
     pictures = recipe.pictures(data, "train")
     nvg = starting_point(recipe, run, pictures.classes).to(world.device)
     Source.make(recipe, nvg, pictures, generator_folder(run), world, identity_of(recipe, nvg, pictures, data))

@@ -14,6 +14,7 @@ from training import checkpointing
 from training.logging import versions
 from training.recipes import RECIPES
 from training.recipes.base import Recipe
+from training.recipes.own import own
 from training.run_folder import changed_settings
 
 States = dict[str, dict[str, Any]]
@@ -63,7 +64,7 @@ def commands(command: str, part: str, meta: dict[str, Any]) -> list[str]:
 
 
 def _command(command: str, part: str, recipe: dict[str, Any]) -> str:
-    words, base = [command, recipe["name"]], RECIPES.get(recipe["name"])
+    words, base = [command, recipe["name"]], RECIPES.get(recipe["name"]) or own(recipe["name"])
     if base is not None:
         plain = dataclasses.asdict(base)
         for name, (_, value) in changed_settings(plain, recipe, part).items():
@@ -112,10 +113,10 @@ def _rights(recipe: Recipe, start: str) -> dict[str, Any]:
         return {"licence": recipe.licence, "attribution": recipe.attribution}
     before = {key: value for key, value in nvg_model.load(start).provenance.items() if key != "file"}
     rights = {}
-    for key, own in (("licence", recipe.licence), ("attribution", recipe.attribution)):
+    for key, ours in (("licence", recipe.licence), ("attribution", recipe.attribution)):
         given = str(before.get(key) or "")
-        both = f"{own}; started from {_without_folders(start)}: {given}"
-        rights[key] = both if own and given and own != given else own or given
+        both = f"{ours}; started from {_without_folders(start)}: {given}"
+        rights[key] = both if ours and given and ours != given else ours or given
     return {**rights, "start_provenance": json.loads(json.dumps(before))}
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,7 @@ def alone_in(folder: Path, world: World, lock: str = LOCK) -> Iterator[None]:
         DataError: one does already; in all processes.
     """
     problem, descriptor = "", -1
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
     if world.first and fcntl is not None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -164,7 +165,17 @@ def alone_in(folder: Path, world: World, lock: str = LOCK) -> Iterator[None]:
         yield
     finally:
         if descriptor >= 0:
+            if made and os.listdir(folder) == [lock]:  # nothing came of it, as after a mistake in the command
+                (folder / lock).unlink()
+                _remove_empty(made)
             os.close(descriptor)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Removes folders, each in the next, as far as they are empty."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _lock(descriptor: int, folder: Path) -> str:

@@ -103,7 +103,7 @@ def train_decoder(recipe: Recipe, data: Path | str, run: Path) -> Path:
 def _train(
     recipe: Recipe, settings: TokenizerRecipe, data: Path | str, folder: Path, start: dict[str, Tensor] | None
 ) -> Path:
-    recipe, world = recipe.resolved(), distributed.start()
+    recipe, world = recipe.resolved(), distributed.start(settings.timeout)
     with alone_in(folder, world):
         return _train_in(folder, recipe, settings, data, start, world)
 
@@ -116,8 +116,11 @@ def _train_in(
     start: dict[str, Tensor] | None,
     world: World,
 ) -> Path:
+    settings = with_precision(settings, world)
     pictures = recipe.pictures(data, "train")
     path, part = folder / WEIGHTS, "decoder" if folder.name == DECODER else "tokenizer"
+    ran = dataclasses.replace(getattr(recipe, part), bfloat16=settings.bfloat16)
+    recipe = dataclasses.replace(recipe, **{part: ran})
     base = {} if start is None else {"tokenizer" if part == "decoder" else "start": weights_digest(start)}
     identity = Identity.of(pictures, data, recipe.start if part == "tokenizer" else "", base)
     opened = open_run(recipe, part, folder, identity, path, world)

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 import nvg_model
-from nvg_model.generation import Request, integrate
+from nvg_model.request import Request
 from nvg_model.sampling import SamplingSettings, time_grid
 from nvg_model.structure_flow import StructureGenerator
 from training import checkpointing
@@ -148,8 +148,8 @@ def test_the_teachers_path_is_that_of_sampling(tiny_model, structure_input):
     path = teacher_run(model.structure, rows, rows.project(batch.noise), grid.expand(3, -1), no_autocast)
     settings = SamplingSettings(structure_guidance=(guidance, guidance), structure_steps=steps, solver="multistep")
     stages = assemble(batch, model.tokenizer)
-    request = Request(batch.classes, 0, 0, settings, stages.structure[:, :1], (), batch.noise)
-    end = integrate(model, request, stages.canvases[:, stage], stages.structure[:, stage], batch.noise, stage)
+    run = model.run(Request(batch.classes, settings=settings))
+    end = run.integrate(stages.canvases[:, stage], stages.structure[:, stage], batch.noise, stage)
     assert torch.allclose(path[-1], end, atol=1e-4)
 
 

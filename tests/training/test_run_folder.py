@@ -273,6 +273,12 @@ def test_a_second_run_in_a_folder_says_so_and_a_dead_one_does_not_count(
         pass
 
 
+def test_a_mistake_leaves_no_folder(tmp_path: Path) -> None:
+    assert command("tokenizer", "smoke", "--data", tmp_path / "nowhere", "--folder", tmp_path / "runs" / "one") == 2
+    assert command("generator", "smoke", "--data", tmp_path / "nowhere", "--folder", tmp_path / "runs" / "one") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_workers_that_outlive_a_killed_run_do_not_hold_its_folder(tmp_path: Path) -> None:
     fork = HOLD.replace(
         "time.sleep(600)", "import os\n    if os.fork() == 0: time.sleep(20)\n    else: time.sleep(600)"

@@ -13,6 +13,7 @@ import hashlib
 import json
 import time
 import zipfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from training.data import DataError
 from training.distributed import World
 from training.files import remove_partials, replacing
 from training.metrics.pictures import to_pixels
+from training.run_folder import alone_in
 
 MEMBER = "arr_0.npy"  # what OpenAI's evaluator looks for (guided-diffusion, evaluations/evaluator.py)
 ALONE = World()
@@ -69,6 +71,11 @@ def write_samples(model: NVG, folder: Path, settings: SampleSettings, world: Wor
     """
     if model.config.generator is None:
         raise DataError("this checkpoint has a tokenizer but no generator; there is nothing to sample")
+    with alone_in(folder, ALONE) if world.first else nullcontext():
+        return _write_share(model, folder, settings, world)
+
+
+def _write_share(model: NVG, folder: Path, settings: SampleSettings, world: World) -> Path | None:
     merged = folder / "samples.npz"
     _claim(folder, _identity(model, settings), world)
     if merged.is_file():
