@@ -18,9 +18,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from training.data import DataError
+from training.pulse import Pulse
 
-TIMEOUT = timedelta(minutes=10)
-"""After which a process that waits for a dead one gives up."""
+TIMEOUT = 600.0
+"""Seconds without a sign of life of a process after which the others give up (`training.pulse`)."""
+WORK = timedelta(hours=24)
+"""That one process may take for something, measuring or writing, while the others wait for it."""
 
 CPU = torch.device("cpu")
 T = TypeVar("T")
@@ -91,26 +94,52 @@ class Share:
         return slice(self.part * size, (self.part + 1) * size)
 
 
-def start() -> World:
-    """Joins the other processes if torchrun started this one. Raises DataError where that fails."""
+_PULSES: list[Pulse] = []
+
+
+def start(timeout: float = TIMEOUT) -> World:
+    """Joins the other processes if torchrun started this one.
+
+    Args:
+        timeout: seconds without a sign of life of another process after which this one ends.
+    Raises:
+        DataError: they did not find each other.
+    """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = CPU
     if torch.cuda.is_available():
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    if timeout < 1:
+        raise DataError(f"the timeout is {timeout:g} seconds; it must be at least 1")
     if size > 1 and not dist.is_initialized():
         try:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+            if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
+                _PULSES.append(Pulse(rank, size, timeout))
+                _PULSES[-1].start()
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WORK)
         except (RuntimeError, ValueError) as error:
             raise DataError(f"the {size} processes could not find each other ({error}); start with torchrun") from error
     return World(rank, size, device)
 
 
-def stop() -> None:
-    """Leaves the other processes."""
+def stop(orderly: bool = True) -> None:
+    """Leaves the other processes.
+
+    Args:
+        orderly: the work is done; else they are to miss this process, and end as well.
+    """
+    while _PULSES:
+        _PULSES.pop().stop(orderly)
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def is_loss_of_another(error: RuntimeError) -> bool:
+    """Whether an error says that another process has gone, in the words of whatever noticed it."""
+    signs = ("gloo", "NCCL", "Connection reset", "Connection closed", "Broken pipe", "Socket")
+    return dist.is_initialized() and (isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs))
 
 
 def replicate(objective: nn.Module, world: World) -> nn.Module:

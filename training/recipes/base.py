@@ -52,6 +52,8 @@ class Running:
     """Steps between lines of the log."""
     track: tuple[str, ...] = ()
     """More than log.jsonl: tensorboard, wandb."""
+    timeout: float = 600.0
+    """Of several processes: seconds without a sign of life of one (it is frozen or dead) after which the others end."""
 
 
 @dataclass(frozen=True, kw_only=True)
