@@ -150,8 +150,9 @@ def make_cache(recipe: Recipe, data: Path | str, run: Path) -> None:
     """Tokenizes the views of a recipe into `run`/generator, where the training finds them."""
     recipe, world = recipe.resolved(), distributed.start(recipe.generator.timeout)
     pictures = recipe.pictures(data, "train")
-    nvg = starting_point(recipe, run, pictures.classes).to(world.device)
-    Source.make(recipe, nvg, pictures, generator_folder(run), world, identity_of(recipe, nvg, pictures, data))
+    nvg = starting_point(recipe, run, pictures.classes)
+    identity = identity_of(recipe, nvg, pictures, data)
+    Source.make(recipe, nvg.to(world.device), pictures, generator_folder(run), world, identity)
 
 
 def identity_of(recipe: Recipe, nvg: NVG, pictures: Pictures, data: Path | str) -> Identity:

@@ -367,12 +367,11 @@ def test_networks_trained_alone_join_those_trained_together(data: Path, tmp_path
             assert torch.allclose(value, mine, atol=1e-3), name
     assert any(not torch.equal(alone["content"][name], both[name]) for name in both if name.startswith("content."))
     assert model.provenance["structure"]["generator_steps_done"] == 3
-    ran = (
-        "--steps 2 --views 12",
-        "--steps 1 --networks content --views 12",
-        "--steps 3 --networks structure --views 12",
-    )
-    assert model.provenance["commands"][:-1] == [f"python -m training generator smoke {how}" for how in ran]
+    ran = ((2, ""), (1, " --networks content"), (3, " --networks structure"))
+    assert model.provenance["commands"][:-1] == [
+        f"python -m training generator smoke --steps {steps} --sample-every 0{how} --cached-views 12"
+        for steps, how in ran
+    ]
 
 
 def test_a_cache_is_made_on_the_device_of_the_process(

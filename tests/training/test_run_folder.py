@@ -310,7 +310,9 @@ def test_an_export_keeps_what_the_start_had_and_says_what_ran(sets: dict[str, Pa
     assert model.settings == sampling and model.classes == ("a", "b")
     assert {name: found[name] for name in rights} == rights
     assert found["start_provenance"] == {**rights, "commands": ["draw"]}
-    said = "python -m training generator finetune --steps {} --batch 4 --views 8{} --start-from start.safetensors"
+    said = (
+        "python -m training generator finetune --steps {} --batch 4 --cached-views 8{} --start-from start.safetensors"
+    )
     assert found["commands"] == [
         said.format(1, ""),
         said.format(2, " --learning-rate 1e-05"),
@@ -328,7 +330,7 @@ def test_an_export_says_how_tokenizer_decoder_and_few_steps_were_trained(finishe
     assert found["commands"] == [
         "python -m training tokenizer smoke --steps 2 --batch 4",
         "python -m training decoder smoke --steps 2 --batch 4 --warmup 1 --discriminator ''",
-        "python -m training generator smoke --steps 2 --batch 4 --views 8",
+        "python -m training generator smoke --steps 2 --batch 4 --cached-views 8",
         "python -m training few-step smoke --steps 2 --batch 4 --teacher-steps 2 --table-images 2",
         "python -m training export smoke",
     ]
