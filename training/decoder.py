@@ -44,6 +44,7 @@ from training.losses.reconstruction import multiscale_gradient, psnr, ssim
 from training.optim import adamw, cosine
 from training.precision import with_precision
 from training.recipes.base import DecoderRecipe, Recipe
+from training.run_folder import Identity, alone_in, open_run, weights_digest
 from training.samples import reconstruction_sheet
 from training.tokenizer import DECODER, WEIGHTS, make_discriminator, tokenizer_weights, trained
 from training.widen import widened
@@ -81,12 +82,23 @@ def train_decoder(recipe: Recipe, data: Path | str, run: Path) -> Path:
     Raises:
         DataError: the run has no finished tokenizer, or the new decoder cannot start from the old one.
     """
-    world, folder = distributed.start(), run / DECODER
+    world = distributed.start(recipe.decoder.timeout)
+    with alone_in(run / DECODER, world):
+        return _train(recipe, data, run / DECODER, starting_model(recipe, run), world)
+
+
+def _train(recipe: Recipe, data: Path | str, folder: Path, before: NVG, world: World) -> Path:
     settings = with_precision(recipe.decoder, world)
-    before = starting_model(recipe, run)
+    recipe = dataclasses.replace(recipe, decoder=settings)
     config = with_output(before.config, settings)
     pictures = _pictures(recipe, data, "train", config, before.classes)
     held_out = _pictures(recipe, data, "held-out", config, pictures.classes)
+    base = weights_digest(before.tokenizer.state_dict())
+    identity = Identity.of(pictures, data, recipe.start, {"start" if recipe.start else "tokenizer": base})
+    path = folder / (f"{recipe.name}.safetensors" if recipe.start else WEIGHTS)
+    opened = open_run(recipe, "decoder", folder, identity, path, world)
+    if opened.finished:
+        return path
     describe_run(folder, recipe, world, data=str(data))
     source = Source.make(before, pictures, recipe, settings, folder)
     torch.manual_seed(recipe.seed)
@@ -101,13 +113,12 @@ def train_decoder(recipe: Recipe, data: Path | str, run: Path) -> Path:
             validate=lambda: {"psnr": held_out_psnr(tokenizer, held_out)},
             best=("largest", "psnr"),
             sample=lambda: {"reconstructions": reconstruction_sheet(tokenizer, held_out)},
-            meta={"recipe": dataclasses.asdict(recipe)},
+            meta=opened.meta(recipe, identity),
         ),
         LoopSettings.of(settings, recipe.seed),
         folder,
         world,
     )
-    path = folder / WEIGHTS
     if world.first:
         with average.applied():
             path = _write(before, tokenizer, config, recipe, folder)

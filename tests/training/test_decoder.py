@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,7 @@ def test_a_decoder_for_a_run_without_generators(data: Path, tmp_path: Path) -> N
 
     model.tokenizer.load_state_dict(tokenizer_weights(tmp_path))
     assert use_trained_decoder(model.tokenizer, tmp_path)
+    shutil.rmtree(tmp_path / "decoder")  # a finished run would only say so
     with pytest.raises(DataError, match="need generators"):
         train_decoder(with_decoder(drawn=0.5), data, tmp_path)
     with pytest.raises(DataError, match="the batch is 24"):
