@@ -223,9 +223,7 @@ def test_truncated_file(tiny, tmp_path, share, read, refuses):
     path = tmp_path / "cut.safetensors"
     for length in {int(share * len(content)), min(int(share * len(content)) + 8, len(content) - 1)}:
         path.write_bytes(content[:length])
-        with refuses(
-            "cut.safetensors is (damaged, truncated or not a safetensors file|an empty file)", CheckpointError
-        ):
+        with refuses("cut.safetensors is (damaged, truncated or )?not a safetensors file", CheckpointError):
             read(path)
 
 
