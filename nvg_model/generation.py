@@ -1,8 +1,7 @@
 """The stage loop: structure and content of every stage in turn (paper section 2.3).
 
 A `Run` holds the networks and what was asked of them. Each step of the loop is a method without side effects, so that
-editing changes one step and keeps the others. Noise comes from CPU streams keyed by (seed, item, use, stage): a seed
-means the same on every device, and an item is the same alone or in a batch.
+editing changes one step and keeps the others.
 
 Shapes: B batch, S = K+1 stages, L positions, N = 2^i clusters of stage i, V codes, C latent channels.
 """
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -19,29 +17,19 @@ from torch import Tensor
 from nvg_model import hierarchy
 from nvg_model.content import ContentGenerator
 from nvg_model.errors import NVGError
+from nvg_model.noise import Noise, Use
 from nvg_model.quantizer import Quantizer
 from nvg_model.sampling import (
     Guidance,
     SamplingSettings,
     choose_tokens,
     guidance_schedule,
-    gumbel_noise,
-    stream,
     time_grid,
     top_p_schedule,
 )
 from nvg_model.sequence import VisualGranularitySequence
 from nvg_model.solvers import SOLVERS, Velocity, evaluations
 from nvg_model.structure_flow import StructureGenerator, known_channels
-
-
-class Use(IntEnum):
-    """What a noise stream is for."""
-
-    STRUCTURE = 0
-    SPLIT = 1
-    TOKEN = 2
-    CANVAS = 3
 
 
 @dataclass(frozen=True)
@@ -60,8 +48,7 @@ class Run:
     """Content that is kept: the codes [B,2^i] of the first stages, in the order of the labels."""
     structure_noise: Tensor | None = None
     """float [B,L,K], or None to draw it from the seed."""
-    seed: int = 0
-    first_item: int = 0
+    noises: Noise = field(default_factory=Noise)
     on_evaluation: Callable[[], None] = field(default=lambda: None)
 
     @property
@@ -202,10 +189,7 @@ class Run:
 
     def noise(self, shape: tuple[int, ...], use: Use, stage: int) -> Tensor:
         """Noise [B,*shape] for a use and stage: normal for structure and canvas, Gumbel otherwise."""
-        draw = torch.randn if use in (Use.STRUCTURE, Use.CANVAS) else gumbel_noise
-        items = range(self.first_item, self.first_item + len(self.classes))
-        noise = [draw(shape, generator=stream(self.seed, item, use, stage)) for item in items]
-        return torch.stack(noise).to(self.given_structure.device)
+        return self.noises.draw(shape, use, stage, len(self.classes)).to(self.given_structure.device)
 
 
 def _check_average(flow: StructureGenerator, settings: SamplingSettings, scale: float) -> None:

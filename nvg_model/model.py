@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +19,18 @@ from nvg_model.content import ContentGenerator
 from nvg_model.editing import EditedRun, kept_of, paste, pixel_mask
 from nvg_model.errors import NVGError
 from nvg_model.generation import Run
+from nvg_model.interpolation import interpolate
 from nvg_model.regions import Region, regional
-from nvg_model.request import Classes, Request, class_indices, given_noise, given_structure, given_tokens, non_negative
+from nvg_model.request import Classes, Request, class_indices, given_noise, given_structure, given_tokens, noise_of
 from nvg_model.sampling import SamplingSettings
 from nvg_model.sequence import VisualGranularitySequence
 from nvg_model.structure_flow import StructureGenerator
 from nvg_model.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from nvg_model.request import More
 
 
 class NVG(nn.Module):
@@ -107,33 +113,18 @@ class NVG(nn.Module):
         keep_content: int = 0,
         structure_noise: Tensor | None = None,
         on_stage: Callable[[VisualGranularitySequence], None] | None = None,
-        first_item: int = 0,
-        on_evaluation: Callable[[], None] | None = None,
-        regions: Sequence[Region] = (),
-        keep: Tensor | None = None,
+        **more: Unpack[More],
     ) -> VisualGranularitySequence:
         """Generates one image per class: `stages` run to the end.
 
         Args:
-            classes ... keep: see `Request`.
+            classes ... structure_noise, more: see `Request`.
             on_stage: called with the sequence so far after every stage.
         Returns:
             The whole sequence; `decode` makes images of it.
         """
-        request = Request(
-            classes,
-            seed,
-            settings,
-            structure,
-            sequence,
-            keep_structure,
-            keep_content,
-            structure_noise,
-            first_item,
-            on_evaluation,
-            regions,
-            keep,
-        )
+        given = (structure, sequence, keep_structure, keep_content, structure_noise)
+        request = Request(classes, seed, settings, *given, **more)
         for state in self.run(request).stages():
             if on_stage is not None:
                 on_stage(state)
@@ -149,10 +140,7 @@ class NVG(nn.Module):
         keep_structure: int = 0,
         keep_content: int = 0,
         structure_noise: Tensor | None = None,
-        first_item: int = 0,
-        on_evaluation: Callable[[], None] | None = None,
-        regions: Sequence[Region] = (),
-        keep: Tensor | None = None,
+        **more: Unpack[More],
     ) -> Iterator[VisualGranularitySequence]:
         """Generates as an iterator that yields the immutable sequence so far after every stage (paper section 2.3).
 
@@ -160,24 +148,12 @@ class NVG(nn.Module):
         of stages (or fewer), with the same seed: the result equals that of one run.
 
         Args:
-            classes ... keep: see `Request`.
+            classes ... structure_noise, more: see `Request`.
         Raises:
             NVGError: an unknown class, a structure that is not a hierarchy, shapes of another model, NaN.
         """
-        request = Request(
-            classes,
-            seed,
-            settings,
-            structure,
-            sequence,
-            keep_structure,
-            keep_content,
-            structure_noise,
-            first_item,
-            on_evaluation,
-            regions,
-            keep,
-        )
+        given = (structure, sequence, keep_structure, keep_content, structure_noise)
+        request = Request(classes, seed, settings, *given, **more)
         return self.run(request).stages()
 
     @torch.no_grad()
@@ -213,7 +189,6 @@ class NVG(nn.Module):
         if self.config.generator is None:
             raise NVGError("this checkpoint has a tokenizer but no generator; it can tokenize and decode only")
         classes, device, positions = self.class_indices(request.classes), self.device, self.config.positions
-        seed, first_item = non_negative(request.seed, "seed"), non_negative(request.first_item, "first_item")
         structure = given_structure(request, positions, len(classes))
         tokens = given_tokens(request, positions, self.tokenizer.quantizer.num_codes, len(classes))
         noise = given_noise(request, positions, len(classes))
@@ -227,8 +202,7 @@ class NVG(nn.Module):
             given_structure=structure.to(device),
             given_tokens=tuple(codes.to(device) for codes in tokens),
             structure_noise=None if noise is None else noise.to(device),
-            seed=seed,
-            first_item=first_item,
+            noises=noise_of(request),
             on_evaluation=request.on_evaluation or (lambda: None),
             **edits,
         )
@@ -287,6 +261,27 @@ class NVG(nn.Module):
         if new.shape != images.shape:  # given at the size that the encoder sees
             new = F.interpolate(new, images.shape[-2:], mode="area")
         return paste(new.to(images), images, mask)
+
+    @torch.no_grad()
+    def interpolate(
+        self,
+        first: VisualGranularitySequence,
+        second: VisualGranularitySequence,
+        frames: int,
+        content: str = "blend",
+    ) -> VisualGranularitySequence:
+        """Pictures on the way from one sequence to another, both of one item, as a batch of `frames`.
+
+        Needs no network but the decoder. The outlines of the regions move from those of one to those of the other.
+
+        Args:
+            frames: at least 2; the first and the last are the ends themselves.
+            content: "blend" mixes the regions' code vectors, "nearer" takes the tokens of the nearer end, "stages"
+                changes them stage by stage, coarse ones first.
+        Raises:
+            NVGError: sequences of several items, of different models or lengths, or another `content`.
+        """
+        return interpolate(first.to(self.device), second.to(self.device), frames, self.tokenizer.quantizer, content)
 
     def class_indices(self, classes: Classes) -> Tensor:
         """Indices long [B] of classes given by name or index; None and NO_CLASS are the null class. Raises NVGError.

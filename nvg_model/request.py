@@ -9,12 +9,14 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 from nvg_model import hierarchy
 from nvg_model.errors import NVGError, shortened
+from nvg_model.noise import Noise
 from nvg_model.regions import Region
 from nvg_model.sampling import SamplingSettings
 from nvg_model.sequence import VisualGranularitySequence
@@ -54,8 +56,26 @@ class Request:
     """Called before every network evaluation; what it raises ends the run."""
     regions: Sequence[Region] = ()
     """Parts of the canvas with classes of their own; `classes` is that of the rest."""
+    variation_seed: int = 0
+    """Another seed, for a variation of the picture of `seed`."""
+    variation: float = 0.0
+    """How far towards it, 0 to 1: small values change little, 1 is the picture of `variation_seed`."""
+    shared_noise: bool = False
+    """Whether all images draw the noise of the first: frames that differ in their structure or class only."""
     keep: Tensor | None = None
     """float [H,W] or [B,H,W]: 1 where `sequence`, a whole one, stays what it is; drawn anew where it is 0."""
+
+
+class More(TypedDict, total=False):
+    """The fields of a `Request` that are given by name only."""
+
+    first_item: int
+    on_evaluation: Callable[[], None] | None
+    regions: Sequence[Region]
+    variation_seed: int
+    variation: float
+    shared_noise: bool
+    keep: Tensor | None
 
 
 def class_indices(names: Sequence[str], classes: Classes) -> Tensor:
@@ -152,6 +172,16 @@ def _for_batch(x: Tensor, batch: int, name: str) -> Tensor:
     if len(x) not in (1, batch):
         raise NVGError(f"the {name} has {len(x)} items for {batch} classes; give one, or one per class")
     return x.expand(batch, *x.shape[1:])
+
+
+def noise_of(request: Request) -> Noise:
+    """The noise of a run. Raises NVGError."""
+    share = request.variation
+    if not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise NVGError(f"variation is {share!r}; it must lie between 0 (this seed) and 1 (variation_seed)")
+    seed, first_item = non_negative(request.seed, "seed"), non_negative(request.first_item, "first_item")
+    other = non_negative(request.variation_seed, "variation_seed")
+    return Noise(seed, first_item, request.shared_noise, other, share)
 
 
 def non_negative(value: int, name: str) -> int:

@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass
 from numbers import Real
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -145,14 +144,3 @@ class Guidance:
             return results
         conditional, null = results.chunk(2)
         return null + self.scale * (conditional - null)
-
-
-def stream(*keys: int) -> torch.Generator:
-    """A CPU generator of its own for every tuple of keys."""
-    low, high = np.random.SeedSequence([int(key) for key in keys]).generate_state(2, np.uint32).tolist()
-    return torch.Generator().manual_seed(high << 32 | low)
-
-
-def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Standard Gumbel noise."""
-    return -torch.empty(shape).exponential_(generator=generator).log()
