@@ -64,16 +64,16 @@ def interpolate(
     canvas = first.canvases.new_zeros(frames, *first.canvases.shape[2:])
     tokens, canvases = [], []
     for stage in range(first.num_stages):
-        labels, ends = structure[:, stage], [one.cluster_tokens(stage) for one in (first, second)]
+        labels, start, end = structure[:, stage], first.cluster_tokens(stage), second.cluster_tokens(stage)
         own = _stage_shares(shares, stage, first.num_stages, content)
-        vectors = torch.lerp(*(quantizer.lookup(codes) for codes in ends), own[:, None, None])
+        vectors = torch.lerp(quantizer.lookup(start), quantizer.lookup(end), own[:, None, None])
         canvas = canvas + quantizer.refine(hierarchy.place(vectors, labels), stage)
-        codes = torch.where(own[:, None] < 0.5, ends[0], ends[1])
+        codes = torch.where(own[:, None] < 0.5, start, end)
         tokens.append(hierarchy.place(codes, labels))
         canvases.append(canvas)
     made = torch.stack(tokens, 1), torch.stack(canvases, 1)
-    for whole, ends in zip(made, ((first.tokens, second.tokens), (first.canvases, second.canvases)), strict=True):
-        whole[0], whole[-1] = ends[0][0], ends[1][0]  # exact, also where the ends were edited
+    for whole, name in zip(made, ("tokens", "canvases"), strict=True):  # exact, also where the ends were edited
+        whole[0], whole[-1] = getattr(first, name)[0], getattr(second, name)[0]
     return VisualGranularitySequence(structure, *made, first.grid)
 
 

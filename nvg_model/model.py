@@ -233,7 +233,8 @@ class NVG(nn.Module):
         """Draws a part of pictures anew; the rest comes back bit-equal.
 
         Args:
-            images: [B,3|4,H,W] in [-1,1], of a size that `tokenize` takes; with opacity the new part has some as well.
+            images: [B,3|4,H,W] in [-1,1], of any size with the model's proportions: where they are larger the new part
+                is enlarged, and the rest stays as sharp as it was. With opacity the new part has some as well.
             mask: float [H,W] or [B,H,W], any size: above 0 is drawn anew, values below 1 blend with the old picture.
                 The new part fades in over `editing.SEAM` of its shorter side, inside the mask.
             classes: one for all, or one per image.
@@ -251,16 +252,28 @@ class NVG(nn.Module):
             indices.expand(len(images)) if len(indices) == 1 else indices,
             seed,
             settings,
-            sequence=self.tokenize(images),
+            sequence=self.tokenize(self._resized(images)),
             keep_structure=keep_structure,
             on_evaluation=on_evaluation,
             regions=regions,
             keep=(mask == 0).float(),
         )
         new = self.decode_rgba(drawn) if images.shape[1] == 4 else self.decode(drawn)
-        if new.shape != images.shape:  # given at the size that the encoder sees
-            new = F.interpolate(new, images.shape[-2:], mode="area")
+        if new.shape != images.shape:
+            new = F.interpolate(new, images.shape[-2:], mode="bicubic", antialias=True).clamp(-1, 1)
         return paste(new.to(images), images, mask)
+
+    def _resized(self, images: Tensor) -> Tensor:
+        """Images [B,C,H,W] as the encoder takes them. Raises NVGError for other proportions."""
+        size, wanted = tuple(images.shape[-2:]), self.config.image_size
+        if size in (wanted, self.config.output_size) or images.dim() != 4:
+            return images
+        if size[0] * wanted[1] != size[1] * wanted[0]:
+            raise NVGError(
+                f"the images are {size[0]}x{size[1]} pixels (height x width), this model draws "
+                f"{wanted[0]}x{wanted[1]}: crop or pad them to these proportions first"
+            )
+        return F.interpolate(images, wanted, mode="bicubic", antialias=True).clamp(-1, 1)
 
     @torch.no_grad()
     def interpolate(

@@ -27,8 +27,11 @@ _STRIP_TILE = 128
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """RGB pictures of images [B,3,H,W] in [-1,1]; values outside are clamped. Raises NVGError for NaN or a shape."""
-    if images.dim() != 4 or images.shape[1] != 3:
+    """RGB or RGBA pictures of images [B,3|4,H,W] in [-1,1]; values outside are clamped.
+
+    Raises NVGError for NaN or another shape.
+    """
+    if images.dim() != 4 or images.shape[1] not in (3, 4):
         raise NVGError(f"the images have shape {list(images.shape)}; a picture needs [batch, 3, height, width]")
     if bool(torch.isnan(images).any()):
         raise NVGError("the images hold NaN; check the weights and the precision")

@@ -11,11 +11,12 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nvg_model.cli import editing
 from nvg_model.cli.pictures import output_path, read_picture, replacing, save_picture
 from nvg_model.errors import NVGError
 
@@ -74,6 +75,47 @@ def transfer(args: argparse.Namespace) -> int:
     else:
         picture = _sheet(model, drawing, args)
     return save_picture(picture, out, drawing.recipe, args.scale)
+
+
+def inpaint(args: argparse.Namespace) -> int:
+    """`nvg inpaint`: a part of a picture drawn anew."""
+    from nvg_model import render
+    from nvg_model.generation import count_evaluations
+
+    out = output_path(args.out or _default_name(args, Path(args.image).stem))
+    model = _load(args)
+    settings = _settings(model, args)
+    classes = _classes(model, args)
+    with _progress(count_evaluations(settings, model.config.splits, args.keep_structure), args.quiet) as advance:
+        images, new = editing.inpainted(model, args, classes, settings, advance)
+    tiles = render.to_pil(new)
+    if args.compare:
+        tiles = [tile for image in tiles for tile in (*render.to_pil(images), image)]
+    recipe = _recipe(model, args, classes, settings) | {
+        "picture": args.image,
+        "mask": args.mask,
+        "place": args.place,
+        "fit": args.fit,
+    }
+    picture = tiles[0] if len(tiles) == 1 else render.grid(tiles, 2 if args.compare else _columns(len(tiles)))
+    return save_picture(picture, out, recipe, args.scale)
+
+
+def interpolate(args: argparse.Namespace) -> int:
+    """`nvg interpolate`: the way from one class's picture to another's."""
+    from nvg_model import render
+
+    if len(args.classes) != 2:
+        raise NVGError(f"{len(args.classes)} classes are given; name two: --class smiley --class heart")
+    out = args.out or _default_name(args, str(args.seed))
+    output_path(out)
+    model = _load(args)
+    args.count = 1
+    drawing = _draw(model, args, None)
+    ends = drawing.sequence.items([0]), drawing.sequence.items([1])
+    between = model.interpolate(*ends, args.frames, args.content)
+    recipe = drawing.recipe | {"frames": args.frames, "content": args.content}
+    return editing.save_frames(render.to_pil(model.decode(between)), out, recipe, args)
 
 
 def tokenize(args: argparse.Namespace) -> int:
@@ -146,28 +188,47 @@ def _draw(model: NVG, args: argparse.Namespace, structure: Tensor | None) -> _Dr
     """Generates what the options ask for, along a structure [1,S',L] if there is one."""
     from nvg_model.generation import count_evaluations
 
-    # A number is an index, unless the model has a class of that name.
-    classes = [int(one) if _INDEX.fullmatch(one) and one not in model.classes else one for one in args.classes]
-    classes = [one for one in classes for _ in range(args.count)]
+    classes = _classes(model, args)
     settings = _settings(model, args)
     stages = 0 if structure is None else structure.shape[1]
     with _progress(count_evaluations(settings, model.config.splits, stages), args.quiet) as advance:
         sequence = model.generate(
-            classes, args.seed, settings, structure, first_item=args.first_item, on_evaluation=advance
+            classes,
+            args.seed,
+            settings,
+            structure,
+            first_item=args.first_item,
+            on_evaluation=advance,
+            regions=editing.read_regions(args),
+            **editing.variation(args),
         )
-    names = [(*model.classes, "no class")[index] for index in model.class_indices(classes)]
-    recipe = {
+    recipe = _recipe(model, args, classes, settings)
+    recipe["structure"] = {"picture": args.structure, "stages": stages, "fit": args.fit} if stages else None
+    captions = [f"{name} · {args.first_item + item}" for item, name in enumerate(recipe["classes"])]
+    return _Drawing(sequence, captions, recipe)
+
+
+def _classes(model: NVG, args: argparse.Namespace) -> list[str | int]:
+    """One class per picture; a number is an index, unless the model has a class of that name."""
+    classes = [int(one) if _INDEX.fullmatch(one) and one not in model.classes else one for one in args.classes]
+    return [one for one in classes for _ in range(args.count)]
+
+
+def _recipe(
+    model: NVG, args: argparse.Namespace, classes: Sequence[str | int], settings: SamplingSettings
+) -> dict[str, Any]:
+    """What it takes to draw the same again."""
+    return {
         "model": args.model,
         "revision": model.provenance.get("revision"),
         "dtype": args.dtype,
-        "classes": names,
+        "classes": [(*model.classes, "no class")[index] for index in model.class_indices(classes)],
         "seed": args.seed,
         "first_item": args.first_item,
         "settings": dataclasses.asdict(settings),
-        "structure": {"picture": args.structure, "stages": stages, "fit": args.fit} if stages else None,
+        "regions": [list(one) for one in args.regions],
+        "variation": args.variation,
     }
-    captions = [f"{name} · {args.first_item + item}" for item, name in enumerate(names)]
-    return _Drawing(sequence, captions, recipe)
 
 
 def _settings(model: NVG, args: argparse.Namespace) -> SamplingSettings:
@@ -222,8 +283,13 @@ def _sheet(model: NVG, drawing: _Drawing, args: argparse.Namespace) -> Image:
     images = render.to_pil(model.decode(drawing.sequence))
     if len(images) == 1:
         return images[0]
-    columns = args.count if len(args.classes) > 1 < args.count else math.ceil(math.sqrt(len(images)))
+    columns = args.count if len(args.classes) > 1 < args.count else _columns(len(images))
     return render.grid(images, columns, drawing.captions)
+
+
+def _columns(images: int) -> int:
+    """Of a sheet that is about square."""
+    return math.ceil(math.sqrt(images))
 
 
 def _default_name(args: argparse.Namespace, ending: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nvg_model import solvers
-from nvg_model.cli import commands
+from nvg_model.cli import commands, editing
 from nvg_model.errors import NVGError
 
 
@@ -34,12 +34,19 @@ def make_parser(with_bench: bool) -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    drawing = [machine, _model_options(), _drawing_options()]
+    drawing = [machine, _model_options(), _drawing_options(_png)]
+    frames = [machine, _model_options(), _drawing_options(editing.frames_name)]
     _generate_options(add(commands.generate, "draw pictures of classes", parents=drawing))
     _tokenize_options(
         add(commands.tokenize, "take a picture apart, stage by stage", parents=[machine, _model_options()])
     )
     _transfer_options(add(commands.transfer, "draw a class along the structure of a picture", parents=drawing))
+    editing.add_inpaint_options(
+        add(commands.inpaint, "draw a part of a picture anew, the rest stays to the pixel", parents=drawing)
+    )
+    editing.add_interpolate_options(
+        add(commands.interpolate, "draw the way from one class's picture to another's", parents=frames)
+    )
     _info_options(add(commands.info, "say what a checkpoint is"))
     _convert_options(add(commands.convert, "make one file of the authors' released checkpoints"))
     benchmark = add(commands.bench, "measure what every part costs on this machine", parents=[machine])
@@ -79,15 +86,31 @@ def _model_options() -> argparse.ArgumentParser:
     return options
 
 
-def _drawing_options() -> argparse.ArgumentParser:
+def _drawing_options(name: Callable[[str], str]) -> argparse.ArgumentParser:
     options = _Parser(add_help=False)
     add = options.add_argument
     what = "what to draw: a class by name or number, or unconditional; may be repeated"
     add("--class", dest="classes", action="append", required=True, metavar="NAME", help=what)
     add("--count", type=_whole(1, 1000), default=1, metavar="N", help="pictures per class (1)")
     add("--seed", type=_whole(0), default=0, help="the same seed, the same pictures (0)")
+    add(
+        "--region",
+        dest="regions",
+        action="append",
+        default=[],
+        type=editing.region,
+        metavar="MASK.png=NAME",
+        help="another class where this mask is white; may be repeated",
+    )
+    add(
+        "--variation",
+        nargs=2,
+        type=float,
+        metavar=("SEED", "SHARE"),
+        help="go from the seed's picture towards that of another seed: 0 to 1 of the way",
+    )
     add("--first-item", type=_whole(0), default=0, metavar="N", help="draw a larger sheet's picture number N again (0)")
-    add("--out", type=_png, metavar="PNG", help="the picture to write")
+    add("--out", type=name, metavar="FILE", help="the picture to write")
     add("--scale", type=_whole(1, 64), default=1, metavar="N", help="enlarge the result N times, in plain squares (1)")
     add("--quiet", action="store_true", help="no progress bar")
     group = options.add_argument_group("sampling", "A checkpoint brings its own defaults: see `nvg info`.")

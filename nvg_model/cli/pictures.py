@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +21,73 @@ if TYPE_CHECKING:
 
 def read_picture(model: NVG, path: str, fit: str) -> Tensor:
     """A picture file as [1,3,H,W] of the model's size. Raises NVGError where it cannot be read."""
-    from nvg_model import pictures, render
+    from nvg_model import render
+
+    with _picture(path) as image:
+        return render.from_pil(image, model.config.image_size, fit)
+
+
+def read_mask(path: str) -> Tensor:
+    """A picture file's brightness as a mask float32 [H,W], 0 where it is transparent. Raises NVGError."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    with _picture(path) as image:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, "black")
+        grey = Image.alpha_composite(black, image).convert("L")
+    return torch.from_numpy(np.array(grey)).float() / 255
+
+
+def read_pixels(path: str, size: tuple[int, int], fit: str) -> Tensor:
+    """A picture file as [1,3|4,H,W] with its own pixels, cut or padded to the proportions of `size` (H, W).
+
+    Those that stay are not resampled, except by `stretch`. Raises NVGError.
+    """
+    import numpy as np
+    import torch
+
+    with _picture(path) as image:
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        if fit == "stretch":
+            image = image.resize(size[::-1])
+        else:
+            image = _proportioned(image, size, grow=fit == "pad")
+        pixels = np.array(image)
+    return (torch.from_numpy(pixels).float() / 127.5 - 1).permute(2, 0, 1)[None]
+
+
+def _proportioned(image: Image, size: tuple[int, int], grow: bool) -> Image:
+    """The middle of a picture in the proportions of `size` (H, W), or all of it with white around it."""
+    common = math.gcd(*size)
+    height, width = size[0] // common, size[1] // common
+    times = max(-(-image.height // height), -(-image.width // width))
+    if not grow:
+        times = min(image.height // height, image.width // width)
+    if times < 1:
+        raise NVGError(f"the picture has {image.width}x{image.height} pixels, too few to cut {width}x{height} of it")
+    left, top = (image.width - times * width) // 2, (image.height - times * height) // 2
+    cut = image.crop((left, top, left + times * width, top + times * height))  # black where it sticks out
+    if not grow:
+        return cut
+    padded = cut.copy()
+    padded.paste((255,) * len(cut.getbands()), (0, 0, *cut.size))
+    padded.paste(image, (-left, -top))
+    return padded
+
+
+@contextmanager
+def _picture(path: str) -> Iterator[Image]:
+    """A picture file the right way up. Raises NVGError."""
+    from PIL import ImageOps
+
+    from nvg_model import pictures
 
     if not Path(path).is_file():
         raise NVGError(f"there is no picture {path}")
     with pictures.opened(Path(path), path) as image:
-        return render.from_pil(image, model.config.image_size, fit)
+        yield ImageOps.exif_transpose(image)
 
 
 def output_path(name: str) -> Path:

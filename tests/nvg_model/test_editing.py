@@ -237,3 +237,14 @@ def test_placing_a_picture_for_outpainting(refuses):
         place(images, right=8)
     with refuses("scale is 0"):
         place(images, scale=0)
+
+
+def test_larger_pictures_stay_as_they_are_outside(tiny_model, refuses):
+    size = 3 * size_of(tiny_model)
+    images = torch.rand(1, 4, size, size) * 2 - 1
+    mask = half(size)
+    new = tiny_model.inpaint(images, mask, "bird")
+    assert torch.equal(new[..., size // 2 :], images[..., size // 2 :])
+    assert not torch.equal(new[..., : size // 2], images[..., : size // 2])
+    with refuses("crop or pad them to these proportions"):
+        tiny_model.inpaint(images[..., :-1], mask, "bird")

@@ -1,0 +1,100 @@
+"""Regions, inpainting, variations and in-betweens on the command line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import nvg_model
+from nvg_model import Region, render
+
+SETTINGS = nvg_model.SamplingSettings(structure_steps=2)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A photo with a transparent corner, one without, and a mask of its left half; all of odd sizes."""
+    noise = np.random.default_rng(0).integers(0, 256, (50, 70, 4), np.uint8)
+    noise[..., 3] = 255
+    Image.fromarray(noise[..., :3]).save(tmp_path / "photo.png")
+    noise[:20, :30, 3] = 0
+    Image.fromarray(noise).save(tmp_path / "cut.png")
+    mask = np.zeros((40, 40), np.uint8)
+    mask[:, :20] = 255
+    Image.fromarray(mask).save(tmp_path / "left.png")
+    return tmp_path
+
+
+def array(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def test_regions_equal_the_library(nvg, tiny_model, files):
+    assert nvg('generate --class heart --region left.png="bird" --seed 3 TINY')[0] == 0
+    mask = torch.zeros(40, 40)
+    mask[:, :20] = 1
+    drawn = tiny_model.generate("heart", 3, SETTINGS, regions=[Region(mask, "bird")])
+    assert np.array_equal(array(files / "heart-3.png"), np.array(render.to_pil(tiny_model.decode(drawn))[0]))
+    with Image.open(files / "heart-3.png") as image:
+        assert json.loads(image.info["nvg"])["regions"] == [["left.png", "bird"]]
+
+
+def test_inpainting_keeps_the_pixels_of_the_file(nvg, files):
+    assert nvg("inpaint photo.png --mask left.png --class heart --out new.png TINY") == (0, "new.png\n", "")
+    old, new = array(files / "photo.png")[:, 10:60], array(files / "new.png")  # the square in the middle
+    assert new.shape == (50, 50, 3)
+    assert np.array_equal(new[:, 25:], old[:, 25:]) and not np.array_equal(new[:, :25], old[:, :25])
+
+
+def test_what_is_transparent_is_drawn(nvg, files):
+    assert nvg("inpaint cut.png --class heart --fit pad --out new.png TINY")[0] == 0
+    old, new = array(files / "cut.png"), array(files / "new.png")
+    assert new.shape == (70, 70, 4)
+    kept = old[..., 3] == 255
+    assert np.array_equal(new[10:60][kept], old[kept]) and (new[10:30, :30, 3] > 0).any()
+
+
+def test_outpainting(nvg, files):
+    assert nvg("inpaint photo.png --place 1 10 0 --class heart --count 2 --compare --out new.png TINY")[0] == 0
+    assert array(files / "new.png").shape[1] > 2 * 50
+
+
+def test_variations(nvg, tiny_model, files):
+    assert nvg("generate --class heart --seed 3 --variation 5 0.3 TINY")[0] == 0
+    drawn = tiny_model.generate("heart", 3, SETTINGS, variation_seed=5, variation=0.3)
+    assert np.array_equal(array(files / "heart-3.png"), np.array(render.to_pil(tiny_model.decode(drawn))[0]))
+
+
+@pytest.mark.parametrize("out", ["way.webp", "way.gif", "way.png"])
+def test_in_betweens(nvg, files, out):
+    assert nvg(f"interpolate --class heart --class bird --frames 3 --out {out} TINY") == (0, f"{out}\n", "")
+    with Image.open(files / out) as image:
+        assert out.endswith("png") or image.n_frames == 4  # there and back
+
+
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        ("inpaint photo.png --class heart TINY", "photo.png has no transparency; say with --mask or --place"),
+        ("inpaint no.png --mask left.png --class heart TINY", "there is no picture no.png"),
+        ("inpaint photo.png --mask no.png --class heart TINY", "there is no picture no.png"),
+        ("inpaint photo.png --place 0 0 0 --class heart TINY", "scale is 0"),
+        ("generate --class heart --region left.png TINY", "'left.png' is no region; write the mask and its class"),
+        ("generate --class heart --region left.png=brid TINY", "did you mean bird"),
+        ("generate --class heart --region left.png=bird --region left.png=boat TINY", "sum to 2.00"),
+        ("generate --class heart --variation 1.5 0 TINY", "the first number is a seed"),
+        ("generate --class heart --variation 1 2 TINY", "variation is 2.0; it must lie between 0"),
+        ("interpolate --class heart TINY", "1 classes are given; name two"),
+        ("interpolate --class heart --class bird --frames 1 TINY", "frames is 1"),
+        ("interpolate --class heart --class bird --content soon TINY", "content is 'soon'; it can be blend"),
+        ("interpolate --class heart --class bird --out way.bmp TINY", "does not end in .png, .webp or .gif"),
+        ("generate --class heart --out way.gif TINY", "does not end in .png"),
+    ],
+)
+def test_wrong_use_is_one_sentence(nvg, files, line, says):
+    status, out, error = nvg(line)
+    assert status == 2 and not out
+    assert says in error and error.count("\n") == 1
