@@ -178,7 +178,7 @@ def place(images: Tensor, scale: float = 1.0, right: int = 0, down: int = 0) -> 
         scale: of the picture, above 0; at most 1 leaves room around it.
         right, down: pixels that its middle moves by.
     Returns:
-        The pictures on grey [B,C,H,W], and the mask float [B,H,W] of what they leave uncovered.
+        The pictures [B,C,H,W], their edges drawn out to the borders; and the mask float [B,H,W] of what is left free.
     Raises:
         NVGError: nothing of the picture would be left.
     """
@@ -192,9 +192,8 @@ def place(images: Tensor, scale: float = 1.0, right: int = 0, down: int = 0) -> 
     to = slice(max(top, 0), min(top + size[0], height)), slice(max(left, 0), min(left + size[1], width))
     if to[0].start >= to[0].stop or to[1].start >= to[1].stop:
         raise NVGError(f"moved by {right}, {down} pixels nothing of the picture is left; move it by less")
-    source = slice(to[0].start - top, to[0].stop - top), slice(to[1].start - left, to[1].stop - left)
-    canvas = images.new_zeros(*images.shape[:2], height, width)
-    canvas[..., to[0], to[1]] = images[..., source[0], source[1]]
+    rows = (torch.arange(height) - top).clamp(0, size[0] - 1)  # what is uncovered goes on as the edge does
+    columns = (torch.arange(width) - left).clamp(0, size[1] - 1)
     mask = images.new_ones(len(images), height, width)
     mask[:, to[0], to[1]] = 0
-    return canvas, mask
+    return images[:, :, rows][..., columns], mask

@@ -86,7 +86,7 @@ def _model_options() -> argparse.ArgumentParser:
     return options
 
 
-def _drawing_options(name: Callable[[str], str]) -> argparse.ArgumentParser:
+def _drawing_options(file_name: Callable[[str], str]) -> argparse.ArgumentParser:
     options = _Parser(add_help=False)
     add = options.add_argument
     what = "what to draw: a class by name or number, or unconditional; may be repeated"
@@ -110,7 +110,7 @@ def _drawing_options(name: Callable[[str], str]) -> argparse.ArgumentParser:
         help="go from the seed's picture towards that of another seed: 0 to 1 of the way",
     )
     add("--first-item", type=_whole(0), default=0, metavar="N", help="draw a larger sheet's picture number N again (0)")
-    add("--out", type=name, metavar="FILE", help="the picture to write")
+    add("--out", type=file_name, metavar="FILE", help="the picture to write")
     add("--scale", type=_whole(1, 64), default=1, metavar="N", help="enlarge the result N times, in plain squares (1)")
     add("--quiet", action="store_true", help="no progress bar")
     group = options.add_argument_group("sampling", "A checkpoint brings its own defaults: see `nvg info`.")

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 
@@ -194,7 +193,7 @@ WRONG = {
     "generate --class brid TINY": "did you mean bird",
     "generate --class 9 TINY": "classes 0 to 2",
     "generate --class bird --model nothing": "no checkpoint 'nothing'",
-    "generate --class bird --model source.png": "not a safetensors file",
+    "generate --class bird --model source.png": "source.png is a PNG picture",
     "generate --class bird TINY --seed -1": "'-1' is not a whole number of at least 0",
     "generate --class bird TINY --count 0": "whole number from 1 to 1000",
     "generate --class bird TINY --scale 1000": "whole number from 1 to 64",
@@ -225,7 +224,7 @@ WRONG = {
     "tokenize": "required: IMAGE",
     "tokenize missing.png": "there is no",
     "info nothing": "no checkpoint 'nothing'",
-    "info source.png": "not a safetensors file",
+    "info source.png": "source.png is a PNG picture",
     "convert a.ckpt b.ckpt out.safetensors": "there is no file a.ckpt",
     "convert a.ckpt b.ckpt out.bin": "does not end in .safetensors",
     "bench --batch many": "invalid int value: 'many'",
