@@ -167,7 +167,7 @@ def data(arguments: Sequence[str]) -> None:
     """Makes a data set."""
 
     def make(
-        name: Annotated[Literal["emoji64"], tyro.conf.Positional],
+        name: Annotated[Literal["emoji64", "emoji128"], tyro.conf.Positional],
         out: Path | None = None,
         downloads: Path = DATA / "downloads",
         force: bool = False,
@@ -182,7 +182,7 @@ def data(arguments: Sequence[str]) -> None:
         """
         from training.data import emoji
 
-        emoji.make(out or DATA / name, downloads, force)
+        emoji.make(out or DATA / name, downloads, force, name)
 
     tyro.cli(make, args=list(arguments), prog="python -m training data")
 

@@ -215,9 +215,47 @@ def test_older_packages_name_some_files_without_the_variation_selector(tmp_path)
     assert [one.code for one in emoji.read_pictures(package, archive, records)] == ["2764-fe0f", "2708-fe0f"]
 
 
+def drawn(archive, icons, characters):
+    """An archive as the Iconify project's packages are."""
+    with tarfile.open(archive, "w:gz") as files:
+        for path, content in (("package/icons.json", icons), ("package/chars.json", characters)):
+            text = json.dumps(content).encode()
+            info = tarfile.TarInfo(path)
+            info.size = len(text)
+            files.addfile(info, io.BytesIO(text))
+
+
+def test_vector_drawings_are_rendered_large_and_sharp(tmp_path):
+    archive, package = tmp_path / "vectors.tgz", emoji.LARGE_PACKAGES[0]
+    body = '<path fill="#f00" d="M2 2h12v12H2z"/>'
+    wide = {"body": '<path fill="#00f" d="M4 0h8v8H4z"/>', "width": 16, "height": 8}
+    icons = {"icons": {"red-heart": {"body": body}, "blue-heart": wide}, "width": 16, "height": 16}
+    drawn(archive, icons, {"2764": "red-heart", "1f499": "blue-heart", "1f9e1": "absent"})
+    records = [record("heart", "heart", "2764") | {"unified": "2764-FE0F"}, record("blue_heart", "heart", "1f499")]
+    red, blue = emoji.read_pictures(package, archive, records, 128)
+    assert (red.code, blue.code, red.class_name) == ("2764-fe0f", "1f499", "heart")
+    for picture, colour in ((red, (255, 0, 0)), (blue, (0, 0, 255))):
+        pixels = np.asarray(picture.image)
+        assert pixels.shape == (128, 128, 4)
+        opaque = pixels[..., 3] > 0
+        assert np.all(np.abs(pixels[opaque & (pixels[..., 3] > 128)][:, :3].astype(int) - colour) <= 2)
+        assert pixels[..., 3].mean() / 255 == pytest.approx(emoji.COVER, abs=0.01)
+        assert (opaque & (pixels[..., 3] < 255)).mean() < 0.06  # the edge is at most a pixel or two wide
+
+
+def test_damaged_drawings_are_one_sentence(tmp_path):
+    archive, package = tmp_path / "vectors.tgz", emoji.LARGE_PACKAGES[0]
+    records = [record("blue_heart", "heart", "1f499")]
+    for icons in ({"icons": {"blue-heart": {"body": "<path"}}}, {"icons": {"blue-heart": {}}}, {}):
+        drawn(archive, icons, {"1f499": "blue-heart"})
+        with pytest.raises(DataError, match="delete") as error:
+            emoji.read_pictures(package, archive, records, 128)
+        assert one_sentence(error)
+
+
 def test_the_attribution_names_every_licence():
     text = emoji.ATTRIBUTION.read_text(encoding="utf-8")
-    for package in emoji.PACKAGES:
+    for package in (*emoji.PACKAGES, *emoji.LARGE_PACKAGES):
         assert f"{package.name} {package.version}" in text
     for needed in (
         "Apache License",

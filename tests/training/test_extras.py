@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from training.data import DataError
+from training.data import DataError, icons
 from training.data.sources import list_pictures
 from training.distributed import World
 from training.efficientnet_lite import load_lite
@@ -53,6 +53,7 @@ def test_the_command_itself(package: str) -> None:
             "judge",
             lambda folder: load_lite("lite0"),
         ),
+        ("resvg_py", "resvg-py", "svg", lambda folder: icons.render("<svg/>")),
         ("torch_fidelity", "torch-fidelity", "inception", lambda folder: inception("cpu")),
     ],
 )

