@@ -251,7 +251,7 @@ def test_progress_and_previews_come_while_it_runs(host, prompt):
     assert told == sorted(told) and set(told) <= set(range(1, total + 1)) and told[-1] == total and len(told) >= stages
     assert {data["max"] for data in progress} == {total}
     assert len(run.previews) == stages
-    assert run.previews[-1].width < run.previews[0].width, "the last is the two pictures alone, without their maps"
+    assert run.previews[-1].height > run.previews[0].height, "the last is the two pictures alone, twice as large"
 
 
 def test_no_preview_is_sent_where_previews_are_off(host, prompt, checkout):
