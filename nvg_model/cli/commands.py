@@ -121,6 +121,7 @@ def interpolate(args: argparse.Namespace) -> int:
 def tokenize(args: argparse.Namespace) -> int:
     """`nvg tokenize`: a picture as structure, tokens and canvases."""
     from safetensors.torch import save
+    from torch.nn import functional
 
     from nvg_model import render
 
@@ -136,7 +137,8 @@ def tokenize(args: argparse.Namespace) -> int:
     print(out)
     if strip:
         save_picture(render.filmstrip(model, sequence), strip, recipe)
-    error = (model.decode(sequence).cpu() - image).square().mean()
+    decoded = functional.interpolate(model.decode(sequence).cpu(), image.shape[2:], mode="area")
+    error = (decoded - image).square().mean()
     print(f"PSNR {10 * (4 / error).log10().item():.2f} dB")
     return 0
 
@@ -277,10 +279,14 @@ def _picture_structure(model: NVG, args: argparse.Namespace, stages: int) -> tup
 
 
 def _sheet(model: NVG, drawing: _Drawing, args: argparse.Namespace) -> Image:
-    """The image itself, or a contact sheet of several: a row per class, or about square."""
+    """The image itself, or a contact sheet of several: a row per class, or about square.
+
+    An image alone is transparent where the model has opacity; sheets are white.
+    """
     from nvg_model import render
 
-    images = render.to_pil(model.decode(drawing.sequence))
+    transparent = model.config.autoencoder.output_channels == 4 and len(drawing.sequence) == 1
+    images = render.to_pil((model.decode_rgba if transparent else model.decode)(drawing.sequence))
     if len(images) == 1:
         return images[0]
     columns = args.count if len(args.classes) > 1 < args.count else _columns(len(images))

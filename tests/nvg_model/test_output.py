@@ -7,9 +7,11 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 import nvg_model
 from nvg_model import render
+from nvg_model.cli import main
 from nvg_model.tokenizer import from_white, on_white
 
 TINY = nvg_model.preset("tiny")
@@ -105,3 +107,21 @@ def test_it_is_saved_and_read(transparent: nvg_model.NVG, tmp_path) -> None:
     sequence = transparent.generate("boat", seed=2)
     assert again.config == transparent.config
     assert torch.equal(again.decode_rgba(sequence), transparent.decode_rgba(sequence))
+
+
+def test_the_command_line_saves_opacity(transparent: nvg_model.NVG, tmp_path, capsys) -> None:
+    path = nvg_model.save(transparent, tmp_path / "with-opacity.safetensors")
+    picture, sheet = tmp_path / "one.png", tmp_path / "two.png"
+    common = ["generate", "--model", str(path), "--class", "bird", "--seed", "5", "--quiet"]
+    assert main([*common, "--out", str(picture)]) == 0
+    with Image.open(picture) as image:
+        assert (image.size, image.mode) == ((32, 32), "RGBA")
+        expected = render.to_pil(nvg_model.load(path).decode_rgba(nvg_model.load(path).generate("bird", seed=5)))[0]
+        assert image.tobytes() == expected.tobytes()
+    assert main([*common, "--count", "2", "--out", str(sheet)]) == 0
+    with Image.open(sheet) as image:
+        assert image.mode == "RGB"
+    assert main(["tokenize", str(picture), "--model", str(path), "--out", str(tmp_path / "one.safetensors")]) == 0
+    assert main(["info", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "PSNR" in told and "32 x 32 pixels (height x width), with opacity; encoded at 16 x 16 pixels" in told
