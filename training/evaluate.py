@@ -22,6 +22,7 @@ import nvg_model
 from nvg_model.model import NVG
 from nvg_model.sampling import SamplingSettings
 from training.data import DataError
+from training.data.pictures import open_pictures
 from training.data.sources import Split
 from training.data.views import stream
 from training.distributed import World
@@ -30,6 +31,7 @@ from training.losses.reconstruction import psnr, ssim
 from training.metrics import adherence as following
 from training.metrics import cost
 from training.metrics import memorisation as copying
+from training.metrics import opacity as silhouettes
 from training.metrics.classifier import Classifier, ClassifierSettings, classify, load_or_train
 from training.metrics.codes import CodeCounts
 from training.metrics.distribution import frechet_distance, gaussian, inception_score, precision_recall
@@ -254,7 +256,26 @@ def tokenizer_part(work: Evaluation, report: Report) -> None:
     }
     for stage, (used, tokens) in enumerate(zip(codes.used_per_stage(), codes.tokens_per_stage(), strict=True)):
         section[f"codes used, stage {stage}"] = Measured(used, "%", f"{tokens} tokens")
-    report.sections["tokenizer"] = section
+    report.sections["tokenizer"] = section | _opacity(work)
+
+
+def _opacity(work: Evaluation) -> Section:
+    """Overlap of the pictures' opacity with true silhouettes and first splits, where the model has opacity."""
+    nvg, settings = work.nvg, work.settings
+    if nvg.config.autoencoder.output_channels == 3:
+        return {}
+    classes = nvg.classes if nvg.config.generator is not None else None
+    pictures = open_pictures(settings.data, nvg.config.output_size, classes, "held-out", margin=settings.margin)
+    true = silhouettes.of_reconstructions(nvg, pictures)
+    section: Section = {
+        "opacity, overlap": Measured(float(true.mean()), "%", f"mean IoU with {len(true)} true silhouettes")
+    }
+    if classes is not None:
+        each = torch.arange(settings.maps) % len(classes)
+        found = silhouettes.of_splits(nvg, each, settings.seed, settings.sampling)
+        note = f"mean IoU with the first split, {len(found)} generated pictures"
+        section["opacity, overlap with the split"] = Measured(float(found.mean()), "%", note)
+    return section
 
 
 def _as_encoded(nvg: NVG, output: Tensor, target: Tensor) -> Section:

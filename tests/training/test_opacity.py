@@ -1,0 +1,66 @@
+"""Whether opacity is the silhouette."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import nvg_model
+from nvg_model.sampling import SamplingSettings
+from training.data.pictures import open_pictures
+from training.evaluate import EvaluationSettings, evaluate
+from training.metrics.classifier import ClassifierSettings
+from training.metrics.opacity import of_reconstructions, of_splits, overlap
+
+CLASSES = ("disc", "ring", "square")
+
+
+@pytest.fixture(scope="module")
+def transparent(tiny_model: nvg_model.NVG) -> nvg_model.NVG:
+    autoencoder = dataclasses.replace(tiny_model.config.autoencoder, output_channels=4, output_scale=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nvg_model.NVG(dataclasses.replace(tiny_model.config, autoencoder=autoencoder), CLASSES)
+    others = {name: one for name, one in tiny_model.state_dict().items() if not name.startswith("tokenizer.decoder.")}
+    model.load_state_dict(others, strict=False)
+    return model.eval().requires_grad_(False)
+
+
+def with_opacity(model: nvg_model.NVG, opacity: float) -> None:
+    """The same opacity everywhere."""
+    head = model.tokenizer.decoder.head[2]
+    head.weight[12:] = 0
+    head.bias[12:] = opacity
+
+
+def test_overlap() -> None:
+    a = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]], dtype=torch.bool)
+    b = torch.tensor([[1, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]], dtype=torch.bool)
+    assert overlap(a, b).tolist() == [pytest.approx(1 / 3), 1, 1]
+
+
+def test_of_pictures_that_are_opaque_or_transparent(transparent: nvg_model.NVG, data: Path) -> None:
+    pictures = open_pictures(data, (32, 32), CLASSES, "held-out")
+    covered = (pictures.load(torch.arange(len(pictures)))[:, 3] > 127).float().mean(dim=(1, 2))
+    with_opacity(transparent, 1.0)
+    torch.testing.assert_close(of_reconstructions(transparent, pictures), covered)
+    few = SamplingSettings(structure_steps=1)
+    assert of_splits(transparent, torch.arange(3), 0, few).tolist() == [0.5] * 3  # half of what is opaque
+    with_opacity(transparent, -1.0)
+    assert of_reconstructions(transparent, pictures).tolist() == [0.0] * len(pictures)
+
+
+def test_an_evaluation_tells_it(transparent: nvg_model.NVG, data: Path, tmp_path: Path) -> None:
+    path = nvg_model.save(transparent, tmp_path / "transparent.safetensors")
+    settings = EvaluationSettings(
+        str(path), str(data), tmp_path / "out", parts=("tokenizer",), maps=3, device="cpu",
+        classifiers=tmp_path, classifier=ClassifierSettings(steps=2, batch=4),
+        sampling=SamplingSettings(structure_steps=1),
+    )  # fmt: skip
+    assert evaluate(settings) is not None
+    measured = json.loads((tmp_path / "out" / "evaluation.json").read_text())["measured"]["tokenizer"]
+    assert {"PSNR", "PSNR, as encoded", "opacity, overlap", "opacity, overlap with the split"} <= measured.keys()
