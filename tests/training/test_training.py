@@ -351,6 +351,8 @@ def test_draws_are_balanced_and_repeatable() -> None:
     assert bool((counts > 900).all())
     assert torch.equal(index, draw_balanced(labels, 3, 3000, stream(1, 2)))
     assert not torch.equal(index, draw_balanced(labels, 3, 3000, stream(1, 3)))
+    only = torch.tensor([1, 1])  # as of a small set, whose held-out pictures are not of all classes
+    assert draw_balanced(only, 3, 3000, stream(1, 2)).bincount().tolist() == pytest.approx([1500, 1500], rel=0.1)
 
 
 def test_views(data: Path) -> None:

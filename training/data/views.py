@@ -50,10 +50,11 @@ def stream(*keys: int) -> torch.Generator:
 
 
 def draw_balanced(labels: Tensor, num_classes: int, count: int, generator: torch.Generator) -> Tensor:
-    """Indices [count] of pictures, every class equally likely, and every picture within its class."""
+    """Indices [count] of pictures, every class that has some equally likely, and every picture within its class."""
     order = torch.sort(labels, stable=True).indices
     sizes = torch.bincount(labels, minlength=num_classes)
-    classes = torch.randint(num_classes, (count,), generator=generator)
+    present = sizes.nonzero().flatten()  # few pictures held out are not of all classes
+    classes = present[torch.randint(len(present), (count,), generator=generator)]
     inside = (torch.rand(count, generator=generator) * sizes[classes]).long()
     return order[(sizes.cumsum(0) - sizes)[classes] + inside]
 
