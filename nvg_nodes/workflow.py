@@ -52,11 +52,11 @@ def _complain(sentence: str, status: int) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from nvg_nodes import graph, runner, thumbnail
+    from nvg_nodes import graph, runner, shipped, thumbnail
     from nvg_nodes.core_nodes import Files
 
     catalogue = runner.catalogue()
-    path = _numbered(Path(args.workflow))
+    path = shipped.find(args.workflow)
     workflow = graph.read(path, catalogue)
     for setting in args.set:
         node, input, value = _setting(setting)
@@ -77,14 +77,6 @@ def _run(args: argparse.Namespace) -> int:
     for error in engine.refused:
         _complain(f"left out: {error}", 2)
     return 2 if engine.refused else 0
-
-
-def _numbered(path: Path) -> Path:
-    """The path, or that of the shipped workflow of this name: they have numbers now."""
-    if path.exists():
-        return path
-    found = [one for one in path.parent.glob("[0-9][0-9] *.json") if one.name[3:] == path.name]
-    return found[0] if len(found) == 1 else path
 
 
 def _setting(text: str) -> tuple[str, str, Any]:
@@ -128,7 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "workflow",
         metavar="WORKFLOW",
-        help="a workflow as saved by ComfyUI, or exported in API format; or a picture that carries one",
+        help="a workflow as saved by ComfyUI, or exported in API format; a picture that carries one; or the name of a "
+        "workflow that comes with NVG, such as Generate",
     )
     add(
         "--set",

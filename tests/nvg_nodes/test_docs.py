@@ -157,7 +157,7 @@ def test_words_that_artists_type_find_the_pack():
 
 def test_the_registry_is_told_all_but_what_the_owner_knows():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    comfy = text[text.index("[tool.comfy]") : text.index("[tool.setuptools]")]
+    comfy = text[text.index("[tool.comfy]") : text.index("[tool.hatch.build]")]
     for field in ("PublisherId", "DisplayName", "Icon", "Banner", "requires-comfyui"):
         assert re.search(rf"^{field} = ", comfy, re.MULTILINE), field
     assert '"Operating System :: OS Independent"' in text and '"Environment :: GPU' in text
