@@ -7,13 +7,17 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 DEMO := demo.png
 
 .DEFAULT_GOAL := help
-.PHONY: help demo thumbnails test clean distclean
+.PHONY: help demo thumbnails pictures test wheel ci publishable publish clean distclean
 .NOTPARALLEL:
 
 help:
 	@echo "make demo       draw a picture with the checkpoint that comes with the package ($(DEMO))"
 	@echo "make thumbnails the pictures of workflows/ again, after a change of the checkpoint"
+	@echo "make pictures   the pictures of README.md and docs/ again (docs/pictures.py)"
 	@echo "make test       ruff, mypy, import-linter and pytest, in an environment of their own (PYTEST_ARGS='-k name')"
+	@echo "make wheel      dist/*.whl, for pip install"
+	@echo "make ci         demo, test and wheel: what .github/workflows/ci.yml runs"
+	@echo "make publish    put this version on registry.comfy.org (docs/install.md); .github/workflows/publish.yml does the same"
 	@echo "make clean      remove what demo, tests and builds left; distclean removes $(VENV) too"
 	@echo "PYTHON=...      the Python that $(VENV) is made with (now: $(PYTHON))"
 
@@ -32,12 +36,34 @@ thumbnails: $(VENV)/.installed
 	  echo "$$thumbnail"; \
 	done
 
+pictures: $(VENV)/.installed-test
+	$(BIN)/python docs/pictures.py
+
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+wheel: $(VENV)/.installed-test
+	$(PIP) build
+	$(BIN)/python -m build --wheel --outdir dist .
+
+ci: demo test wheel
+
+# What only the owner knows must be there before a version is published, for it can never be changed afterwards.
+TAG :=
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+publishable:
+	@! grep -q '^PublisherId = ""' pyproject.toml || { echo "pyproject.toml: fill in PublisherId ([tool.comfy]) first; docs/install.md, Publishing, says how." >&2; exit 1; }
+	@grep -q '^Repository = "http' pyproject.toml || { echo "pyproject.toml: fill in Repository ([project.urls]) first; docs/install.md, Publishing, says how." >&2; exit 1; }
+	@test -z "$(TAG)" -o "$(TAG)" = "v$(VERSION)" || { echo "The tag is $(TAG) and the version $(VERSION): change one of them (pyproject.toml, CHANGELOG.md)." >&2; exit 1; }
+	@grep -q '^## \[$(VERSION)\] - ' CHANGELOG.md || { echo "CHANGELOG.md has no section for $(VERSION)." >&2; exit 1; }
+
+publish: publishable $(BIN)/python
+	$(PIP) comfy-cli
+	$(BIN)/comfy --skip-prompt node publish
 
 $(BIN)/python:
 	@command -v "$(PYTHON)" >/dev/null || { \
