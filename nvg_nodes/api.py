@@ -15,9 +15,9 @@ HOSTED = importlib.util.find_spec("comfy_api") is not None
 """Whether ComfyUI is around. Its node API is a package that no index carries, so nothing else has that name."""
 
 if TYPE_CHECKING or not HOSTED:
-    from nvg_nodes import standalone_api as io
-    from nvg_nodes import standalone_api as ui
-    from nvg_nodes.standalone_api import ComfyExtension
+    from nvg_nodes.standalone import schema as io
+    from nvg_nodes.standalone import schema as ui
+    from nvg_nodes.standalone.schema import ComfyExtension
 else:
     from comfy_api.latest import ComfyExtension, io, ui
 

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from nvg_nodes import decode, generate, host, loaders, paint, stages, structure, structure_sources, tokens
+from nvg_nodes import (
+    host,
+    nodes_generate,
+    nodes_load,
+    nodes_paint,
+    nodes_stages,
+    nodes_structure,
+    nodes_structure_from,
+    nodes_tokenize,
+)
 from nvg_nodes.api import ComfyExtension, io
 
 NODES: list[type[io.ComfyNode]] = [
-    loaders.NVGLoadModel,
-    loaders.NVGLoadReleased,
-    generate.NVGGenerate,
-    generate.NVGSamplingSettings,
-    tokens.NVGTokenize,
-    decode.NVGDecode,
-    tokens.NVGExtractStructure,
-    stages.NVGStart,
-    stages.NVGGenerateStructure,
-    stages.NVGGenerateContentStage,
-    structure_sources.NVGStructureFromMask,
-    structure_sources.NVGStructureFromImage,
-    structure_sources.NVGStructureShape,
-    paint.NVGPaintStructure,
-    structure.NVGStructureTransform,
-    structure.NVGStructureBlend,
-    structure.NVGStructureSwap,
-    structure.NVGStructureKeep,
-    structure.NVGStructureToMask,
-    structure.NVGStructureToImage,
-    structure.NVGStructurePreview,
+    nodes_load.NVGLoadModel,
+    nodes_load.NVGLoadReleased,
+    nodes_generate.NVGGenerate,
+    nodes_generate.NVGSamplingSettings,
+    nodes_tokenize.NVGTokenize,
+    nodes_tokenize.NVGDecode,
+    nodes_tokenize.NVGExtractStructure,
+    nodes_stages.NVGStart,
+    nodes_stages.NVGGenerateStructure,
+    nodes_stages.NVGGenerateContentStage,
+    nodes_structure_from.NVGStructureFromMask,
+    nodes_structure_from.NVGStructureFromImage,
+    nodes_structure_from.NVGStructureShape,
+    nodes_paint.NVGPaintStructure,
+    nodes_structure.NVGStructureTransform,
+    nodes_structure.NVGStructureBlend,
+    nodes_structure.NVGStructureSwap,
+    nodes_structure.NVGStructureKeep,
+    nodes_structure.NVGStructureToMask,
+    nodes_structure.NVGStructureToImage,
+    nodes_structure.NVGStructurePreview,
 ]
 """All nodes, in the order of the menu. Their ids are for ever, and their inputs are only ever appended."""
 
@@ -39,7 +48,7 @@ class NVGExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes."""
-        host.current().serve(CLASSES_ADDRESS, lambda query: loaders.classes_of(query.get("checkpoint", "")))
+        host.current().serve(CLASSES_ADDRESS, lambda query: nodes_load.classes_of(query.get("checkpoint", "")))
         return NODES
 
 

@@ -7,7 +7,7 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 from nvg_nodes import shipped
-from nvg_nodes.workflow import main
+from nvg_nodes.standalone.workflow import main
 
 ROOT = Path(__file__).parents[1]
 

@@ -27,7 +27,7 @@ import comfy.utils  # noqa: E402
 from comfy.cli_args import LatentPreviewMethod, args  # noqa: E402
 
 import nvg_model  # noqa: E402
-from nvg_nodes import generate, host, images  # noqa: E402
+from nvg_nodes import host, images, nodes_generate  # noqa: E402
 from nvg_nodes.types import Model, Settings  # noqa: E402
 
 
@@ -59,7 +59,7 @@ def variants(nvg: nvg_model.NVG, steps: int) -> dict[str, Callable[[], object]]:
     cheap = images.preview
 
     def draw() -> object:
-        return generate.NVGGenerate.execute(model, nvg.classes[0], 7, 1, settings=settings)
+        return nodes_generate.NVGGenerate.execute(model, nvg.classes[0], 7, 1, settings=settings)
 
     def by(method: LatentPreviewMethod, preview: Callable = cheap) -> Callable[[], object]:
         def run() -> object:

@@ -31,8 +31,9 @@ import page_tools
 import pytest
 from PIL import Image
 
-from nvg_nodes import loaders, runner
+from nvg_nodes import nodes_load
 from nvg_nodes.extension import CLASSES_ADDRESS
+from nvg_nodes.standalone import runner
 
 WEB = Path(__file__).resolve().parents[2] / "nvg_nodes" / "web"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -127,7 +128,7 @@ class Server(ThreadingHTTPServer):
         if path == "/extensions":
             return [f"/extensions/nvg/{file.relative_to(WEB).as_posix()}" for file in sorted(WEB.rglob("*.js"))]
         if path == CLASSES_ADDRESS:
-            return loaders.classes_of(query.get("checkpoint", ""))
+            return nodes_load.classes_of(query.get("checkpoint", ""))
         return ANSWERS.get(path)
 
     def file(self, path: str) -> Path | None:

@@ -24,9 +24,9 @@ from page_tools import (
 )
 
 import nvg_model
-from nvg_nodes import graph, runner
-from nvg_nodes.core_nodes import Files
-from nvg_nodes.paint import read_painting
+from nvg_nodes.nodes_paint import read_painting
+from nvg_nodes.standalone import graph, runner
+from nvg_nodes.standalone.core_nodes import Files
 from nvg_nodes.types import NVGModel, NVGSequence, NVGSettings, NVGState, NVGStructure
 
 pytestmark = pytest.mark.frontend

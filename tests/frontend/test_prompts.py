@@ -5,7 +5,7 @@ import json
 import pytest
 from shared_graphs import graphs
 
-from nvg_nodes import graph
+from nvg_nodes.standalone import graph
 
 pytestmark = pytest.mark.frontend
 START_MS = 60_000

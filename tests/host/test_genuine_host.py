@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 
 import nvg_model
-from nvg_nodes import graph, runner
-from nvg_nodes.core_nodes import CORE
 from nvg_nodes.extension import NODES, catalogue
+from nvg_nodes.standalone import graph, runner
+from nvg_nodes.standalone.core_nodes import CORE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
@@ -208,14 +208,14 @@ def test_workflow_runs_is_cached_and_equals_headless(host, python, tmp_path, pat
     assert pixels
     again = host.succeed(workflow.prompt, workflow.ui)
     assert again.cached == set(workflow.prompt) and not again.executed
-    command(host, python, "nvg_nodes.workflow", path, "--previews", "--quiet", "--out", tmp_path)
+    command(host, python, "nvg_nodes.standalone.workflow", path, "--previews", "--quiet", "--out", tmp_path)
     assert same(pixels, read_pictures(tmp_path))
 
 
 def test_pixels_equal_headless_and_command_line(host, prompt, python, tmp_path):
     pixels = host.pixels(host.succeed(prompt()))
     (tmp_path / "prompt.json").write_text(json.dumps(prompt()))
-    command(host, python, "nvg_nodes.workflow", tmp_path / "prompt.json", "--out", tmp_path / "run")
+    command(host, python, "nvg_nodes.standalone.workflow", tmp_path / "prompt.json", "--out", tmp_path / "run")
     assert len(pixels) == 2 and same(pixels, read_pictures(tmp_path / "run"))
     for item, picture in enumerate(pixels):
         given = ["--model", "models/nvg/tiny.safetensors", "--class", "heart", "--seed", "7", "--quiet"]

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 import nvg_model
 from nvg_model import cli, foreign, released
 from nvg_model.errors import CheckpointError
-from nvg_nodes import workflow
+from nvg_nodes.standalone import workflow
 
 CASES = Path(os.environ.get("NVG_CASES") or Path(__file__).resolve().parents[3] / "shared" / "cases")
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import nvg_model
-from nvg_nodes import host, runner
-from nvg_nodes.graph import inputs_of
+from nvg_nodes import host
+from nvg_nodes.standalone import runner
+from nvg_nodes.standalone.graph import inputs_of
 from nvg_nodes.types import Model
 
 

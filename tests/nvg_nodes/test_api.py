@@ -1,5 +1,6 @@
 """The node API: our own small equal, what every node promises, the entry point, and the genuine host's half."""
 
+import enum
 import inspect
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from nvg_nodes import api, extension, host, standalone_api
-from nvg_nodes.graph import inputs_of
-from nvg_nodes.runner import KINDS
+from nvg_nodes import api, extension, host
+from nvg_nodes.standalone import schema
+from nvg_nodes.standalone.graph import inputs_of
+from nvg_nodes.standalone.runner import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = {node.GET_SCHEMA().node_id: node for node in extension.NODES}
@@ -45,15 +47,15 @@ def test_execute_takes_what_the_schema_says(name):
 
 def test_unknown_words_are_refused_as_by_the_host():
     with pytest.raises(TypeError, match="no keyword 'advanced'"):
-        standalone_api.Int.Input("x", advanced=True)
+        schema.Int.Input("x", advanced=True)
     with pytest.raises(ValueError, match="input id twice"):
-        standalone_api.Schema("x", inputs=[standalone_api.Int.Input("x"), standalone_api.Int.Input("x")])
+        schema.Schema("x", inputs=[schema.Int.Input("x"), schema.Int.Input("x")])
 
 
 def test_words_that_the_host_does_not_know_are_left_out():
     made = api.schema(node_id="x", no_such_word=1)
     assert made.node_id == "x"
-    shown = api.advanced(standalone_api.Int.Input("x", default=1, tooltip="t"))
+    shown = api.advanced(schema.Int.Input("x", default=1, tooltip="t"))
     assert shown.as_dict() == {"tooltip": "t", "advanced": True, "default": 1}
 
 
@@ -105,7 +107,7 @@ def test_the_pack_loads_under_any_name_and_leaves_the_path_alone():
             nodes = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
             assert sys.path == path and pack.WEB_DIRECTORY == "./nvg_nodes/web"
             assert not {"training", "tests", "sympy", "huggingface_hub"} & (set(sys.modules) - before)
-            import nvg_model, nvg_nodes.workflow
+            import nvg_model, nvg_nodes.standalone.workflow
             assert nvg_model.__file__.startswith(ROOT)
             print(len(nodes), spent < 0.3 or spent)
             """
@@ -134,10 +136,18 @@ def test_a_second_copy_of_the_pack_says_so(tmp_path):
 # --------------------------------------------------------------------------------- the genuine host's half, in play
 
 
+class PreviewMethod(enum.Enum):
+    """The host's LatentPreviewMethod, as far as we ask."""
+
+    NoPreviews = "none"
+    Auto = "auto"
+
+
 @pytest.fixture
 def comfy(monkeypatch, tmp_path):
     """Stand-ins for the parts of ComfyUI that host.py uses."""
     log = types.SimpleNamespace(loaded=[], bar=[], said=[], interrupted=False, load=lambda patcher: None)
+    log.args = types.SimpleNamespace(preview_method=PreviewMethod.Auto, preview_size=512)
 
     class Interrupted(Exception):
         pass
@@ -184,6 +194,7 @@ def comfy(monkeypatch, tmp_path):
         "comfy.model_management": management,
         "comfy.model_patcher": types.SimpleNamespace(ModelPatcher=ModelPatcher),
         "comfy.utils": types.SimpleNamespace(ProgressBar=ProgressBar),
+        "comfy.cli_args": types.SimpleNamespace(LatentPreviewMethod=PreviewMethod, args=log.args),
         "folder_paths": folders,
         "server": types.SimpleNamespace(PromptServer=types.SimpleNamespace(instance=server)),
     }
@@ -241,7 +252,10 @@ def test_progress_preview_and_cancel_go_to_the_host(comfy):
     progress.show(lambda: Image.new("RGB", (20, 10)))
     assert [entry[:2] for entry in comfy.bar] == [(1, 3), (1, 3)]
     kind, picture, size = comfy.bar[1][2]
-    assert (kind, picture.size, size) == ("JPEG", (20, 10), 20)
+    assert (kind, picture.size, size) == ("JPEG", (20, 10), 512)  # the host makes it as small as its setting says
+    comfy.args.preview_method = PreviewMethod.NoPreviews
+    progress.show(lambda: pytest.fail("a preview was made that nobody sees"))
+    assert len(comfy.bar) == 2
     comfy.interrupted = True
     with pytest.raises(comfy.Interrupted):
         progress()

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import nvg_model
-from nvg_nodes import graph, images, runner
-from nvg_nodes.core_nodes import Files
+from nvg_nodes import images
+from nvg_nodes.standalone import graph, runner
+from nvg_nodes.standalone.core_nodes import Files
 
 FOLDER = Path(__file__).resolve().parents[2] / "subgraphs"
 FILES = sorted(FOLDER.glob("*.json"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nvg_nodes.extension import NODES
-from nvg_nodes.graph import inputs_of, is_widget
+from nvg_nodes.standalone.graph import inputs_of, is_widget
 
 CONTRACT = Path(__file__).with_name("contract.json")
 FILES = {"checkpoint", "autoencoder", "generator"}

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from nvg_model import NVGError
-from nvg_nodes import graph, runner, workflow
-from nvg_nodes.core_nodes import Files
+from nvg_nodes.standalone import graph, runner, workflow
+from nvg_nodes.standalone.core_nodes import Files
 
 FILES = 1000
 SEED = 17

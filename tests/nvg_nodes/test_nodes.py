@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import nvg_model
-from nvg_nodes import extension, generate, host, images, loaders
+from nvg_nodes import extension, host, images, nodes_generate, nodes_load
 from nvg_nodes.types import Settings
 
 
@@ -52,22 +52,22 @@ def test_offers_what_is_there(folder, tiny):
     (folder / "models/nvg/ae.ckpt").write_bytes(b"")
     (folder / "models/nvg/linked.safetensors").symlink_to(tiny)
     names = ["linked.safetensors", "more/other.safetensors", "tiny.safetensors"]
-    assert loaders.checkpoints() == [*nvg_model.embedded(), *names]
+    assert nodes_load.checkpoints() == [*nvg_model.embedded(), *names]
     assert all(host.current().path(name) for name in names)
-    released = loaders.NVGLoadReleased.GET_NODE_INFO_V1()["input"]["required"]
+    released = nodes_load.NVGLoadReleased.GET_NODE_INFO_V1()["input"]["required"]
     assert "ae.ckpt" in released["autoencoder"][1]["options"]
-    assert loaders.classes_of("tiny.safetensors") == {"classes": ["heart", "bird", "boat"], "grid": [4, 4]}
-    assert "there is no checkpoint" in loaders.classes_of("gone")["error"]
+    assert nodes_load.classes_of("tiny.safetensors") == {"classes": ["heart", "bird", "boat"], "grid": [4, 4]}
+    assert "there is no checkpoint" in nodes_load.classes_of("gone")["error"]
 
 
 def test_offers_something_where_nothing_is(folder, monkeypatch):
     (folder / "models/nvg/tiny.safetensors").unlink()
     monkeypatch.setattr(nvg_model, "embedded", lambda: ())
-    assert loaders.checkpoints() == [loaders.NO_FILE]
+    assert nodes_load.checkpoints() == [nodes_load.NO_FILE]
 
 
 def test_fingerprint_follows_the_file(folder):
-    node = loaders.NVGLoadModel
+    node = nodes_load.NVGLoadModel
     before = node.fingerprint_inputs("tiny.safetensors", dtype="auto")
     assert before == node.fingerprint_inputs("tiny.safetensors", "", dtype="auto")
     path = folder / "models/nvg/tiny.safetensors"
@@ -127,7 +127,7 @@ def test_released_files_load(run, folder, monkeypatch, tiny_model):
     for name in ("ae.ckpt", "d16.ckpt"):
         (folder / "models/nvg" / name).write_bytes(b"")
     run("NVGLoadReleased", autoencoder="ae.ckpt", generator="d16.ckpt", dtype="bfloat16")
-    run("NVGLoadReleased", autoencoder="ae.ckpt", generator=loaders.NO_GENERATOR, ema=False)
+    run("NVGLoadReleased", autoencoder="ae.ckpt", generator=nodes_load.NO_GENERATOR, ema=False)
     assert [path and path.name for path in asked[0][:2]] == ["ae.ckpt", "d16.ckpt"]
     assert asked[0][2:] == (True, False, torch.device("cpu"), torch.bfloat16)
     assert asked[1][1] is None and asked[1][2] is False
@@ -232,9 +232,9 @@ def test_classes_by_name_number_and_line(tiny_model, text, expected, refuses):
     nvg = nvg_model.NVG(config, ("heart", "bird", "boat", "red, white"))
     if expected is None:
         with refuses("no class"):
-            generate.parse_classes(nvg, text)
+            nodes_generate.parse_classes(nvg, text)
     else:
-        assert generate.parse_classes(nvg, text).tolist() == expected
+        assert nodes_generate.parse_classes(nvg, text).tolist() == expected
 
 
 def test_all_classes_from_the_loader(run, folder):

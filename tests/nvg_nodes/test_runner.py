@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nvg_nodes import graph, runner, workflow
-from nvg_nodes.core_nodes import Files
+from nvg_nodes.standalone import graph, runner, workflow
+from nvg_nodes.standalone.core_nodes import Files
 
 API = {
     "1": {"class_type": "NVGLoadModel", "inputs": {"checkpoint": "tiny.safetensors", "dtype": "float32"}},

@@ -34,10 +34,9 @@ from shared_graphs import (
     with_factor,
 )
 
-from nvg_nodes import graph, runner, workflow
-from nvg_nodes.core_nodes import Files
-from nvg_nodes.paint import read_painting
-from nvg_nodes.standalone import words
+from nvg_nodes.nodes_paint import read_painting
+from nvg_nodes.standalone import graph, runner, words, workflow
+from nvg_nodes.standalone.core_nodes import Files
 
 CASES = Path(os.environ.get("NVG_CASES") or Path(__file__).resolve().parents[3] / "shared" / "cases")
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageDraw
 
 import nvg_model
-from nvg_nodes import images, ranking, structure_sources
-from nvg_nodes.structure import parse_regions, transformed
+from nvg_nodes import images, layout, nodes_structure_from
+from nvg_nodes.nodes_structure import parse_regions, transformed
 from nvg_nodes.types import Model, Structure, structure_of
 
 
@@ -34,7 +34,7 @@ def random_structure(model: Model, batch: int = 1, stages: int | None = None, se
     generator = torch.Generator().manual_seed(seed)
     positions, stages = model.config.positions, stages or model.config.num_stages
     scores = [torch.rand(batch, positions, generator=generator) for _ in range(stages)]
-    return structure_of(model, ranking.from_order(scores, stages))
+    return structure_of(model, layout.from_order(scores, stages))
 
 
 GRIDS = [(4, 4), (8, 4), (8, 8), (16, 16), (1, 8)]
@@ -124,7 +124,7 @@ def test_distance_is_euclidean_and_signed():
     distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
     flat = area.flatten()
     expected = torch.stack([(1 if flat[i] else -1) * distances[i][flat != flat[i]].min() for i in range(63)])
-    assert torch.allclose(ranking.signed_distance(area).flatten(), expected)
+    assert torch.allclose(layout.signed_distance(area).flatten(), expected)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3, 4])
@@ -302,14 +302,14 @@ def test_crop_keeps_the_middle():
 
 def test_label_order_is_by_label_then_by_neighbours():
     values = torch.tensor([[0.0, 0, 0, 5, 5, 9]])
-    order = ranking.label_order(values)
+    order = layout.label_order(values)
     assert order.tolist() == sorted(order.tolist())
     assert order.floor().tolist() == [0, 0, 0, 1, 1, 2]
 
 
 def test_scores_do_not_depend_on_the_last_digit():
     """What is symmetrical is ranked by position, not by rounding."""
-    score = structure_sources.shape_score("circle", (8, 8), (64, 64), (0.5, 0.5), (0.5, 0.5), 0.0).view(8, 8)
+    score = nodes_structure_from.shape_score("circle", (8, 8), (64, 64), (0.5, 0.5), (0.5, 0.5), 0.0).view(8, 8)
     assert torch.equal(score, score.flip(0)) and torch.equal(score, score.flip(1))
 
 

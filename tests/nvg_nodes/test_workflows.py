@@ -16,8 +16,8 @@ from PIL import Image
 
 import nvg_model
 from nvg_model import render
-from nvg_nodes import graph, runner, thumbnail, workflow
-from nvg_nodes.core_nodes import CORE, Files
+from nvg_nodes.standalone import graph, runner, thumbnail, workflow
+from nvg_nodes.standalone.core_nodes import CORE, Files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = REPOSITORY / "docs" / "workflows"

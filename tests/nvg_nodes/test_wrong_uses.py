@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import nvg_model
-from nvg_nodes import workflow
+from nvg_nodes.standalone import workflow
 from nvg_nodes.types import Settings, Structure
 
 # ----------------------------------------------------------------------------- mistakes of a workflow, by `nvg-run`

@@ -14,17 +14,16 @@ from torch import Tensor
 
 from nvg_model import NVGError, VisualGranularitySequence, hierarchy
 from nvg_model.generation import count_evaluations
-from nvg_nodes import host, images, ranking
+from nvg_nodes import host, images, layout
 from nvg_nodes.api import io, schema
-from nvg_nodes.decode import check_sequence
-from nvg_nodes.generate import (
+from nvg_nodes.nodes_generate import (
     SEEDS,
     batch_of_classes,
     first_item_input,
     request_inputs,
     settings_input,
 )
-from nvg_nodes.tokens import model_input
+from nvg_nodes.nodes_tokenize import check_sequence, model_input
 from nvg_nodes.types import Model, NVGSequence, NVGState, NVGStructure, Settings, State, Structure, structure_of
 
 CATEGORY = "NVG/stage by stage"
@@ -214,7 +213,7 @@ def _next_labels(model: Model, state: State, source: Structure | None) -> Tensor
         # The order of the finest labels holds the source's splits at all stages: where its regions are the chain's,
         # halving by it repeats the source exactly.
         source.fitting(model)
-        order = ranking.position_order(source.finest, source.grid)
+        order = layout.position_order(source.finest, source.grid)
         return hierarchy.split(before, for_batch(order, len(before), "structure"))
     settings, splits = state.settings.over(model.nvg.settings), model.config.splits
     known, after = (count_evaluations(settings, splits, stages) for stages in (state.stage, state.stage + 1))

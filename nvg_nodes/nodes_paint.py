@@ -21,7 +21,7 @@ from nvg_model import NVGError
 from nvg_model.errors import shortened
 from nvg_nodes import images
 from nvg_nodes.api import io, schema
-from nvg_nodes.structure_sources import (
+from nvg_nodes.nodes_structure_from import (
     CATEGORY,
     DISTANCE,
     before_input,
@@ -30,7 +30,7 @@ from nvg_nodes.structure_sources import (
     stages_input,
     structure_outputs,
 )
-from nvg_nodes.tokens import model_input
+from nvg_nodes.nodes_tokenize import model_input
 from nvg_nodes.types import Model, Structure
 
 VERSION = 1

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from nvg_nodes import images
-from nvg_nodes.graph import Workflow
+from nvg_nodes.standalone.graph import Workflow
 
 SIDE = 384
 """Pixels along each side."""

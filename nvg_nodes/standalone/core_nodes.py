@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from nvg_model import NVGError, pictures
-from nvg_nodes import standalone_api as io
+from nvg_nodes.standalone import schema as io
 
 CHANNELS = ["red", "green", "blue", "alpha"]
 LANCZOS = "lanczos"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from nvg_model import console
 
 if TYPE_CHECKING:
-    from nvg_nodes.graph import Workflow
+    from nvg_nodes.standalone.graph import Workflow
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,8 +52,9 @@ def _complain(sentence: str, status: int) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from nvg_nodes import graph, runner, shipped, thumbnail
-    from nvg_nodes.core_nodes import Files
+    from nvg_nodes import shipped
+    from nvg_nodes.standalone import graph, runner, thumbnail
+    from nvg_nodes.standalone.core_nodes import Files
 
     catalogue = runner.catalogue()
     path = shipped.find(args.workflow)
@@ -81,7 +82,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _setting(text: str) -> tuple[str, str, Any]:
     """(node, input, value) of NODE.INPUT=VALUE; the value is JSON if it can be, else text."""
-    from nvg_nodes.graph import WorkflowError
+    from nvg_nodes.standalone.graph import WorkflowError
 
     key, equals, value = text.partition("=")
     node, dot, input = key.rpartition(".")
@@ -103,7 +104,7 @@ def _jpeg(text: str) -> Path:
 def _listed(workflow: Workflow) -> list[str]:
     """Every node with its inputs."""
     from nvg_model.errors import shortened
-    from nvg_nodes.graph import is_link, title_of
+    from nvg_nodes.standalone.graph import is_link, title_of
 
     lines = []
     for id, node in workflow.prompt.items():

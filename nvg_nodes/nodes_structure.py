@@ -14,9 +14,9 @@ from torch import Tensor
 
 from nvg_model import NVGError
 from nvg_model.errors import shortened
-from nvg_nodes import images, ranking
+from nvg_nodes import images, layout
 from nvg_nodes.api import io, schema, ui
-from nvg_nodes.structure_sources import CATEGORY, output, structure_outputs
+from nvg_nodes.nodes_structure_from import CATEGORY, output, structure_outputs
 from nvg_nodes.types import NVGStructure, Structure
 
 FLIPS = ["none", "horizontal", "vertical", "both"]
@@ -94,8 +94,8 @@ class NVGStructureTransform(io.ComfyNode):
     ) -> io.NodeOutput:
         """Looks up every position's label where it comes from, and halves by them."""
         source = transformed(structure, flip, scale, angle, (shift_x, shift_y), edges)
-        order = ranking.position_order(structure.finest[:, source], structure.grid)
-        return output(structure.replace(ranking.from_order([order], structure.stages)))
+        order = layout.position_order(structure.finest[:, source], structure.grid)
+        return output(structure.replace(layout.from_order([order], structure.stages)))
 
 
 def transformed(
@@ -147,8 +147,8 @@ class NVGStructureBlend(io.ComfyNode):
             raise NVGError(f"amount is {amount}; give a number from 0 to 1")
         a, b = same_batch(structure_a, structure_b)
         stages = min(a.shape[1], b.shape[1])
-        orders = [ranking.position_order(one[:, stages - 1], structure_a.grid) for one in (a, b)]
-        labels = ranking.from_order([torch.lerp(orders[0], orders[1], amount)], stages)
+        orders = [layout.position_order(one[:, stages - 1], structure_a.grid) for one in (a, b)]
+        labels = layout.from_order([torch.lerp(orders[0], orders[1], amount)], stages)
         return output(structure_a.replace(labels))
 
 
@@ -181,10 +181,10 @@ class NVGStructureSwap(io.ComfyNode):
     @classmethod
     def execute(cls, structure_a: Structure, structure_b: Structure, stages: int) -> io.NodeOutput:
         """Has as many stages as the second."""
-        layout = structure_a.replace(first_stages(structure_a, stages, "the first structure"))
-        a, b = same_batch(layout, structure_b)
-        order = ranking.position_order(b[:, -1], structure_b.grid)
-        return output(structure_a.replace(ranking.grow(a, [order], b.shape[1])))
+        first = structure_a.replace(first_stages(structure_a, stages, "the first structure"))
+        a, b = same_batch(first, structure_b)
+        order = layout.position_order(b[:, -1], structure_b.grid)
+        return output(structure_a.replace(layout.grow(a, [order], b.shape[1])))
 
 
 def same_batch(a: Structure, b: Structure) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from nvg_model import NVGError
-from nvg_nodes import images, ranking
+from nvg_nodes import images, layout
 from nvg_nodes.api import io, schema
-from nvg_nodes.tokens import fit_input, model_input
+from nvg_nodes.nodes_tokenize import fit_input, model_input
 from nvg_nodes.types import Model, NVGStructure, Structure, structure_of
 
 CATEGORY = "NVG/structure"
@@ -65,13 +65,13 @@ def grown(model: Model, before: Structure | None, scores: list[Tensor], stages: 
         stages: of the result; 0: as many as there are scores.
     """
     labels = before.fitting(model) if before else torch.zeros(1, 1, model.config.positions, dtype=torch.long)
-    stages = ranking.checked_stages(stages or labels.shape[1] + len(scores), model.config.positions)
+    stages = layout.checked_stages(stages or labels.shape[1] + len(scores), model.config.positions)
     if before is not None and stages < before.stages:
         raise NVGError(f"the structure to go on from has {before.stages} stages already, more than {stages}")
     batch = max(len(labels), *map(len, scores))
     if {len(labels), *map(len, scores)} - {1, batch}:
         raise NVGError(f"the structure to go on from has {len(labels)} items for {len(scores[0])} pictures")
-    return structure_of(model, ranking.grow(labels.expand(batch, -1, -1), scores, stages))
+    return structure_of(model, layout.grow(labels.expand(batch, -1, -1), scores, stages))
 
 
 class NVGStructureFromMask(io.ComfyNode):
@@ -163,8 +163,8 @@ def mask_score(mask: Tensor, grid: tuple[int, int], fit: str, rule: str) -> Tens
         raise NVGError(f"the mask {what}, so it has no outline; draw an area that leaves some of the picture free")
     distance = torch.zeros_like(values)
     if has_outline:
-        distance = torch.nn.functional.avg_pool2d(ranking.signed_distance(inside)[None, None], unit).flatten()
-    return ranking.then(values, distance) if rule == VALUE else distance
+        distance = torch.nn.functional.avg_pool2d(layout.signed_distance(inside)[None, None], unit).flatten()
+    return layout.then(values, distance) if rule == VALUE else distance
 
 
 class NVGStructureFromImage(io.ComfyNode):
@@ -217,7 +217,7 @@ class NVGStructureFromImage(io.ComfyNode):
         if labels == 1:
             raise NVGError("the picture has one colour only, which divides nothing; give one with several labels")
         splits = min(model.config.splits, math.ceil(math.log2(labels)))
-        score = torch.stack([ranking.label_order(one) for one in values])
+        score = torch.stack([layout.label_order(one) for one in values])
         first = structure.stages if structure else 1
         return output(grown(model, structure, [score], stages or min(model.config.num_stages, first + splits)))
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from nvg_model import NVGError
 from nvg_model.errors import shortened
-from nvg_nodes.core_nodes import CORE, CoreNode, Files, PreviewImage
 from nvg_nodes.extension import NODES
-from nvg_nodes.graph import Catalogue, Workflow, WorkflowError, inputs_of, is_link, is_widget, unknown_node
-from nvg_nodes.standalone_api import HiddenHolder
+from nvg_nodes.standalone.core_nodes import CORE, CoreNode, Files, PreviewImage
+from nvg_nodes.standalone.graph import Catalogue, Workflow, WorkflowError, inputs_of, is_link, is_widget, unknown_node
+from nvg_nodes.standalone.schema import HiddenHolder
 
 KINDS: dict[str, type[Any]] = {node.GET_SCHEMA().node_id: node for node in (*NODES, *CORE)}
 """Every node that can be run, by class_type."""

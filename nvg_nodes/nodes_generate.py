@@ -14,8 +14,7 @@ from nvg_model.generation import count_evaluations
 from nvg_model.request import NO_CLASS
 from nvg_nodes import host, images
 from nvg_nodes.api import advanced, io, schema
-from nvg_nodes.decode import check_sequence
-from nvg_nodes.tokens import CATEGORY, model_input
+from nvg_nodes.nodes_tokenize import CATEGORY, check_sequence, model_input
 from nvg_nodes.types import (
     Model,
     NVGSequence,
