@@ -20,6 +20,7 @@ from PIL import Image
 import nvg_model
 from nvg_model import render
 from training.data import DataError
+from training.data.emoji_words import WORDS
 from training.data.views import stream
 from training.files import replacing
 from training.metrics.pictures import read_split, to_images
@@ -44,6 +45,8 @@ class NamingSettings:
     """Instead of a checkpoint: the held-out pictures of a data set, to see how many of the real ones are named."""
     answers: Path | None = None
     """Names to score: the file that the page saves, or any CSV with the columns number and name."""
+    choices: bool = False
+    """The page suggests the names of the classes. A stranger does not know them: more is named with them."""
     per_class: int = 8
     """Pictures of every class."""
     seed: int = 0
@@ -67,7 +70,7 @@ def naming(settings: NamingSettings) -> None:
     with replacing(settings.out / SHEET) as partial:
         render.grid(shown, COLUMNS, [str(number + 1) for number in range(len(shown))]).save(partial, format="PNG")
     with replacing(settings.out / PAGE) as partial:
-        partial.write_text(page(shown, classes), encoding="utf-8")
+        partial.write_text(page(shown, classes if settings.choices else ()), encoding="utf-8")
     print(
         f"{len(shown)} pictures to name: open {settings.out / PAGE} in a browser, or look at {settings.out / SHEET}; "
         f"then `python -m training naming --out {settings.out} --answers names.csv`"
@@ -108,7 +111,11 @@ def _enlarged(pictures: list[Image.Image]) -> list[Image.Image]:
 
 
 def page(pictures: list[Image.Image], classes: tuple[str, ...]) -> str:
-    """A page that stands alone: one picture at a time, a name for each, and a file of names at the end."""
+    """A page that stands alone: one picture at a time, a name for each, and a file of names at the end.
+
+    Args:
+        classes: names that it suggests.
+    """
     sources = []
     for picture in pictures:
         stored = io.BytesIO()
@@ -160,14 +167,16 @@ def read_answers(path: Path, count: int) -> list[str]:
 
 
 def is_named(given: str, name: str) -> bool:
-    """Whether a class was named: its whole name, or a word of it that names it, in any case and number."""
+    """Whether a class was named: its whole name, or a word that names it, of its own or of those that are known for the
+    classes of emoji64; in any case, singular or plural, with an article or without."""
 
     def singular(word: str) -> str:
         return word.removesuffix("s")
 
     words = [singular(word) for word in name.casefold().split()]
-    answer = [singular(word) for word in given.casefold().split()]
-    return bool(answer) and (answer == words or (len(answer) == 1 and answer[0] in set(words) - LEFT_OUT))
+    answer = [singular(word) for word in given.casefold().split() if word not in ("a", "an", "the")]
+    known = set(words) - LEFT_OUT | {singular(word) for word in WORDS.get(name, "").split()}
+    return bool(answer) and (answer == words or (len(answer) == 1 and answer[0] in known))
 
 
 _PAGE = """<!doctype html>

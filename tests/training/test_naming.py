@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from training.data import DataError
+from training.data.emoji import CLASSES
+from training.data.emoji_words import WORDS
 from training.naming import KEY, PAGE, SHEET, NamingSettings, is_named, naming, score
 
 
@@ -37,8 +39,14 @@ def test_the_order_is_random_and_the_page_does_not_tell(made: Path) -> None:
     shown = [Image.open(io.BytesIO(base64.b64decode(one))) for one in pictures]
     assert len(shown) == 9 and all(one.size == (128, 128) for one in shown)
     rest = re.sub(r"const pictures = .*\], names", "", text)
-    assert re.findall(r"heart|bird|boat", rest) == ["bird", "boat", "heart"]  # the choices only, by name
+    assert not re.findall(r"heart|bird|boat", rest)
     assert Image.open(made / SHEET).width > 8 * 128
+
+
+def test_the_page_suggests_names_where_that_is_wanted(tiny: Path, tmp_path: Path) -> None:
+    naming(NamingSettings(tmp_path, checkpoint=str(tiny), per_class=1, choices=True))
+    rest = re.sub(r"const pictures = .*\], names", "", (tmp_path / PAGE).read_text())
+    assert re.findall(r"heart|bird|boat", rest) == ["bird", "boat", "heart"]
 
 
 def test_names_are_scored(made: Path) -> None:
@@ -61,6 +69,12 @@ def test_names_are_scored(made: Path) -> None:
         ("cat face", "animal face", False),
         ("", "bird", False),
         ("a bird or a fish", "bird", False),
+        ("a tree", "plant", True),
+        ("Apples", "fruit", True),
+        ("bus", "vehicle", True),
+        ("glass", "drink", True),
+        ("dog", "animal face", True),
+        ("dog", "cat face", False),
     ],
 )
 def test_what_counts_as_named(given: str, name: str, right: bool) -> None:
@@ -89,3 +103,10 @@ def test_answers_that_cannot_be_read(made: Path, tmp_path: Path, text: str) -> N
 def test_something_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="give a checkpoint or a data set"):
         naming(NamingSettings(tmp_path))
+
+
+def test_the_words_are_those_of_the_classes() -> None:
+    assert set(WORDS) == set(CLASSES)
+    for name, words in WORDS.items():
+        for other in set(WORDS) - {name}:
+            assert not set(words.split()) & ({*WORDS[other].split(), *other.split()} - {"face"}), (name, other)
