@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 HOSTED = importlib.util.find_spec("comfy_api") is not None
 """Whether ComfyUI is around. Its node API is a package that no index carries, so nothing else has that name."""
@@ -21,6 +21,8 @@ if TYPE_CHECKING or not HOSTED:
 else:
     from comfy_api.latest import ComfyExtension, io, ui
 
+_Input = TypeVar("_Input", bound="io.Input")
+
 __all__ = ["HOSTED", "ComfyExtension", "advanced", "io", "schema", "ui"]
 
 
@@ -30,7 +32,7 @@ def schema(**words: Any) -> io.Schema:
     return io.Schema(**{word: value for word, value in words.items() if word in known})
 
 
-def advanced(input: Any) -> Any:
+def advanced(input: _Input) -> _Input:
     """The same input, shown only among the advanced ones where the host has such a thing.
 
     Set as an extra entry of the catalogue, because hosts before 0.15 have no keyword for it.

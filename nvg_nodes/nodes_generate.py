@@ -29,7 +29,7 @@ SEEDS = 2**64 - 1
 THE_CHECKPOINTS, THE_CHECKPOINTS_NUMBER = "checkpoint", -1
 
 
-def request_inputs() -> list[Any]:
+def request_inputs() -> list[io.Input]:
     """What every generation begins with: model, class, seed, number of pictures. The front end adds the class list."""
     return [
         model_input(),
@@ -52,7 +52,7 @@ def request_inputs() -> list[Any]:
     ]
 
 
-def first_item_input() -> Any:
+def first_item_input() -> io.Input:
     """The widget that picks one item of a larger batch."""
     return advanced(
         io.Int.Input(
@@ -67,7 +67,7 @@ def first_item_input() -> Any:
     )
 
 
-def settings_input() -> Any:
+def settings_input() -> io.Input:
     """The socket of the sampling settings."""
     return NVGSettings.Input(
         "settings",
@@ -192,7 +192,7 @@ class NVGSamplingSettings(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        def pair(name: str, what: str, paper: tuple[float, float], most: float) -> list[Any]:
+        def pair(name: str, what: str, paper: tuple[float, float], most: float) -> list[io.Input]:
             return [
                 _number(io.Float, f"{name}_{end}", f"{what} at the {end} stage", value, most, step=0.05)
                 for end, value in zip(("first", "last"), paper, strict=True)
@@ -249,7 +249,7 @@ class NVGSamplingSettings(io.ComfyNode):
         return io.NodeOutput(settings)
 
 
-def _number(kind: Any, name: str, what: str, paper: float, most: float, **words: Any) -> Any:
+def _number(kind: Any, name: str, what: str, paper: float, most: float, **words: Any) -> io.Input:
     """A number whose -1 means the checkpoint's own."""
     least = -1 if kind is io.Int else -1.0
     tooltip = f"{what}. -1: as the checkpoint says (the paper has {paper:g})."

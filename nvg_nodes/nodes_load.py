@@ -22,7 +22,7 @@ NO_FILE = "none: put checkpoints into models/nvg"
 """Stands in an empty list, so that the node still has a value there."""
 
 
-def _dtype_input() -> Any:
+def _dtype_input() -> io.Input:
     return io.Combo.Input(
         "dtype",
         options=[*host.DTYPES],
@@ -31,7 +31,7 @@ def _dtype_input() -> Any:
     )
 
 
-def _outputs() -> list[Any]:
+def _outputs() -> list[io.Output]:
     return [
         NVGModel.Output(display_name="model", tooltip="The loaded model: tokenizer, generators, class names."),
         io.String.Output(

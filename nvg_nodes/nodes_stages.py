@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ from nvg_nodes.types import Model, NVGSequence, NVGState, NVGStructure, Settings
 CATEGORY = "NVG/stage by stage"
 
 
-def state_input() -> Any:
+def state_input() -> io.Input:
     """The socket of the chain."""
     return NVGState.Input("state", tooltip="From NVG Start or the node before in the chain.")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,12 +23,12 @@ WRAP, EXTEND = "wrap", "extend"
 TOGETHER, EACH = "one mask", "one mask each"
 
 
-def structure_input(what: str, name: str = "structure") -> Any:
+def structure_input(what: str, name: str = "structure") -> io.Input:
     """The socket of a structure."""
     return NVGStructure.Input(name, tooltip=what)
 
 
-def stage_input(what: str) -> Any:
+def stage_input(what: str) -> io.Input:
     """Which stage to show."""
     return io.Int.Input(
         "stage", default=-1, min=-1, max=31, tooltip=f"{what} 0 is one region, 1 is two, 2 is four. -1: the last."
@@ -55,7 +54,7 @@ class NVGStructureTransform(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        def number(name: str, default: float, least: float, most: float, step: float, tooltip: str) -> Any:
+        def number(name: str, default: float, least: float, most: float, step: float, tooltip: str) -> io.Input:
             return io.Float.Input(name, default=default, min=least, max=most, step=step, tooltip=tooltip)
 
         return schema(

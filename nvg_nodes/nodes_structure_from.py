@@ -6,7 +6,6 @@ All of them only rank the positions; `ranking` makes balanced halves of it. Shap
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ _FINE = 128
 """Pixels along the longer side at which distances to an outline are measured."""
 
 
-def stages_input(default: int, what: str) -> Any:
+def stages_input(default: int, what: str) -> io.Input:
     """How many stages a tool makes."""
     return io.Int.Input(
         "stages",
@@ -38,14 +37,14 @@ def stages_input(default: int, what: str) -> Any:
     )
 
 
-def before_input() -> Any:
+def before_input() -> io.Input:
     """A structure to go on from."""
     return NVGStructure.Input(
         "structure", optional=True, tooltip="Its stages come first, and what is given here splits its regions further."
     )
 
 
-def structure_outputs() -> list[Any]:
+def structure_outputs() -> list[io.Output]:
     """A structure and the picture of it."""
     return [
         NVGStructure.Output(display_name="structure", tooltip="For NVG Generate, NVG Start and other structure tools."),
@@ -244,7 +243,7 @@ class NVGStructureShape(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        def number(name: str, default: float, least: float, most: float, tooltip: str) -> Any:
+        def number(name: str, default: float, least: float, most: float, tooltip: str) -> io.Input:
             return io.Float.Input(name, default=default, min=least, max=most, step=0.01, tooltip=tooltip)
 
         return schema(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -16,12 +14,12 @@ CATEGORY = "NVG"
 FINAL, ONE, ALL = "final", "one stage", "all stages"
 
 
-def model_input() -> Any:
+def model_input() -> io.Input:
     """The socket of the model."""
     return NVGModel.Input("model", tooltip="The model, from NVG Load Model.")
 
 
-def fit_input(what: str) -> Any:
+def fit_input(what: str) -> io.Input:
     """How something of another size becomes the model's."""
     return io.Combo.Input(
         "fit",

@@ -1,84 +1,183 @@
 """The part of ComfyUI's V3 node API that our nodes use, for tests and `nvg-run` without ComfyUI.
 
 It stands in for both `comfy_api.latest.io` and `comfy_api.latest.ui`, and describes a node (`GET_NODE_INFO_V1`) just
-as the host does; a keyword that the host would refuse is refused here too.
+as the host does. Every input type names its keywords, so that mypy checks the schemas of all nodes here; a keyword that
+the host would refuse is refused here too.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 _INFO_NAMES = {"dynamic_prompts": "dynamicPrompts", "force_input": "forceInput"}
 """Keywords that the node catalogue spells differently."""
-_COMMON = ("display_name", "tooltip", "lazy")
-_WIDGET = ("default", "socketless", "force_input")
+_NOT_SHOWN = ("id", "optional", "extra_dict")
 
 
-class Input:
-    """An input of a node; the subclasses made by `_type` say which keywords their type knows, in the host's order."""
+@dataclass(eq=False)
+class InputBase:
+    """An input of a node. A subclass has the keywords of its type, in the host's order; None means not given."""
 
-    io_type: ClassVar[str]
-    keywords: ClassVar[tuple[str, ...]]
-    always: ClassVar[dict[str, Any]]
-    """Entries of the catalogue that the host writes even where nothing was given."""
-
-    def __init__(self, id: str, *, optional: bool = False, **options: Any) -> None:
-        unknown = [name for name in options if name not in (*_COMMON, *self.keywords)]
-        if unknown:
-            raise TypeError(f"an input of type {self.io_type} has no keyword {unknown[0]!r}")
-        self.id = id
-        self.optional = optional
-        self.options = options
-        self.extra_dict: dict[str, Any] = {}
+    io_type: ClassVar[str] = ""
+    id: str
+    _: KW_ONLY
+    optional: bool = False
+    display_name: str | None = None
+    tooltip: str | None = None
+    lazy: bool | None = None
+    extra_dict: dict[str, Any] = field(default_factory=dict, init=False)
+    """Entries of the catalogue that no keyword stands for."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The catalogue's entry, without what was not given."""
-        given = self.always | self.options
-        entry = {name: given.get(name) for name in _COMMON} | self.extra_dict
-        entry |= {_INFO_NAMES.get(name, name): given.get(name) for name in self.keywords}
-        return {name: value for name, value in entry.items() if value is not None}
+        """The catalogue's entry: the keywords that were given, or that the host writes even where they were not."""
+        names = [one.name for one in dataclasses.fields(self) if one.name not in _NOT_SHOWN]
+        given = {_INFO_NAMES.get(name, name): getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value is not None} | self.extra_dict
 
 
-class Output:
+@dataclass(eq=False)
+class WidgetInput(InputBase):
+    """An input with a value of its own."""
+
+    default: Any = None
+    socketless: bool | None = None
+    force_input: bool | None = None
+
+
+@dataclass(eq=False)
+class OutputBase:
     """An output of a node."""
 
-    io_type: ClassVar[str]
+    io_type: ClassVar[str] = ""
+    id: str | None = None
+    display_name: str | None = None
+    tooltip: str | None = None
+    is_output_list: bool = False
 
-    def __init__(
-        self,
-        id: str | None = None,
-        display_name: str | None = None,
-        tooltip: str | None = None,
-        is_output_list: bool = False,
-    ) -> None:
-        self.id = id
-        self.display_name = display_name or id
-        self.tooltip = tooltip
-        self.is_output_list = is_output_list
+    def __post_init__(self) -> None:
+        self.display_name = self.display_name or self.id
 
 
-def _type(io_type: str, keywords: tuple[str, ...] = (), **always: Any) -> Any:
-    """A socket type: a class with `io_type`, `Input` and `Output`."""
-    members = {"io_type": io_type}
-    given = type("Input", (Input,), members | {"keywords": keywords, "always": always})
-    return type(io_type.title(), (), members | {"Input": given, "Output": type("Output", (Output,), dict(members))})
+def _socket(io_type: str) -> Any:
+    """Decorates a class with `Input` and `Output`: all three get the name of the type."""
+
+    def named(kind: Any) -> Any:
+        for one in (kind, kind.Input, kind.Output):
+            one.io_type = io_type
+        return kind
+
+    return named
 
 
-Int = _type("INT", (*_WIDGET, "min", "max", "step", "control_after_generate"))
-Float = _type("FLOAT", (*_WIDGET, "min", "max", "step", "round"))
-String = _type("STRING", (*_WIDGET, "multiline", "placeholder", "dynamic_prompts"), multiline=False)
-Boolean = _type("BOOLEAN", (*_WIDGET, "label_on", "label_off"))
-Combo = _type("COMBO", (*_WIDGET, "multiselect", "options", "control_after_generate"), multiselect=False)
-Image = _type("IMAGE")
-Mask = _type("MASK")
+@_socket("INT")
+class Int:
+    """Whole numbers."""
+
+    @dataclass(eq=False)
+    class Input(WidgetInput):
+        """A number field."""
+
+        default: int | None = None
+        min: int | None = None
+        max: int | None = None
+        step: int | None = None
+        control_after_generate: bool | None = None
+
+    class Output(OutputBase):
+        """A whole number."""
 
 
-def Custom(io_type: str) -> Any:
+@_socket("FLOAT")
+class Float:
+    """Numbers."""
+
+    @dataclass(eq=False)
+    class Input(WidgetInput):
+        """A number field."""
+
+        default: float | None = None
+        min: float | None = None
+        max: float | None = None
+        step: float | None = None
+        round: float | None = None
+
+    class Output(OutputBase):
+        """A number."""
+
+
+@_socket("STRING")
+class String:
+    """Text."""
+
+    @dataclass(eq=False)
+    class Input(WidgetInput):
+        """A text field."""
+
+        default: str | None = None
+        multiline: bool = False
+        placeholder: str | None = None
+        dynamic_prompts: bool | None = None
+
+    class Output(OutputBase):
+        """A text."""
+
+
+@_socket("BOOLEAN")
+class Boolean:
+    """On or off."""
+
+    @dataclass(eq=False)
+    class Input(WidgetInput):
+        """A switch."""
+
+        default: bool | None = None
+        label_on: str | None = None
+        label_off: str | None = None
+
+    class Output(OutputBase):
+        """On or off."""
+
+
+@_socket("COMBO")
+class Combo:
+    """One of a list of choices."""
+
+    @dataclass(eq=False)
+    class Input(WidgetInput):
+        """A list to choose from."""
+
+        default: str | None = None
+        multiselect: bool = False
+        options: Sequence[str] | None = None
+        control_after_generate: bool | None = None
+
+    class Output(OutputBase):
+        """The choice."""
+
+
+class Plain:
+    """A socket type without a widget: its value comes over a link."""
+
+    io_type: ClassVar[str] = ""
+    Input: ClassVar[type[InputBase]] = InputBase
+    Output: ClassVar[type[OutputBase]] = OutputBase
+
+
+def Custom(io_type: str) -> type[Plain]:
     """A socket type of one's own."""
-    return _type(io_type)
+    ends = {"Input": type("Input", (InputBase,), {}), "Output": type("Output", (OutputBase,), {})}
+    return cast(type[Plain], _socket(io_type)(type(io_type.title(), (Plain,), ends)))
+
+
+Image = Custom("IMAGE")
+Mask = Custom("MASK")
+Input = InputBase
+Output = OutputBase
+"""The bases, by the names that they have in the host."""
 
 
 class Hidden(str, Enum):
@@ -105,8 +204,8 @@ class Schema:
     node_id: str
     display_name: str | None = None
     category: str = "sd"
-    inputs: list[Any] = field(default_factory=list)
-    outputs: list[Any] = field(default_factory=list)
+    inputs: Sequence[InputBase] = field(default_factory=list)
+    outputs: Sequence[OutputBase] = field(default_factory=list)
     hidden: list[Hidden] = field(default_factory=list)
     description: str = ""
     search_aliases: list[str] = field(default_factory=list)

@@ -46,7 +46,7 @@ def test_execute_takes_what_the_schema_says(name):
 
 
 def test_unknown_words_are_refused_as_by_the_host():
-    with pytest.raises(TypeError, match="no keyword 'advanced'"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'advanced'"):
         schema.Int.Input("x", advanced=True)
     with pytest.raises(ValueError, match="input id twice"):
         schema.Schema("x", inputs=[schema.Int.Input("x"), schema.Int.Input("x")])

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from nvg_nodes.extension import NODES
+from nvg_nodes.standalone.core_nodes import CORE
 
 ROOT = Path(__file__).parents[2]
 LOCALES = ROOT / "locales"
@@ -29,7 +30,7 @@ def definitions() -> dict:
         node_id: {
             "display_name": escaped(schema.display_name),
             "description": escaped(schema.description),
-            "inputs": {one.id: {"name": one.id, "tooltip": escaped(one.options["tooltip"])} for one in schema.inputs},
+            "inputs": {one.id: {"name": one.id, "tooltip": escaped(one.tooltip)} for one in schema.inputs},
             "outputs": {
                 str(index): {"name": one.display_name, "tooltip": escaped(one.tooltip)}
                 for index, one in enumerate(schema.outputs)
@@ -109,9 +110,9 @@ def default_of(one) -> str:
     """What the table says of an input's default."""
     if one.id in FILES:
         return "first"
-    if "default" not in one.options:
+    if "default" not in one.as_dict():
         return "optional" if one.optional else "required"
-    value = one.options["default"]
+    value = one.as_dict()["default"]
     return "empty" if value == "" else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
@@ -133,10 +134,10 @@ def test_the_page_names_what_the_node_has(node_id):
 @pytest.mark.parametrize("node_id", SCHEMAS)
 def test_the_page_names_choices_and_nodes_that_exist(node_id):
     page, schema = (PAGES / f"{node_id}.md").read_text(encoding="utf-8"), SCHEMAS[node_id]
-    names = {one.display_name for one in SCHEMAS.values()}
+    names = {node.GET_SCHEMA().display_name for node in (*NODES, *CORE)}
     assert set(re.findall(r"\*\*(.+?)\*\*", page)) <= names
     for one, row in zip(schema.inputs, table(page, "Inputs"), strict=True):
-        choices = one.options.get("options", []) if one.id not in FILES else []
+        choices = one.as_dict().get("options", []) if one.id not in FILES else []
         missing = [choice for choice in choices if f"`{choice}`" not in row[2] + row[3]]
         assert not missing, f"{one.id} does not explain {missing}"
 
