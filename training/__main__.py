@@ -28,9 +28,9 @@ except ModuleNotFoundError as error:
 from nvg_model import console
 from nvg_model.errors import NVGError
 from training import distributed
-from training.data import DataError
-from training.data.views import ViewSettings
+from training.data.augmentation import AugmentationSettings
 from training.distributed import World
+from training.errors import TrainingError
 from training.loop import Interrupted
 from training.metrics.sampler import SampleSettings
 from training.pulse import INTACT, end
@@ -56,7 +56,7 @@ class Options(Generic[Settings]):
     seed: int
     """Of the initial weights, the order of the data and the noise."""
     settings: Annotated[Settings, tyro.conf.arg(name="")]
-    views: ViewSettings
+    views: AugmentationSettings
     """How a view differs from its picture."""
     start_from: str
     """A checkpoint to fine-tune: a name, a file or a hub id."""
@@ -66,7 +66,7 @@ def with_recipe_name(arguments: Sequence[str]) -> list[str]:
     """Arguments that begin with a recipe's name: `--preset small --image-size 64` is the recipe small-64.
 
     Raises:
-        DataError: a recipe is given as well, or one of the two has no value.
+        TrainingError: a recipe is given as well, or one of the two has no value.
     """
     rest, given = list(arguments), {}
     for option in ("--preset", "--image-size"):
@@ -76,16 +76,20 @@ def with_recipe_name(arguments: Sequence[str]) -> list[str]:
         value = rest.pop(place).partition("=")[2]
         if not value:
             if place == len(rest):
-                raise DataError(f"{option} needs a value; a preset is one of {', '.join(OWN)}, an image size a number")
+                raise TrainingError(
+                    f"{option} needs a value; a preset is one of {', '.join(OWN)}, an image size a number"
+                )
             value = rest.pop(place)
         given[option] = value
     if not given:
         return rest
     if rest and not rest[0].startswith("-"):
-        raise DataError(f"the recipe {rest[0]} has a size; leave {' and '.join(given)} out, or leave the recipe out")
+        raise TrainingError(
+            f"the recipe {rest[0]} has a size; leave {' and '.join(given)} out, or leave the recipe out"
+        )
     preset = given.get("--preset", OWN[0])
     if preset not in OWN:
-        raise DataError(f"there is no preset {preset!r}; there are {', '.join(OWN)}")
+        raise TrainingError(f"there is no preset {preset!r}; there are {', '.join(OWN)}")
     return [f"{preset}-{given.get('--image-size', IMAGE_SIZE)}", *rest]
 
 
@@ -307,7 +311,7 @@ def main() -> int:
     try:
         COMMANDS[name](arguments)
         orderly = True
-    except (DataError, NVGError) as error:
+    except (TrainingError, NVGError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as stopped:

@@ -24,8 +24,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from training.data import DataError
 from training.distributed import is_sharded
+from training.errors import TrainingError
 from training.files import remove_partials, replacing
 
 BEST, BEST_NUMBERS = "best.pt", "best.json"
@@ -36,7 +36,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
     """Writes `state` as `folder`/state-<step>.pt; whole or not at all. Older files than the last `keep` go.
 
     Raises:
-        DataError: it could not be written; the earlier saves are intact.
+        TrainingError: it could not be written; the earlier saves are intact.
     """
     path = folder / f"state-{step:08d}.pt"
     write(path, {**state, "step": step})
@@ -47,7 +47,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
 
 
 def write(path: Path, content: Any) -> None:
-    """`torch.save` that leaves either the complete file or none under its name. Raises DataError."""
+    """`torch.save` that leaves either the complete file or none under its name. Raises TrainingError."""
     message = "{path} could not be written ({error}); free some room and run the command again"
     with replacing(path, message) as partial, partial.open("wb") as file:
         try:
@@ -77,13 +77,13 @@ def best_numbers(folder: Path) -> dict[str, float] | None:
 
 
 def latest(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The newest state in `folder`, or None. Only tensors and plain values are read. Raises DataError if damaged."""
+    """The newest state in `folder`, or None. Only tensors and plain values. Raises TrainingError if damaged."""
     path = newest(folder)
     return None if path is None else read(path, device)
 
 
 def about(folder: Path) -> dict[str, Any] | None:
-    """`step` and `meta` of the newest state in `folder`, without its tensors, or None. Raises DataError if damaged."""
+    """`step` and `meta` of the newest state in `folder`, without tensors, or None. Raises TrainingError if damaged."""
     path = newest(folder)
     if path is None:
         return None
@@ -100,7 +100,7 @@ def newest(folder: Path) -> Path | None:
 
 
 def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """A saved state. Raises DataError where there is none or it is damaged."""
+    """A saved state. Raises TrainingError where there is none or it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()  # torch.load does not compare the checksums
@@ -109,7 +109,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         reason = f"the checksum of {broken} is wrong"
     except Exception as error:  # zipfile and torch raise whatever the damaged bytes lead them to
         reason = str(error) or type(error).__name__
-    raise DataError(f"{path} cannot be read ({reason}); remove it to go on from the save before it")
+    raise TrainingError(f"{path} cannot be read ({reason}); remove it to go on from the save before it")
 
 
 def module_state(module: nn.Module) -> dict[str, Any]:

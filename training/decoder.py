@@ -21,15 +21,15 @@ from nvg_model.config import NVGConfig
 from nvg_model.model import NVG
 from nvg_model.tokenizer import Tokenizer
 from training import checkpointing, distributed
-from training.data import DataError
+from training.data.augmentation import on_colour, plain_images, stream
 from training.data.cache import CHUNK
 from training.data.canvases import CanvasCache, load_or_generate, load_or_make
-from training.data.pictures import Pictures, open_pictures
-from training.data.views import on_colour, plain_views, stream
-from training.distributed import Share, World
+from training.data.dataset import ImageDataset, open_dataset
+from training.distributed import Shard, World
+from training.errors import TrainingError
 from training.files import replacing
 from training.logging import describe_run
-from training.loop import Job, LoopSettings, Phase, train
+from training.loop import LoopSettings, Phase, Task, train
 from training.losses import diffaug
 from training.losses.adversarial import (
     LeCam,
@@ -80,7 +80,7 @@ def train_decoder(recipe: Recipe, data: Path | str, run: Path) -> Path:
         The file with the averaged weights of the whole tokenizer; for a checkpoint to start from, that checkpoint with
         the new decoder.
     Raises:
-        DataError: the run has no finished tokenizer, or the new decoder cannot start from the old one.
+        TrainingError: the run has no finished tokenizer, or the new decoder cannot start from the old one.
     """
     world = distributed.start(recipe.decoder.timeout)
     with alone_in(run / DECODER, world):
@@ -91,22 +91,22 @@ def _train(recipe: Recipe, data: Path | str, folder: Path, before: NVG, world: W
     settings = with_precision(recipe.decoder, world)
     recipe = dataclasses.replace(recipe, decoder=settings)
     config = with_output(before.config, settings)
-    pictures = _pictures(recipe, data, "train", config, before.classes)
-    held_out = _pictures(recipe, data, "held-out", config, pictures.classes)
+    dataset = _pictures(recipe, data, "train", config, before.classes)
+    held_out = _pictures(recipe, data, "held-out", config, dataset.classes)
     base = weights_digest(before.tokenizer.state_dict())
-    identity = Identity.of(pictures, data, recipe.start, {"start" if recipe.start else "tokenizer": base})
+    identity = Identity.of(dataset, data, recipe.start, {"start" if recipe.start else "tokenizer": base})
     path = folder / (f"{recipe.name}.safetensors" if recipe.start else WEIGHTS)
     opened = open_run(recipe, "decoder", folder, identity, path, world)
     if opened.finished:
         return path
     describe_run(folder, recipe, world, data=str(data))
-    source = Source.make(before, pictures, recipe, settings, folder)
+    source = Source.make(before, dataset, recipe, settings, folder)
     torch.manual_seed(recipe.seed)
     tokenizer = new_tokenizer(before, config).to(world.device)
     objective = DecoderObjective(tokenizer, settings).to(world.device)
     phases = training_phases(objective, settings, world)
     average = train(
-        Job(
+        Task(
             phases,
             source.draw,
             names=lambda batch: batch.names,
@@ -163,9 +163,11 @@ def new_tokenizer(before: NVG, config: NVGConfig) -> Tokenizer:
     return tokenizer
 
 
-def _pictures(recipe: Recipe, data: Path | str, split: str, config: NVGConfig, classes: tuple[str, ...]) -> Pictures:
+def _pictures(
+    recipe: Recipe, data: Path | str, split: str, config: NVGConfig, classes: tuple[str, ...]
+) -> ImageDataset:
     wanted = classes or recipe.classes or None
-    return open_pictures(data, config.output_size, wanted, split, margin=recipe.views.margin)  # type: ignore[arg-type]
+    return open_dataset(data, config.output_size, wanted, split, margin=recipe.views.margin)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -179,25 +181,25 @@ class Source:
     seed: int
 
     @classmethod
-    def make(cls, before: NVG, pictures: Pictures, recipe: Recipe, settings: DecoderRecipe, folder: Path) -> Source:
-        """With canvases from `folder`, made there first. Raises DataError where some must be generated and cannot."""
+    def make(cls, before: NVG, dataset: ImageDataset, recipe: Recipe, settings: DecoderRecipe, folder: Path) -> Source:
+        """With canvases from `folder`, made first. Raises TrainingError where some must be generated and cannot."""
         if (settings.drawn or settings.generated) and before.config.generator is None:
-            raise DataError(
+            raise TrainingError(
                 "drawn and generated canvases need generators; give a checkpoint that has them: --start-from"
             )
         if CHUNK % settings.batch:
-            raise DataError(
+            raise TrainingError(
                 f"the batch is {settings.batch}; {CHUNK} views are drawn together, so give 8, 16, 32 or {CHUNK}"
             )
         drawn = settings.drawn > 0
         path = folder / "canvases.safetensors"
-        cache = load_or_make(path, before, pictures, recipe.views, settings.cached_views, recipe.seed, drawn)
+        cache = load_or_make(path, before, dataset, recipe.views, settings.cached_views, recipe.seed, drawn)
         made = None
         if settings.generated:
             made = load_or_generate(folder / "generated.safetensors", before, settings.generated, recipe.seed)
         return cls(cache, made, settings, recipe.seed)
 
-    def draw(self, step: int, share: Share) -> Batch:
+    def draw(self, step: int, shard: Shard) -> Batch:
         """A share of a step's batch; a pure function. Every view comes once in a pass over the cache."""
         settings, cache = self.settings, self.cache
         parts = cache.parts(settings.batch)
@@ -211,13 +213,13 @@ class Source:
         augmentation = diffaug.draw(5 * count, generator).unflatten(0, (count, 5))
         canvas = canvases[torch.arange(count), drawn]
         background = torch.where(white, 1.0, colours)
-        names = tuple(cache.pictures.names[int(one)] for one in share.of(index))
+        names = tuple(cache.dataset.names[int(one)] for one in shard.of(index))
         generated = None
         if self.generated is not None and step >= settings.adversarial_start:
             chosen = torch.randint(len(self.generated), (count // 2,), generator=generator)
-            generated = self.generated[share.of(chosen)].float()
+            generated = self.generated[shard.of(chosen)].float()
         return Batch(
-            share.of(canvas), share.of(pixels), share.of(own), share.of(background), share.of(augmentation), names,
+            shard.of(canvas), shard.of(pixels), shard.of(own), shard.of(background), shard.of(augmentation), names,
             generated,
         )  # fmt: skip
 
@@ -300,9 +302,9 @@ class DecoderObjective(nn.Module):
             return {}
         losses = {}
         with frozen(discriminator), torch.autocast(seen.device.type, torch.bfloat16, enabled=settings.bfloat16):
-            for name, pictures, place in (("adversarial", seen, 1), ("adversarial_generated", extra, 2)):
-                if len(pictures):
-                    logits = discriminator(augment(pictures, batch.augmentation[: len(pictures), place]))
+            for name, images, place in (("adversarial", seen, 1), ("adversarial_generated", extra, 2)):
+                if len(images):
+                    logits = discriminator(augment(images, batch.augmentation[: len(images), place]))
                     losses[name] = settings.adversarial_weight, non_saturating_generator(logits)
         return losses
 
@@ -343,12 +345,12 @@ def laid_on(output: Tensor, background: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def held_out_psnr(tokenizer: Tokenizer, pictures: Pictures, batch: int = 64) -> float:
+def held_out_psnr(tokenizer: Tokenizer, dataset: ImageDataset, batch: int = 64) -> float:
     """Mean PSNR in decibels on pictures over white, at the size of the pictures that are encoded."""
     tokenizer.eval()
     values = []
-    for start in range(0, len(pictures), batch):
-        images = plain_views(pictures, torch.arange(start, min(start + batch, len(pictures))))
+    for start in range(0, len(dataset), batch):
+        images = plain_images(dataset, torch.arange(start, min(start + batch, len(dataset))))
         images = images.to(tokenizer.quantizer.codebook.device)
         output = tokenizer.decode(tokenizer.tokenize(images).canvases[:, -1])
         size = tokenizer.image_size

@@ -9,15 +9,15 @@ import torch
 from nvg_model.config import GeneratorConfig
 from nvg_model.model import NVG
 from nvg_model.transformer import Transformer
-from training.data import DataError
+from training.errors import TrainingError
 from training.recipes.base import GeneratorRecipe
 
 
 def with_depths(config: GeneratorConfig, settings: GeneratorRecipe) -> GeneratorConfig:
-    """The configuration with the numbers of blocks that a training asks for. Raises DataError: one is negative."""
+    """The configuration with the numbers of blocks that a training asks for. Raises TrainingError: one is negative."""
     for network, depth in (("content", settings.content_depth), ("structure", settings.structure_depth)):
         if depth < 0:
-            raise DataError(f"--{network}-depth {depth} is not a number of blocks; give 1 or more, or leave it out")
+            raise TrainingError(f"--{network}-depth {depth} is not a number of blocks; give 1 or more, or leave it out")
     return dataclasses.replace(
         config,
         content_depth=settings.content_depth or config.content_depth,
@@ -32,7 +32,7 @@ def deepened(start: NVG, settings: GeneratorRecipe) -> NVG:
     adds nothing to what it gets until it is trained.
 
     Raises:
-        DataError: fewer blocks are asked for than there are.
+        TrainingError: fewer blocks are asked for than there are.
     """
     old = start.config.generator
     assert old is not None
@@ -42,7 +42,7 @@ def deepened(start: NVG, settings: GeneratorRecipe) -> NVG:
     for network in ("content", "structure"):
         had, asked = getattr(old, f"{network}_depth"), getattr(new, f"{network}_depth")
         if asked < had:
-            raise DataError(
+            raise TrainingError(
                 f"the {network} network of the checkpoint has {had} blocks and cannot be made {asked} deep; "
                 f"give --{network}-depth {had} or more, or leave it out"
             )

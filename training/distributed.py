@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training.data import DataError
+from training.errors import TrainingError
 from training.pulse import Pulse
 
 TIMEOUT = 600.0
@@ -73,7 +73,7 @@ class World:
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """One of `parts` equal parts of a batch: of one process, and of one accumulation step."""
 
     part: int = 0
@@ -84,10 +84,10 @@ class Share:
         return batch[self.slice(len(batch))]
 
     def slice(self, count: int) -> slice:
-        """Which of `count` items are this part's. Raises DataError where they cannot be parted evenly."""
+        """Which of `count` items are this part's. Raises TrainingError where they cannot be parted evenly."""
         size, rest = divmod(count, self.parts)
         if rest:
-            raise DataError(
+            raise TrainingError(
                 f"a batch of {count} cannot be parted evenly among {self.parts} (processes x accumulation steps); "
                 "choose another --batch or --accumulate"
             )
@@ -103,7 +103,7 @@ def start(timeout: float = TIMEOUT) -> World:
     Args:
         timeout: seconds without a sign of life of another process after which this one ends.
     Raises:
-        DataError: they did not find each other.
+        TrainingError: they did not find each other.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -112,7 +112,7 @@ def start(timeout: float = TIMEOUT) -> World:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     if timeout < 1:
-        raise DataError(f"the timeout is {timeout:g} seconds; it must be at least 1")
+        raise TrainingError(f"the timeout is {timeout:g} seconds; it must be at least 1")
     if size > 1 and not dist.is_initialized():
         try:
             if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
@@ -120,7 +120,9 @@ def start(timeout: float = TIMEOUT) -> World:
                 _PULSES[-1].start()
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WORK)
         except (RuntimeError, ValueError) as error:
-            raise DataError(f"the {size} processes could not find each other ({error}); start with torchrun") from error
+            raise TrainingError(
+                f"the {size} processes could not find each other ({error}); start with torchrun"
+            ) from error
     return World(rank, size, device)
 
 
@@ -151,7 +153,7 @@ def replicate(objective: nn.Module, world: World) -> nn.Module:
     return nn.parallel.DistributedDataParallel(objective, device_ids=devices, broadcast_buffers=False)
 
 
-def shard(objective: nn.Module, blocks: Iterable[nn.Module], world: World) -> None:
+def shard_parameters(objective: nn.Module, blocks: Iterable[nn.Module], world: World) -> None:
     """FSDP2, in place: every block, and what is left as one, keeps only its share of parameters in a process."""
     if world.size == 1:
         return
@@ -181,7 +183,7 @@ def parts_callable(objective: nn.Module) -> Iterator[None]:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether `shard` was applied."""
+    """Whether `shard_parameters` was applied."""
     from torch.distributed.fsdp import FSDPModule
 
     return isinstance(module, FSDPModule)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.data import DataError
+from training.errors import TrainingError
 from training.extras import missing
 
 LiteName = Literal["lite0", "lite1", "lite2"]
@@ -148,7 +148,7 @@ def _channels(channels: int, width: float) -> int:
 
 
 def load_lite(name: LiteName = "lite0") -> EfficientNetLite:
-    """The network with its ImageNet weights. Raises DataError where their package is not installed or not readable."""
+    """The network with its ImageNet weights. Raises TrainingError where their package is missing or not readable."""
     variant = VARIANTS[name]
     network = EfficientNetLite(variant)
     network.load_state_dict(folded(_weights(variant)))
@@ -166,7 +166,9 @@ def _weights(variant: Variant) -> dict[str, Tensor]:
     try:
         return torch.load(Path(str(files[0])), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds
-        raise DataError(f"the weights {files[0]} cannot be read ({error}); install {variant.package} again") from error
+        raise TrainingError(
+            f"the weights {files[0]} cannot be read ({error}); install {variant.package} again"
+        ) from error
 
 
 def folded(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -21,11 +21,11 @@ from torch import Tensor
 import nvg_model
 from nvg_model.model import NVG
 from nvg_model.sampling import SamplingSettings
-from training.data import DataError
-from training.data.pictures import open_pictures
+from training.data.augmentation import stream
+from training.data.dataset import open_dataset
 from training.data.sources import Split
-from training.data.views import stream
 from training.distributed import World
+from training.errors import TrainingError
 from training.files import replacing
 from training.losses.reconstruction import psnr, ssim
 from training.metrics import adherence as following
@@ -90,10 +90,10 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise DataError(f"no part was chosen; give at least one of {', '.join(PARTS)}")
+            raise TrainingError(f"no part was chosen; give at least one of {', '.join(PARTS)}")
         for name in ("per_class", "seeds", "maps", "limit"):
             if getattr(self, name) < 1:
-                raise DataError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 def evaluate(settings: EvaluationSettings, world: World = ALONE) -> Report | None:
@@ -104,18 +104,18 @@ def evaluate(settings: EvaluationSettings, world: World = ALONE) -> Report | Non
     Returns:
         The report; None in the other processes, and for a checkpoint without generator whose parts all need one.
     Raises:
-        NVGError: the checkpoint cannot be read. DataError: the data does not fit it, or something is not to be had.
+        NVGError: the checkpoint cannot be read. TrainingError: the data does not fit it, or something is not to be had.
     """
     work = Evaluation(settings, world)
     parts = settings.parts
     if work.nvg.config.generator is None:
         parts = tuple(part for part in parts if part == "tokenizer")
         if not parts:
-            raise DataError(f"{settings.checkpoint} has no generator; choose --parts tokenizer")
+            raise TrainingError(f"{settings.checkpoint} has no generator; choose --parts tokenizer")
     if settings.features not in LITE:
         parts = tuple(part for part in parts if part != "judge")
     if not parts:
-        raise DataError("the judge needs features of an ImageNet network; choose --features lite0")
+        raise TrainingError("the judge needs features of an ImageNet network; choose --features lite0")
     if not world.first:
         if set(parts) & {"distribution", "judge", "classifier", "memorisation"}:
             work.sample()
@@ -265,7 +265,7 @@ def _opacity(work: Evaluation) -> Section:
     if nvg.config.autoencoder.output_channels == 3:
         return {}
     classes = nvg.classes if nvg.config.generator is not None else None
-    pictures = open_pictures(settings.data, nvg.config.output_size, classes, "held-out", margin=settings.margin)
+    pictures = open_dataset(settings.data, nvg.config.output_size, classes, "held-out", margin=settings.margin)
     true = silhouettes.of_reconstructions(nvg, pictures)
     section: Section = {
         "opacity, overlap": Measured(float(true.mean()), "%", f"mean IoU with {len(true)} true silhouettes")
@@ -304,7 +304,7 @@ def _lpips(output: Tensor, target: Tensor, work: Evaluation) -> Measured:
         pairs = zip(output.split(BATCH), target.split(BATCH), strict=True)
         values = [network(a.to(work.nvg.device), b.to(work.nvg.device)).cpu() for a, b in pairs]
         return Measured(float(torch.cat(values).mean()), "", "VGG")
-    except (DataError, ImportError, ValueError) as error:
+    except (TrainingError, ImportError, ValueError) as error:
         return Measured(None, "", f"not available: {error}")
 
 
@@ -322,7 +322,7 @@ def distribution_part(work: Evaluation, report: Report) -> None:
     ours, logits = work.generated_features
     first, second = halves(work.train, work.settings.seed)
     if min(len(ours), len(first), len(second)) <= NEIGHBOURS:
-        raise DataError(
+        raise TrainingError(
             f"{len(ours)} generated and {len(real)} real pictures are too few to compare; "
             f"use more than {NEIGHBOURS} and {2 * NEIGHBOURS}"
         )

@@ -11,7 +11,7 @@ import nvg_model
 from nvg_model import preview
 from nvg_model.model import NVG
 from training import checkpointing
-from training.data import DataError
+from training.errors import TrainingError
 from training.few_step import converted
 from training.generator import trained_generator
 from training.provenance import provenance, with_few_step
@@ -28,7 +28,7 @@ def export(recipe: Recipe, run: Path, out: Path, best: bool = False) -> Path:
     Args:
         best: the save with the lowest loss on held-out data instead of the latest.
     Raises:
-        DataError: there is no such save, or it does not fit the recipe.
+        TrainingError: there is no such save, or it does not fit the recipe.
     """
     model, states = trained_generator(recipe, run, best)
     model.settings = recipe.sampling or model.settings
@@ -49,7 +49,7 @@ def _in_few_steps(model: NVG, state: dict[str, Any], run: Path) -> NVG:
     """The model with the converted structure generator of a few-step training's state."""
     settings = state["meta"]["recipe"]["few_step"]
     if settings["teacher"]:
-        raise DataError(
+        raise TrainingError(
             f"{run / 'few-step'} was converted from {settings['teacher']}, not from this run's generator; take its "
             "few-step.safetensors, or move the folder away"
         )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from training.data import DataError
+from training.errors import TrainingError
 
 
-def missing(what: str, package: str, extra: str, instead: str = "") -> DataError:
+def missing(what: str, package: str, extra: str, instead: str = "") -> TrainingError:
     """The sentence for a package that is not installed.
 
     Args:
@@ -13,6 +13,6 @@ def missing(what: str, package: str, extra: str, instead: str = "") -> DataError
         instead: what works without it.
     """
     advice = f"run `pip install -e '.[{extra}]'` in the folder of nvg"
-    return DataError(
+    return TrainingError(
         f"{what} the package {package}, which is not installed; {advice}{f', or {instead}' if instead else ''}"
     )

@@ -32,13 +32,13 @@ from nvg_model.sampling import time_grid
 from nvg_model.solvers import multistep
 from nvg_model.structure_flow import StructureGenerator, known_channels
 from training import distributed
-from training.data import DataError
+from training.data.augmentation import stream
 from training.data.cache import fingerprint
-from training.data.views import stream
-from training.distributed import Share, World
+from training.distributed import Shard, World
+from training.errors import TrainingError
 from training.generator import Batch, Source, assemble, generator_folder, optimizers, schedule, trained_generator
 from training.logging import describe_run
-from training.loop import Job, LoopSettings, Phase, train
+from training.loop import LoopSettings, Phase, Task, train
 from training.precision import with_precision
 from training.provenance import provenance, with_few_step
 from training.recipes.base import FewStepRecipe, GeneratorRecipe, Recipe
@@ -59,7 +59,7 @@ def train_few_step(recipe: Recipe, data: Path | str, run: Path) -> Path:
     Returns:
         The whole model as a checkpoint, `run`/few-step/few-step.safetensors.
     Raises:
-        DataError: there is no trained generator, or one that gives average velocities already.
+        TrainingError: there is no trained generator, or one that gives average velocities already.
     """
     world = distributed.start(recipe.few_step.timeout)
     with alone_in(run / "few-step", world):
@@ -76,21 +76,21 @@ def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
     student.settings = with_steps(teacher.settings, settings.sampling_steps)
     objective = FewStepObjective(teacher, student, settings)
     like = dataclasses.replace(recipe, config=teacher.config, generator=as_generator(recipe))
-    pictures = like.pictures(data, "train", teacher.classes)
+    dataset = like.dataset(data, "train", teacher.classes)
     learned = {"teacher": weights_digest(teacher.structure.state_dict()), "tokenizer": fingerprint(teacher.tokenizer)}
-    identity = Identity.of(pictures, data, settings.teacher, learned)
+    identity = Identity.of(dataset, data, settings.teacher, learned)
     opened = open_run(recipe, "few_step", folder, identity, path, world)
     if opened.finished:
         return path
     describe_run(folder, recipe, world, classes=teacher.classes, data=str(data))
     tokens = folder if settings.teacher else generator_folder(run)  # the cache of another tokenizer is another cache
-    source = Source.make(like, teacher, pictures, tokens, world, identity)
+    source = Source.make(like, teacher, dataset, tokens, world, identity)
     images = Images.generate(teacher, settings.table_images, with_steps(teacher.settings, 25))
     meta = opened.meta(recipe, identity)
     average = train(
-        Job(
+        Task(
             [Phase(objective, optimizers(objective, like.generator), schedule(like.generator))],
-            lambda step, share: draw(source.draw(step, share), step, share, settings, recipe.seed),
+            lambda step, shard: draw(source.draw(step, shard), step, shard, settings, recipe.seed),
             names=lambda batch: batch.images.names,
             validate=split_error(teacher, student, images),
             best=("smallest", "split_error"),
@@ -127,15 +127,15 @@ def converted(teacher: NVG, largest_guidance: float) -> NVG:
     Until it is trained it gives the teacher's velocity at t, without guidance, whatever the span.
 
     Raises:
-        DataError: the teacher has no generator, has been converted before, or is sampled with a larger guidance.
+        TrainingError: the teacher has no generator, has been converted before, or is sampled with a larger guidance.
     """
     generator = teacher.config.generator
     if generator is None or generator.flow == "average":
         had = "no generator" if generator is None else "a structure generator of few steps already"
-        raise DataError(f"the model has {had}; convert a trained generator of many steps")
+        raise TrainingError(f"the model has {had}; convert a trained generator of many steps")
     usual = teacher.settings.structure_guidance
     if min(usual) < 1 or max(usual) > largest_guidance:
-        raise DataError(
+        raise TrainingError(
             f"the model is sampled with structure guidance {usual}, and the converted one knows the scales from 1 to "
             f"{largest_guidance:g}; choose another --largest-guidance"
         )
@@ -181,7 +181,7 @@ class FewStepBatch:
     """long [B,m,P,2]: first and last index, in the times of the teacher's run, of the spans that are learned."""
 
 
-def draw(images: Batch, step: int, share: Share, settings: FewStepRecipe, seed: int) -> FewStepBatch:
+def draw(images: Batch, step: int, shard: Shard, settings: FewStepRecipe, seed: int) -> FewStepBatch:
     """Adds the random choices of a step, drawn for the whole step so that shares fit together."""
     generator = stream(seed, 6, step)
     rows = (settings.batch, images.structure_stages.shape[1])
@@ -192,7 +192,7 @@ def draw(images: Batch, step: int, share: Share, settings: FewStepRecipe, seed: 
         torch.rand(*rows, settings.teacher_steps - 1, generator=generator),
         draw_parts((*rows, settings.spans), settings.teacher_steps, generator),
     )
-    return FewStepBatch(images, *(share.of(one) for one in drawn))
+    return FewStepBatch(images, *(shard.of(one) for one in drawn))
 
 
 def draw_spans(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -238,7 +238,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Example:
     """What the student is to give, and where; each with R in front."""
 
     rows: Rows
@@ -256,12 +256,12 @@ class FewStepObjective(nn.Module):
         self.structure, self.settings = student.structure, settings
         self._frozen = (teacher,)  # in a tuple: no part of what is trained and saved
         if settings.objective == "meanflow" and self.structure.time_factor > STEEPEST:
-            raise DataError(
+            raise TrainingError(
                 f"meanflow differentiates by the time, which a time_factor of {self.structure.time_factor:g} makes too "
                 f"steep (at most {STEEPEST:g}); use --objective trajectory"
             )
         if settings.teacher_steps < 1 or settings.spans < 1:
-            raise DataError("teacher_steps and spans must be at least 1")
+            raise TrainingError("teacher_steps and spans must be at least 1")
         if settings.compile:
             teacher.structure.transformer.compile()
             if settings.objective != "meanflow":  # forward-mode differentiation does not go through
@@ -271,22 +271,22 @@ class FewStepObjective(nn.Module):
         """The loss of a batch, and values for the log."""
         device = self.structure.class_embedding.weight.device
         with torch.no_grad():
-            lesson = self.lesson(batch, device)
+            example = self.example(batch, device)
         with self._precision(device):
-            u = student_velocity(self.structure, lesson.rows, lesson.z, lesson.t, lesson.span)
-        rows, squared = lesson.rows, (u - lesson.target).square()
+            u = student_velocity(self.structure, example.rows, example.z, example.t, example.span)
+        rows, squared = example.rows, (u - example.target).square()
         decides = squared.gather(2, rows.stage[:, None, None].expand(-1, squared.shape[1], 1)).mean(dim=(1, 2))
         unknown = (~rows.known).expand_as(squared)
         others = (squared * unknown).sum(dim=(1, 2)) / unknown.sum(dim=(1, 2))
         error = torch.lerp(others, decides, self.settings.split_weight)
         weight = (error.detach() + ERROR_FLOOR) ** -self.settings.adaptive_power
-        long = lesson.span > 0.75
+        long = example.span > 0.75
         values = {"error": error.mean(), "split_error": decides.mean()}
         if bool(long.any()):
             values["split_error_of_long_spans"] = decides[long].mean()
         return (weight * error).mean(), values
 
-    def lesson(self, batch: FewStepBatch, device: torch.device) -> Lesson:
+    def example(self, batch: FewStepBatch, device: torch.device) -> Example:
         """Where the student is asked in this batch, and what it should answer."""
         images = batch.images.to(device)
         teacher = self._frozen[0]
@@ -299,7 +299,7 @@ class FewStepObjective(nn.Module):
         make = self._meanflow if self.settings.objective == "meanflow" else self._shortcut
         return make(rows, z, t, t - r)
 
-    def _trajectory(self, rows: Rows, noise: Tensor, jitter: Tensor, parts: Tensor) -> Lesson:
+    def _trajectory(self, rows: Rows, noise: Tensor, jitter: Tensor, parts: Tensor) -> Example:
         """Spans of the teacher's own path from the noise."""
         grid = time_grid(self.settings.teacher_steps, noise.shape[1])
         middles = (grid[1:] + grid[:-1]) / 2
@@ -311,9 +311,9 @@ class FewStepObjective(nn.Module):
         first, last = parts.flatten(0, 1).to(noise.device).unbind(-1)
         t, span = times[index, first], times[index, first] - times[index, last]
         z = states[index, first]
-        return Lesson(rows.at(index), z, t, span, (z - states[index, last]) / span[:, None, None])
+        return Example(rows.at(index), z, t, span, (z - states[index, last]) / span[:, None, None])
 
-    def _meanflow(self, rows: Rows, z: Tensor, t: Tensor, span: Tensor) -> Lesson:
+    def _meanflow(self, rows: Rows, z: Tensor, t: Tensor, span: Tensor) -> Example:
         """v - (t - r) du/dt at fixed r: forward-mode derivative along (v, 1, 1) in (z, t, t - r)."""
         with self._precision(z.device):
             v = guided_velocity(self._frozen[0].structure, rows, z, t)
@@ -324,9 +324,9 @@ class FewStepObjective(nn.Module):
         one = torch.ones_like(t)
         with sdpa_kernel(SDPBackend.MATH):  # the others have no forward-mode derivative
             slope: Tensor = torch.func.jvp(u, (z, t, span), (v, one, one))[1]
-        return Lesson(rows, z, t, span, v - span[:, None, None] * slope)
+        return Example(rows, z, t, span, v - span[:, None, None] * slope)
 
-    def _shortcut(self, rows: Rows, z: Tensor, t: Tensor, span: Tensor) -> Lesson:
+    def _shortcut(self, rows: Rows, z: Tensor, t: Tensor, span: Tensor) -> Example:
         """The mean of the student's own two halves; the teacher's velocity where the span is nothing."""
         half = span / 2
         with self._precision(z.device):
@@ -337,7 +337,7 @@ class FewStepObjective(nn.Module):
             if len(flow):
                 v = guided_velocity(self._frozen[0].structure, rows.at(flow), z[flow], t[flow])
                 target = target.index_copy(0, flow, v)
-        return Lesson(rows, z, t, span, target)
+        return Example(rows, z, t, span, target)
 
     def _precision(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bfloat16)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from training.data import DataError
+from training.errors import TrainingError
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def replacing(
     Args:
         message: of the error, with {path} and {error} in it.
     Raises:
-        DataError: it could not be written; what was at `path` before is intact.
+        TrainingError: it could not be written; what was at `path` before is intact.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -33,7 +33,7 @@ def replacing(
         if os.name == "posix":  # other systems do not open folders
             _flush_folder(path.parent)  # the new name is on the disk only when the folder is
     except (OSError, SafetensorError) as error:
-        raise DataError(message.format(path=path, error=error)) from error
+        raise TrainingError(message.format(path=path, error=error)) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -25,14 +25,14 @@ from nvg_model.sampling import filter_logits, top_p_schedule
 from nvg_model.structure_flow import StructureGenerator, known_channels
 from nvg_model.tokenizer import Tokenizer
 from training import checkpointing, distributed, initialisation, lora
-from training.data import DataError
+from training.data.augmentation import draw_augmented, draw_balanced, draw_epochs, stream
 from training.data.cache import TokenCache, fingerprint, load_or_make
-from training.data.pictures import Pictures
-from training.data.views import draw_balanced, draw_epochs, draw_views, stream
+from training.data.dataset import ImageDataset
 from training.depth import deepened, with_depths
-from training.distributed import Share, World
+from training.distributed import Shard, World
+from training.errors import TrainingError
 from training.logging import describe_run
-from training.loop import Job, LoopSettings, Phase, train
+from training.loop import LoopSettings, Phase, Task, train
 from training.losses.repa import Repa, make_repa
 from training.optim import adamw, muon, warmup_stable_decay
 from training.precision import with_precision
@@ -105,18 +105,18 @@ def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
     settings = with_precision(recipe.generator, world)
     recipe, folder = dataclasses.replace(recipe, generator=settings), generator_folder(run, settings.networks)
     path = folder / "generator.pt"
-    pictures = recipe.pictures(data, "train")
-    held_out = recipe.pictures(data, "held-out", pictures.classes)
+    dataset = recipe.dataset(data, "train")
+    held_out = recipe.dataset(data, "held-out", dataset.classes)
     torch.manual_seed(recipe.seed)  # the initial weights
-    nvg = starting_point(recipe, run, pictures.classes).to(world.device)
-    identity = identity_of(recipe, nvg, pictures, data)
+    nvg = starting_point(recipe, run, dataset.classes).to(world.device)
+    identity = identity_of(recipe, nvg, dataset, data)
     opened = open_run(recipe, "generator", folder, identity, path, world)
     if opened.finished:
         return path
     if not recipe.start:
         notice_other_data(run / "tokenizer", identity, world)
-    describe_run(folder, recipe, world, classes=pictures.classes, data=str(data))
-    source = Source.make(recipe, nvg, pictures, generator_folder(run), world, identity)
+    describe_run(folder, recipe, world, classes=dataset.classes, data=str(data))
+    source = Source.make(recipe, nvg, dataset, generator_folder(run), world, identity)
     both = None if recipe.start or settings.networks == "both" else checkpointing.latest(generator_folder(run))
     if both is not None:
         use_weights(nvg, saved_weights(both), ("content.", "structure."), run)
@@ -124,9 +124,9 @@ def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
         prepare(nvg, source, settings)
     objective = GeneratorObjective(nvg, settings)
     if settings.parallel == "fsdp":
-        distributed.shard(objective, objective.blocks(), world)
+        distributed.shard_parameters(objective, objective.blocks(), world)
     average = train(
-        Job(
+        Task(
             [Phase(objective, optimizers(objective, settings), schedule(settings))],
             source.draw,
             names=lambda batch: batch.names,
@@ -149,18 +149,18 @@ def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
 def make_cache(recipe: Recipe, data: Path | str, run: Path) -> None:
     """Tokenizes the views of a recipe into `run`/generator, where the training finds them."""
     recipe, world = recipe.resolved(), distributed.start(recipe.generator.timeout)
-    pictures = recipe.pictures(data, "train")
-    nvg = starting_point(recipe, run, pictures.classes)
-    identity = identity_of(recipe, nvg, pictures, data)
-    Source.make(recipe, nvg.to(world.device), pictures, generator_folder(run), world, identity)
+    dataset = recipe.dataset(data, "train")
+    nvg = starting_point(recipe, run, dataset.classes)
+    identity = identity_of(recipe, nvg, dataset, data)
+    Source.make(recipe, nvg.to(world.device), dataset, generator_folder(run), world, identity)
 
 
-def identity_of(recipe: Recipe, nvg: NVG, pictures: Pictures, data: Path | str) -> Identity:
+def identity_of(recipe: Recipe, nvg: NVG, dataset: ImageDataset, data: Path | str) -> Identity:
     """What a training of the generators may not change while it goes on."""
     weights = {"tokenizer": fingerprint(nvg.tokenizer)}
     if recipe.start:
         weights["start"] = weights_digest(nvg_model.load(recipe.start).state_dict())
-    return Identity.of(pictures, data, recipe.start, weights)
+    return Identity.of(dataset, data, recipe.start, weights)
 
 
 def generator_folder(run: Path, networks: str = "both") -> Path:
@@ -216,7 +216,7 @@ def trained_generator(recipe: Recipe, run: Path, best: bool = False) -> tuple[NV
     A network that was trained alone as well is taken from there.
 
     Raises:
-        DataError: there is no such save, one of the networks was never trained, or a save does not fit the recipe.
+        TrainingError: there is no such save, one of the networks was never trained, or a save does not fit the recipe.
     """
     states = {}
     for networks in ("both", "content", "structure"):
@@ -225,7 +225,7 @@ def trained_generator(recipe: Recipe, run: Path, best: bool = False) -> tuple[NV
         if newest is not None:
             states[networks] = checkpointing.read(folder / checkpointing.BEST if best else newest)
     if not states:
-        raise DataError(f"there is no saved generator in {run}; run `python -m training generator` first")
+        raise TrainingError(f"there is no saved generator in {run}; run `python -m training generator` first")
     first = next(iter(states.values()))["meta"]
     start = first["recipe"]["start"]
     recipe = dataclasses.replace(recipe, start=start, generator=with_depths_of(recipe.generator, states))
@@ -233,21 +233,25 @@ def trained_generator(recipe: Recipe, run: Path, best: bool = False) -> tuple[NV
     require_same_tokenizer(nvg, states, run)
     missing = set() if start or "both" in states else {"content", "structure"} - states.keys()
     if missing:
-        raise DataError(f"the {missing.pop()} network was never trained in {run}; run `python -m training generator`")
+        raise TrainingError(
+            f"the {missing.pop()} network was never trained in {run}; run `python -m training generator`"
+        )
     for networks, state in states.items():
         if state["meta"]["classes"] != first["classes"]:
-            raise DataError(f"the networks of {run} were trained on other classes than each other; train them alike")
+            raise TrainingError(
+                f"the networks of {run} were trained on other classes than each other; train them alike"
+            )
         own = ("content.", "structure.") if networks == "both" else (f"{networks}.",)
         use_weights(nvg, saved_weights(state), own, run)
     return nvg, states
 
 
 def require_same_tokenizer(nvg: NVG, states: dict[str, dict[str, Any]], run: Path) -> None:
-    """Raises DataError where the tokens that the generators have learned are no more those of the model's tokenizer."""
+    """Raises TrainingError where the tokens that the generators have learned are those of another tokenizer."""
     for state in states.values():
         learned = state["meta"].get("weights", {}).get("tokenizer")  # not in saves older than this
         if learned not in (None, fingerprint(nvg.tokenizer)):
-            raise DataError(
+            raise TrainingError(
                 f"the tokenizer of {run} has been trained on, or exchanged, since its generators were trained; train "
                 "these on it in another --folder"
             )
@@ -265,11 +269,11 @@ def with_depths_of(settings: GeneratorRecipe, states: dict[str, dict[str, Any]])
 
 
 def use_weights(nvg: NVG, weights: dict[str, Tensor], own: tuple[str, ...], run: Path) -> None:
-    """Loads those of the weights whose names begin so. Raises DataError: they are not those that the model has."""
+    """Loads those of the weights whose names begin so. Raises TrainingError: they are not those that the model has."""
     weights = {name: value for name, value in weights.items() if name.startswith(own)}
     differ = weights.keys() ^ {name for name in nvg.state_dict() if name.startswith(own)}
     if differ:
-        raise DataError(f"the run {run} does not fit the recipe; they differ in {sorted(differ)[:3]}")
+        raise TrainingError(f"the run {run} does not fit the recipe; they differ in {sorted(differ)[:3]}")
     nvg.load_state_dict(weights, strict=False)
 
 
@@ -295,25 +299,27 @@ class Source:
     settings: GeneratorRecipe
     recipe: Recipe
     config: NVGConfig
-    pictures: Pictures
+    dataset: ImageDataset
     cache: TokenCache | None
 
     @classmethod
     def make(
-        cls, recipe: Recipe, nvg: NVG, pictures: Pictures, folder: Path, world: World, identity: Identity
+        cls, recipe: Recipe, nvg: NVG, dataset: ImageDataset, folder: Path, world: World, identity: Identity
     ) -> Source:
-        """Makes the cache in `folder`, if one is wanted. Raises DataError where that is of other data."""
+        """Makes the cache in `folder`, if one is wanted. Raises TrainingError where that is of other data."""
         settings, cache = recipe.generator, None
-        views = number_of_views(settings, len(pictures))
+        views = number_of_views(settings, len(dataset))
         if views:
             if settings.repa_weight:
-                raise DataError("REPA needs the images, which a token cache does not hold; train with --cached-views 0")
+                raise TrainingError(
+                    "REPA needs the images, which a token cache does not hold; train with --cached-views 0"
+                )
             claim(folder, identity, world, cache_only=True)
             with alone_in(folder, world, ".cache.lock"):
                 cache = load_or_make(
                     folder / CACHE,
                     nvg.tokenizer,
-                    pictures,
+                    dataset,
                     recipe.views,
                     views,
                     recipe.seed,
@@ -322,9 +328,9 @@ class Source:
                     wait=world.wait,
                     workers=settings.workers,
                 )
-        return cls(settings, recipe, nvg.config, pictures, cache)
+        return cls(settings, recipe, nvg.config, dataset, cache)
 
-    def draw(self, step: int, share: Share) -> Batch:
+    def draw(self, step: int, shard: Shard) -> Batch:
         """This share of a step; everything random is drawn for the whole step, so that shares fit together."""
         settings, config = self.settings, self.config
         generator = stream(self.recipe.seed, 2, step * settings.batch)
@@ -342,41 +348,41 @@ class Source:
         canvas_noise = None
         if config.generator is not None and config.generator.content_input != "canvas":
             shape = settings.batch, config.positions, config.autoencoder.latent_channels
-            canvas_noise = share.of(torch.randn(shape, generator=generator))
+            canvas_noise = shard.of(torch.randn(shape, generator=generator))
         tokens = 2 ** (config.splits + 1) - 1
         wrong = None
         if settings.token_noise:
             rate = settings.token_noise * torch.rand(settings.batch, 1, generator=generator)
-            wrong = share.of(torch.rand(settings.batch, tokens, generator=generator) < rate)
+            wrong = shard.of(torch.rand(settings.batch, tokens, generator=generator) < rate)
         start = chance = None
         if settings.own_tokens:
             own = torch.rand(settings.batch, generator=generator) < settings.own_tokens
             late = torch.randint(config.splits // 2, config.splits, (settings.batch,), generator=generator)
-            start = share.of(torch.where(own, late, config.splits))
-            chance = share.of(torch.rand(settings.batch, tokens, generator=generator))
-        what = self._images(index, generator, share) if self.cache is None else self._tokens(share.of(index))
+            start = shard.of(torch.where(own, late, config.splits))
+            chance = shard.of(torch.rand(settings.batch, tokens, generator=generator))
+        what = self._images(index, generator, shard) if self.cache is None else self._tokens(shard.of(index))
         classes = what.pop("classes")
         return Batch(
-            classes=torch.where(share.of(dropped), len(self.pictures.classes), classes),
-            content_stages=share.of(content),
-            structure_stages=share.of(structure),
-            noise=share.of(noise),
+            classes=torch.where(shard.of(dropped), len(self.dataset.classes), classes),
+            content_stages=shard.of(content),
+            structure_stages=shard.of(structure),
+            noise=shard.of(noise),
             canvas_noise=canvas_noise,
             wrong=wrong,
             start=start,
             chance=chance,
-            times=share.of(times),
+            times=shard.of(times),
             **what,
         )
 
     def _index(self, step: int, generator: torch.Generator) -> Tensor:
         """Of the step's views in the cache, or of its pictures."""
         if self.settings.order == "epochs":
-            total = len(self.pictures if self.cache is None else self.cache)
+            total = len(self.dataset if self.cache is None else self.cache)
             return draw_epochs(total, step * self.settings.batch, self.settings.batch, self.recipe.seed)
         if self.cache is not None:
             return torch.randint(len(self.cache), (self.settings.batch,), generator=generator)
-        return draw_balanced(self.pictures.labels, len(self.pictures.classes), self.settings.batch, generator)
+        return draw_balanced(self.dataset.labels, len(self.dataset.classes), self.settings.batch, generator)
 
     def _tokens(self, index: Tensor) -> dict[str, Any]:
         assert self.cache is not None
@@ -387,21 +393,21 @@ class Source:
             "names": tuple(self.cache.name(int(one)) for one in index),
         }
 
-    def _images(self, index: Tensor, generator: torch.Generator, share: Share) -> dict[str, Any]:
-        own = share.of(index)
+    def _images(self, index: Tensor, generator: torch.Generator, shard: Shard) -> dict[str, Any]:
+        own = shard.of(index)
         return {
-            "classes": self.pictures.labels[own],
-            "images": draw_views(self.pictures, index, self.recipe.views, generator, share.slice(len(index))),
-            "names": tuple(self.pictures.names[int(one)] for one in own),
+            "classes": self.dataset.labels[own],
+            "images": draw_augmented(self.dataset, index, self.recipe.views, generator, shard.slice(len(index))),
+            "names": tuple(self.dataset.names[int(one)] for one in own),
         }
 
 
 def number_of_views(settings: GeneratorRecipe, pictures: int) -> int:
-    """How many views are cached of so many pictures. Raises DataError: a negative number was asked for."""
+    """How many views are cached of so many pictures. Raises TrainingError: a negative number was asked for."""
     if settings.cached_views is None:
         return max(pictures, min(VIEWS_EACH * pictures, MOST_VIEWS))
     if settings.cached_views < 0:
-        raise DataError(
+        raise TrainingError(
             f"--cached-views {settings.cached_views} is no number of views; give 0 for no cache, or leave it out"
         )
     return settings.cached_views
@@ -415,10 +421,10 @@ def draw_stages(
     Args:
         odds: how likely each of the `stages` is drawn first, relative to the others; empty: all alike.
     Raises:
-        DataError: not as many odds as stages, or one that is not positive.
+        TrainingError: not as many odds as stages, or one that is not positive.
     """
     if odds and (len(odds) != stages or min(odds) <= 0):
-        raise DataError(f"{len(odds)} stage odds {odds} for {stages} stages; give one positive number for each")
+        raise TrainingError(f"{len(odds)} stage odds {odds} for {stages} stages; give one positive number for each")
     # The smallest of exponential times with these rates: drawing without replacement.
     times = -torch.rand(batch, stages, generator=generator).log() / torch.tensor(odds or (1.0,))
     return times.argsort(dim=1)[:, : min(count, stages)]
@@ -460,7 +466,7 @@ def optimizers(objective: nn.Module, settings: GeneratorRecipe) -> list[torch.op
         groups.insert(0, {"params": matrices, "weight_decay": decay})
         return with_classes_first([adamw(groups, settings.learning_rate)], classes, alone)
     if settings.parallel == "fsdp":
-        raise DataError("Muon needs whole matrices, which fsdp parts among the processes; use --optimizer adamw")
+        raise TrainingError("Muon needs whole matrices, which fsdp parts among the processes; use --optimizer adamw")
     both = [muon(matrices, settings.matrix_learning_rate, decay), adamw(groups, settings.learning_rate)]
     return with_classes_first(both, classes, alone)
 
@@ -480,7 +486,7 @@ def prepare(nvg: NVG, source: Source, settings: GeneratorRecipe) -> None:
     """What is measured on the data before training: the canvases' scales and, with weights of our own initialisation,
     a useful first code head."""
     whole = dataclasses.replace(source, settings=dataclasses.replace(settings, batch=512))
-    stages = assemble(whole.draw(0, Share()).to(nvg.device), nvg.tokenizer)
+    stages = assemble(whole.draw(0, Shard()).to(nvg.device), nvg.tokenizer)
     nvg.content.canvas_scales[0] = 1.0
     nvg.content.canvas_scales[1:] = 1 / stages.canvases.std(dim=(0, 2, 3))
     if settings.initialisation != "normal":
@@ -598,7 +604,9 @@ class GeneratorObjective(nn.Module):
         self.settings, self.top_p = settings, nvg.settings.top_p
         self._frozen = (nvg.tokenizer,)  # in a tuple: no part of what is trained and saved
         if settings.own_tokens and settings.parallel == "fsdp":
-            raise DataError("own tokens are drawn for different images in every process; use --parallel ddp, not fsdp")
+            raise TrainingError(
+                "own tokens are drawn for different images in every process; use --parallel ddp, not fsdp"
+            )
         self.structure.requires_grad_(settings.networks != "content")
         self.content.requires_grad_(settings.networks != "structure")
         if settings.lora_rank:
@@ -697,13 +705,13 @@ def _weights(stage: Tensor, weights: tuple[float, ...]) -> Tensor:
     if not weights:
         return torch.ones(len(stage), device=stage.device)
     if int(stage.max()) >= len(weights):
-        raise DataError(f"{len(weights)} stage weights {weights}; give one number for every stage")
+        raise TrainingError(f"{len(weights)} stage weights {weights}; give one number for every stage")
     table = torch.tensor(weights, dtype=torch.float32, device=stage.device)
     return (table / table.mean())[stage]
 
 
 def held_out_loss(
-    recipe: Recipe, nvg: NVG, objective: GeneratorObjective, held_out: Pictures, first: bool = True
+    recipe: Recipe, nvg: NVG, objective: GeneratorObjective, held_out: ImageDataset, first: bool = True
 ) -> Callable[[], dict[str, float]]:
     """Measures the loss on views of held-out pictures, always the same and with the same noise: eight of every picture,
     but no more than 256."""
@@ -724,7 +732,7 @@ def held_out_loss(
     def measure() -> dict[str, float]:
         values: dict[str, float] = {}
         for part in tqdm(range(parts), "held-out pictures", leave=False, delay=2, disable=not first):
-            loss, others = objective(source.draw(0, Share(part, parts)), 0)
+            loss, others = objective(source.draw(0, Shard(part, parts)), 0)
             for name, value in {"loss": loss, **others}.items():
                 values[name] = values.get(name, 0.0) + float(value) / parts
         return values

@@ -27,8 +27,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training.data import DataError
 from training.distributed import World
+from training.errors import TrainingError
 from training.extras import missing
 from training.files import replacing
 
@@ -196,7 +196,7 @@ _TRACKERS: dict[str, type[_TensorBoard] | type[_WeightsAndBiases]] = {
 
 def _tracker(name: str, run: _TrackedRun) -> _TensorBoard | _WeightsAndBiases:
     if name not in _TRACKERS:
-        raise DataError(f"there is no tracker {name!r}; there are {', '.join(_TRACKERS)}")
+        raise TrainingError(f"there is no tracker {name!r}; there are {', '.join(_TRACKERS)}")
     return _TRACKERS[name](run)
 
 

@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from training import checkpointing
 from training.cpu.allocator import keep_freed_memory
-from training.data import DataError
+from training.data.augmentation import stream
 from training.data.loader import batches
-from training.data.views import stream
-from training.distributed import Share, World, is_sharded, parts_callable, replicate
+from training.distributed import Shard, World, is_sharded, parts_callable, replicate
+from training.errors import TrainingError
 from training.logging import Log
 from training.optim import AveragedWeights, set_learning_rate
 from training.recipes.base import Running
@@ -81,12 +81,12 @@ class Phase:
 
 
 @dataclass
-class Job(Generic[Batch]):
+class Task(Generic[Batch]):
     """A training: its phases, where its batches come from, and how it is watched."""
 
     phases: list[Phase]
-    draw: Callable[[int, Share], Batch]
-    """(step, share) -> this share of the step's batch; a pure function, run in worker processes if there are any."""
+    draw: Callable[[int, Shard], Batch]
+    """(step, shard) -> this shard of the step's batch; a pure function, run in worker processes if there are any."""
     names: Callable[[Batch], Sequence[str]] = field(default=lambda batch: ())
     """The files in a batch, to name them when its loss is NaN."""
     validate: Callable[[], dict[str, float]] | None = None
@@ -103,19 +103,19 @@ class Interrupted(Exception):
     """SIGTERM or SIGINT arrived; the state has been saved."""
 
 
-def train(job: Job[Batch], settings: LoopSettings, folder: Path, world: World | None = None) -> AveragedWeights:
+def train(task: Task[Batch], settings: LoopSettings, folder: Path, world: World | None = None) -> AveragedWeights:
     """Runs, or goes on with, a training in `folder`.
 
     Returns:
         The averaged weights of the first phase's objective.
     Raises:
         Interrupted: after a save, when a process was asked to stop.
-        DataError: the loss became NaN (the last save is intact), or a save could not be written.
+        TrainingError: the loss became NaN (the last save is intact), or a save could not be written.
     """
     world = world or World()
     if world.device.type == "cpu":
         keep_freed_memory()
-    run = _Run(job, settings, folder, world)
+    run = _Run(task, settings, folder, world)
     start = run.restore()
     log = run.log = Log(folder, start, world, settings.track, run.pending, run.id)
     bar = tqdm(
@@ -145,10 +145,10 @@ def train(job: Job[Batch], settings: LoopSettings, folder: Path, world: World | 
 class _Run(Generic[Batch]):
     """A training under way."""
 
-    def __init__(self, job: Job[Batch], settings: LoopSettings, folder: Path, world: World) -> None:
-        self.job, self.settings, self.folder, self.world = job, settings, folder, world
-        self.calls = [replicate(phase.objective, world) for phase in job.phases]
-        self.average = AveragedWeights(job.phases[0].objective, settings.ema, settings.ema_warmup)
+    def __init__(self, task: Task[Batch], settings: LoopSettings, folder: Path, world: World) -> None:
+        self.task, self.settings, self.folder, self.world = task, settings, folder, world
+        self.calls = [replicate(phase.objective, world) for phase in task.phases]
+        self.average = AveragedWeights(task.phases[0].objective, settings.ema, settings.ema_warmup)
         self.lowest = float("inf")
         self.id = uuid.uuid4().hex[:12]
         self.pending: dict[str, tuple[float, int]] = {}
@@ -161,14 +161,14 @@ class _Run(Generic[Batch]):
 
         def draw(index: int) -> Batch:
             step, part = divmod(index, accumulate)
-            return self.job.draw(step, Share(self.world.rank * accumulate + part, parts))
+            return self.task.draw(step, Shard(self.world.rank * accumulate + part, parts))
 
         return batches(draw, start * accumulate, self.settings.steps * accumulate, self.settings.workers)
 
     def step(self, step: int, parts: list[Batch]) -> dict[str, Tensor]:
         """All phases of a step; returns the values to log."""
         logged: dict[str, Tensor] = {}
-        for number, phase in enumerate(self.job.phases):
+        for number, phase in enumerate(self.task.phases):
             if step >= phase.start:
                 set_learning_rate(phase.optimizers, phase.schedule(step), step)
                 values = self._phase(number, phase, step, parts)
@@ -209,11 +209,11 @@ class _Run(Generic[Batch]):
         bad = not bool(torch.isfinite(loss))
         if not self.world.any(bad):
             return
-        names = sorted({name for part_names in self.world.gather(list(self.job.names(part)) if bad else [])
+        names = sorted({name for part_names in self.world.gather(list(self.task.names(part)) if bad else [])
                         for name in part_names})  # fmt: skip
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         where = f" with the files {shown}" if names else ""
-        raise DataError(
+        raise TrainingError(
             f"the loss is {loss.item()} at step {step}{where}; the last save in {self.folder} is intact: "
             "look at these files, or go on with a lower learning rate"
         )
@@ -225,20 +225,20 @@ class _Run(Generic[Batch]):
                 "module": checkpointing.module_state(phase.objective),
                 "optimizers": [checkpointing.optimizer_state(one, phase.objective) for one in phase.optimizers],
             }
-            for phase in self.job.phases
+            for phase in self.task.phases
         ]
-        state = {"phases": phases, "average": self.average.state_dict(), "meta": self.job.meta, "run": self.id}
+        state = {"phases": phases, "average": self.average.state_dict(), "meta": self.task.meta, "run": self.id}
         if self.log is not None:
             state["pending"] = {name: list(sums) for name, sums in self.log.pending().items()}
-        outcome: Path | DataError | None = None
+        outcome: Path | TrainingError | None = None
         if self.world.first:
             try:
                 outcome = checkpointing.save(self.folder, done, state)
-            except DataError as error:
+            except TrainingError as error:
                 outcome = error
         outcome = self.world.gather(outcome)[0]
         if not isinstance(outcome, Path):
-            raise DataError(str(outcome))
+            raise TrainingError(str(outcome))
         return outcome
 
     def restore(self) -> int:
@@ -246,16 +246,18 @@ class _Run(Generic[Batch]):
         state = checkpointing.latest(self.folder)
         if state is None:
             return 0
-        if len(state["phases"]) != len(self.job.phases):
-            raise DataError(f"the saves in {self.folder} come from another kind of training; choose another --folder")
+        if len(state["phases"]) != len(self.task.phases):
+            raise TrainingError(
+                f"the saves in {self.folder} come from another kind of training; choose another --folder"
+            )
         try:
-            for phase, saved in zip(self.job.phases, state["phases"], strict=True):
+            for phase, saved in zip(self.task.phases, state["phases"], strict=True):
                 checkpointing.load_module(phase.objective, saved["module"])
                 for optimizer, one in zip(phase.optimizers, saved["optimizers"], strict=True):
                     checkpointing.load_optimizer(optimizer, one)
             self.average.load_state_dict(state["average"])
         except (RuntimeError, KeyError, ValueError) as error:
-            raise DataError(
+            raise TrainingError(
                 f"the saves in {self.folder} do not fit the recipe ({str(error).splitlines()[0]}); "
                 "choose another --folder"
             ) from error
@@ -272,12 +274,12 @@ class _Run(Generic[Batch]):
         Args:
             saved: the save of this step, if there is one; else one is made should it be the best.
         """
-        objective = self.job.phases[0].objective
+        objective = self.task.phases[0].objective
         training = objective.training
         objective.eval()
         with self.average.applied(), parts_callable(objective), torch.no_grad():
-            values = self.job.validate() if self.job.validate else {}
-            pictures = self.job.sample() if self.job.sample else {}
+            values = self.task.validate() if self.task.validate else {}
+            pictures = self.task.sample() if self.task.sample else {}
         objective.train(training)
         if values:
             log.record(done, {f"held_out_{name}": value for name, value in values.items()})
@@ -290,7 +292,7 @@ class _Run(Generic[Batch]):
 
     def _loss(self, numbers: dict[str, float]) -> float:
         """The lower, the better."""
-        which, name = self.job.best
+        which, name = self.task.best
         return numbers[name] if which == "smallest" else -numbers[name]
 
 

@@ -19,9 +19,9 @@ from PIL import Image
 
 import nvg_model
 from nvg_model import render
-from training.data import DataError
+from training.data.augmentation import stream
 from training.data.emoji_words import WORDS
-from training.data.views import stream
+from training.errors import TrainingError
 from training.files import replacing
 from training.metrics.pictures import read_split, to_images
 
@@ -54,12 +54,12 @@ class NamingSettings:
 
 
 def naming(settings: NamingSettings) -> None:
-    """Writes the page, or scores the answers. Raises DataError."""
+    """Writes the page, or scores the answers. Raises TrainingError."""
     if settings.answers is not None:
         print(score(settings.out, settings.answers))
         return
     if bool(settings.checkpoint) == bool(settings.data):
-        raise DataError("give a checkpoint or a data set whose pictures are to be named, or --answers to be scored")
+        raise TrainingError("give a checkpoint or a data set whose pictures are to be named, or --answers to be scored")
     pictures, labels, classes = _held_out(settings) if settings.data else _samples(settings)
     order = torch.randperm(len(pictures), generator=stream(settings.seed, 31)).tolist()
     shown = [pictures[one] for one in order]
@@ -82,7 +82,7 @@ def _samples(settings: NamingSettings) -> tuple[list[Image.Image], list[int], tu
     """Samples of a checkpoint with its own settings, and the class of each."""
     nvg = nvg_model.load(settings.checkpoint)
     if nvg.config.generator is None:
-        raise DataError(f"{settings.checkpoint} has a tokenizer but no generator; there is nothing to sample")
+        raise TrainingError(f"{settings.checkpoint} has a tokenizer but no generator; there is nothing to sample")
     labels = [index for index in range(len(nvg.classes)) for _ in range(settings.per_class)]
     pictures: list[Image.Image] = []
     for start in range(0, len(labels), 32):
@@ -126,12 +126,12 @@ def page(pictures: list[Image.Image], classes: tuple[str, ...]) -> str:
 
 
 def score(folder: Path, answers: Path) -> str:
-    """How many pictures were named, class by class, as a table; written to score.json as well. Raises DataError."""
+    """How many pictures were named, class by class, as a table; written to score.json as well. Raises TrainingError."""
     try:
         key = json.loads((folder / KEY).read_text(encoding="utf-8"))
         classes, truth = key["classes"], key["pictures"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
+        raise TrainingError(
             f"{folder / KEY} is missing or damaged ({error}); make the page in that folder first"
         ) from error
     names = read_answers(answers, len(truth))
@@ -150,17 +150,17 @@ def score(folder: Path, answers: Path) -> str:
 
 
 def read_answers(path: Path, count: int) -> list[str]:
-    """The name of each of `count` pictures, empty where none was given. Raises DataError."""
+    """The name of each of `count` pictures, empty where none was given. Raises TrainingError."""
     names = [""] * count
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file):
                 number = int(row["number"])
                 if not 1 <= number <= count:
-                    raise DataError(f"{path} has an answer for picture {number}; there are pictures 1 to {count}")
+                    raise TrainingError(f"{path} has an answer for picture {number}; there are pictures 1 to {count}")
                 names[number - 1] = (row["name"] or "").strip()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
+        raise TrainingError(
             f"{path} cannot be read ({error}); it must be a CSV with the columns number and name"
         ) from error
     return names

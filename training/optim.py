@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from training import precision
 from training.checkpointing import like, whole
-from training.data import DataError
+from training.errors import TrainingError
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:
@@ -104,12 +104,12 @@ def adamw(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Ada
 
 
 def muon(matrices: Sequence[Tensor], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Muon (Jordan et al. 2024), its rates comparable with AdamW's. Raises DataError before torch 2.9.
+    """Muon (Jordan et al. 2024), its rates comparable with AdamW's. Raises TrainingError before torch 2.9.
 
     torch's own orthogonalises in bfloat16; where that is slow ours does it in float32.
     """
     if not hasattr(torch.optim, "Muon"):
-        raise DataError(f"Muon needs torch 2.9 or newer, this is {torch.__version__}; use --optimizer adamw")
+        raise TrainingError(f"Muon needs torch 2.9 or newer, this is {torch.__version__}; use --optimizer adamw")
     from training.muon import Float32Muon
 
     slow = any(precision.is_slow(device) for device in {matrix.device.type for matrix in matrices})

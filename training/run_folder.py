@@ -20,10 +20,10 @@ from typing import Any
 from torch import Tensor
 
 from training import checkpointing
-from training.data import DataError
-from training.data.pictures import Pictures
+from training.data.dataset import ImageDataset
 from training.data.sources.found import few
 from training.distributed import World
+from training.errors import TrainingError
 from training.files import replacing
 from training.recipes.base import Recipe
 
@@ -61,9 +61,9 @@ class Identity:
     """Hashes of the weights that it builds on, by what they are of."""
 
     @classmethod
-    def of(cls, pictures: Pictures, data: Path | str, start: str, weights: dict[str, str]) -> Identity:
+    def of(cls, dataset: ImageDataset, data: Path | str, start: str, weights: dict[str, str]) -> Identity:
         """That of a training on these pictures."""
-        return cls(pictures.classes, pictures.digest, len(pictures), str(data), start, weights)
+        return cls(dataset.classes, dataset.digest, len(dataset), str(data), start, weights)
 
     def difference(self, other: Identity, trained: bool = True) -> str:
         """How `other`, which is asked for, differs from this; nothing where the run may go on.
@@ -103,7 +103,7 @@ def claim(folder: Path, identity: Identity, world: World, cache_only: bool = Fal
     Args:
         cache_only: only a token cache is wanted there, which does not build on what the saves do.
     Raises:
-        DataError: it is something else; one sentence that says what differs, in all processes.
+        TrainingError: it is something else; one sentence that says what differs, in all processes.
     """
     problem = ""
     if world.first:
@@ -118,7 +118,7 @@ def claim(folder: Path, identity: Identity, world: World, cache_only: bool = Fal
                 partial.write_text(json.dumps(dataclasses.asdict(identity), indent=1) + "\n", encoding="utf-8")
     problem = world.gather(problem)[0]
     if problem:
-        raise DataError(problem)
+        raise TrainingError(problem)
 
 
 def notice_other_data(folder: Path, identity: Identity, world: World) -> None:
@@ -147,7 +147,7 @@ def alone_in(folder: Path, world: World, lock: str = LOCK) -> Iterator[None]:
     """Within, no other process trains in a folder. The lock ends with the process, however that ends.
 
     Raises:
-        DataError: one does already; in all processes.
+        TrainingError: one does already; in all processes.
     """
     problem, descriptor = "", -1
     made = [one for one in (folder, *folder.parents) if not one.exists()]
@@ -161,7 +161,7 @@ def alone_in(folder: Path, world: World, lock: str = LOCK) -> Iterator[None]:
     try:
         problem = world.gather(problem)[0]
         if problem:
-            raise DataError(problem)
+            raise TrainingError(problem)
         yield
     finally:
         if descriptor >= 0:
@@ -216,7 +216,7 @@ def open_run(recipe: Recipe, part: str, folder: Path, identity: Identity, weight
         part: the field of the recipe with the training's settings.
         weights: the file that a finished run ends with.
     Raises:
-        DataError: the folder is another run's (`claim`), or its save is damaged.
+        TrainingError: the folder is another run's (`claim`), or its save is damaged.
     """
     saved = checkpointing.about(folder)
     if saved is not None and not (folder / IDENTITY).is_file():
@@ -270,4 +270,4 @@ def _check_meta(folder: Path, meta: dict[str, Any], identity: Identity) -> None:
         had, has = start or "no checkpoint", identity.start or "no checkpoint"
         differs = differs or f"was started from {had}, not from {has}"
     if differs:
-        raise DataError(f"{folder} {differs}: give what it had, or choose another --folder")
+        raise TrainingError(f"{folder} {differs}: give what it had, or choose another --folder")

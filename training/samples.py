@@ -10,8 +10,8 @@ from nvg_model import render
 from nvg_model.model import NVG
 from nvg_model.sampling import SamplingSettings
 from nvg_model.tokenizer import Tokenizer
-from training.data.pictures import Pictures
-from training.data.views import plain_views
+from training.data.augmentation import plain_images
+from training.data.dataset import ImageDataset
 
 SEED = 7  # the same in every picture, so that they show the training and not the noise
 CELL = 64  # pixels that a picture of a sheet has at least along each side, for people to see something
@@ -30,9 +30,9 @@ def sample_sheets(nvg: NVG, settings: SamplingSettings, each: int = 4, classes: 
 
 
 @torch.inference_mode()
-def reconstruction_sheet(tokenizer: Tokenizer, pictures: Pictures, count: int = 8) -> Image.Image:
+def reconstruction_sheet(tokenizer: Tokenizer, dataset: ImageDataset, count: int = 8) -> Image.Image:
     """Held-out pictures, and what is decoded after every stage: a row for each picture."""
-    images = plain_views(pictures, torch.linspace(0, len(pictures) - 1, min(count, len(pictures))).long())
+    images = plain_images(dataset, torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long())
     sequence = tokenizer.tokenize(images)
     rows = [images, *(tokenizer.decode(sequence.canvases[:, stage]) for stage in range(sequence.num_stages))]
     cells = torch.stack(rows, dim=1).flatten(0, 1)

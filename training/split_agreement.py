@@ -157,7 +157,7 @@ def picture_measure(
     Args:
         model: for the size of the pictures and the classes.
         settings, folder: how the classifier is trained, and where it is kept.
-        margin: None: whole pictures; a number for photos, of which the centre is taken (see `open_pictures`).
+        margin: None: whole pictures; a number for photos, of which the centre is taken (see `open_dataset`).
         seed: of the pictures.
         batch: how many are generated together.
     """

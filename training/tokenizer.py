@@ -21,13 +21,13 @@ from nvg_model.hierarchy import cluster
 from nvg_model.quantizer import quantizer_loss, straight_through
 from nvg_model.tokenizer import Tokenizer
 from training import checkpointing, distributed
-from training.data import DataError
-from training.data.pictures import Pictures
-from training.data.views import draw_balanced, draw_epochs, draw_subjects, plain_views, stream
-from training.distributed import Share, World
+from training.data.augmentation import draw_balanced, draw_epochs, draw_with_opacity, plain_images, stream
+from training.data.dataset import ImageDataset
+from training.distributed import Shard, World
+from training.errors import TrainingError
 from training.files import replacing
 from training.logging import describe_run
-from training.loop import Job, LoopSettings, Phase, train
+from training.loop import LoopSettings, Phase, Task, train
 from training.losses import diffaug
 from training.losses.adversarial import (
     LeCam,
@@ -94,7 +94,7 @@ def train_decoder(recipe: Recipe, data: Path | str, run: Path) -> Path:
     Returns:
         The file with the averaged weights of the whole tokenizer.
     Raises:
-        DataError: the run has no finished tokenizer.
+        TrainingError: the run has no finished tokenizer.
     """
     settings = dataclasses.replace(recipe.decoder, decoder_only=True)
     return _train(recipe, settings, data, run / DECODER, tokenizer_weights(run))
@@ -117,18 +117,18 @@ def _train_in(
     world: World,
 ) -> Path:
     settings = with_precision(settings, world)
-    pictures = recipe.pictures(data, "train")
+    dataset = recipe.dataset(data, "train")
     path, part = folder / WEIGHTS, "decoder" if folder.name == DECODER else "tokenizer"
     ran = dataclasses.replace(getattr(recipe, part), bfloat16=settings.bfloat16)
     recipe = dataclasses.replace(recipe, **{part: ran})
     base = {} if start is None else {"tokenizer" if part == "decoder" else "start": weights_digest(start)}
-    identity = Identity.of(pictures, data, recipe.start if part == "tokenizer" else "", base)
+    identity = Identity.of(dataset, data, recipe.start if part == "tokenizer" else "", base)
     opened = open_run(recipe, part, folder, identity, path, world)
     if opened.finished:
         return path
-    held_out = recipe.pictures(data, "held-out", pictures.classes)
+    held_out = recipe.dataset(data, "held-out", dataset.classes)
     if settings.separation_weight and settings.separation_by == "subject":
-        require_transparency(pictures, data)
+        require_transparency(dataset, data)
     torch.manual_seed(recipe.seed)  # the initial weights only
     tokenizer = Tokenizer(recipe.config).to(world.device)
     tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # three times faster on CPUs
@@ -137,20 +137,20 @@ def _train_in(
         tokenizer.load_state_dict(start)
     phases = training_phases(tokenizer, settings, world)
 
-    def draw(step: int, share: Share) -> Batch:
+    def draw(step: int, shard: Shard) -> Batch:
         generator = stream(recipe.seed, step * settings.batch)
         if settings.order == "epochs":
-            index = draw_epochs(len(pictures), step * settings.batch, settings.batch, recipe.seed)
+            index = draw_epochs(len(dataset), step * settings.batch, settings.batch, recipe.seed)
         else:
-            index = draw_balanced(pictures.labels, len(pictures.classes), settings.batch, generator)
-        images, opacity = draw_subjects(pictures, index, recipe.views, generator, share.slice(settings.batch))
+            index = draw_balanced(dataset.labels, len(dataset.classes), settings.batch, generator)
+        images, opacity = draw_with_opacity(dataset, index, recipe.views, generator, shard.slice(settings.batch))
         augmentation = diffaug.draw(3 * settings.batch, generator).unflatten(0, (settings.batch, 3))
         places = torch.rand(settings.batch, 3, 3, generator=generator)
         return Batch(
             images=images,
-            names=tuple(pictures.names[int(one)] for one in share.of(index)),
-            augmentation=share.of(augmentation),
-            places=share.of(places),
+            names=tuple(dataset.names[int(one)] for one in shard.of(index)),
+            augmentation=shard.of(augmentation),
+            places=shard.of(places),
             opacity=opacity,
         )
 
@@ -159,7 +159,7 @@ def _train_in(
         return {"psnr": report["psnr"], "codes_used": report["codes_used"]}
 
     average = train(
-        Job(
+        Task(
             phases,
             draw,
             names=lambda batch: batch.names,
@@ -179,11 +179,11 @@ def _train_in(
     return path
 
 
-def require_transparency(pictures: Pictures, data: Path | str) -> None:
-    """Raises DataError where the first pictures are opaque: they do not tell what their subject is."""
-    some = torch.arange(min(64, len(pictures)))
-    if int(pictures.load(some)[:, 3].min()) == 255:
-        raise DataError(
+def require_transparency(dataset: ImageDataset, data: Path | str) -> None:
+    """Raises TrainingError where the first pictures are opaque: they do not tell what their subject is."""
+    some = torch.arange(min(64, len(dataset)))
+    if int(dataset.load(some)[:, 3].min()) == 255:
+        raise TrainingError(
             f"the first {len(some)} pictures of {data} have no transparency, by which `subject` tells subject from "
             "background; use --separation-by spread"
         )
@@ -214,14 +214,14 @@ def training_phases(tokenizer: Tokenizer, settings: TokenizerRecipe, world: Worl
 
 
 def make_discriminator(settings: TokenizerRecipe) -> nn.Module | None:
-    """The recipe's, or None. Raises DataError where its weights cannot be had."""
+    """The recipe's, or None. Raises TrainingError where its weights cannot be had."""
     if settings.discriminator == "patch":
         return PatchDiscriminator(settings.discriminator_width, layers=settings.discriminator_layers)
     return dino_discriminator(settings.discriminator_encoder) if settings.discriminator == "dino" else None
 
 
 def lpips_of(settings: TokenizerRecipe) -> LPIPS:
-    """With the recipe's files. Raises DataError where they cannot be had."""
+    """With the recipe's files. Raises TrainingError where they cannot be had."""
     files = [Path(one).expanduser() if one else None for one in (settings.lpips_backbone, settings.lpips_calibration)]
     return load_lpips(*files)
 
@@ -232,10 +232,12 @@ def trained(module: nn.Module) -> list[nn.Parameter]:
 
 
 def tokenizer_weights(run: Path) -> dict[str, Tensor]:
-    """The averaged weights of the run's finished tokenizer. Raises DataError where there are none."""
+    """The averaged weights of the run's finished tokenizer. Raises TrainingError where there are none."""
     path = run / "tokenizer" / WEIGHTS
     if not path.is_file():
-        raise DataError(f"there is no trained tokenizer {path}; run `python -m training tokenizer` to its end first")
+        raise TrainingError(
+            f"there is no trained tokenizer {path}; run `python -m training tokenizer` to its end first"
+        )
     return checkpointing.read(path)
 
 
@@ -243,14 +245,14 @@ def use_trained_decoder(tokenizer: Tokenizer, run: Path) -> bool:
     """Loads the decoder that the run has trained once more, if it has; returns whether it has.
 
     Raises:
-        DataError: that was the decoder of another tokenizer.
+        TrainingError: that was the decoder of another tokenizer.
     """
     path = run / DECODER / WEIGHTS
     if not path.is_file():
         return False
     weights, own = checkpointing.read(path), tokenizer.state_dict()
     if any(not torch.equal(value, weights[name]) for name, value in own.items() if not name.startswith("decoder.")):
-        raise DataError(f"{path} belongs to another tokenizer than {run / 'tokenizer'}; move {path.parent} away")
+        raise TrainingError(f"{path} belongs to another tokenizer than {run / 'tokenizer'}; move {path.parent} away")
     tokenizer.load_state_dict(weights)
     return True
 
@@ -445,7 +447,7 @@ def _without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("tokenizer."): value for name, value in weights.items()}
 
 
-def _report(tokenizer: Tokenizer, path: Path, held_out: Pictures) -> None:
+def _report(tokenizer: Tokenizer, path: Path, held_out: ImageDataset) -> None:
     """Writes what the saved weights reach on the held-out pictures."""
     tokenizer.load_state_dict(checkpointing.read(path))
     report = evaluate_tokenizer(tokenizer, held_out)
@@ -455,18 +457,18 @@ def _report(tokenizer: Tokenizer, path: Path, held_out: Pictures) -> None:
 
 
 @torch.inference_mode()
-def evaluate_tokenizer(tokenizer: Tokenizer, pictures: Pictures, batch: int = 64) -> dict[str, Any]:
+def evaluate_tokenizer(tokenizer: Tokenizer, dataset: ImageDataset, batch: int = 64) -> dict[str, Any]:
     """Mean PSNR in decibels and, per stage, the share of codes used, on pictures over white."""
     tokenizer.eval()
     values, codes = [], CodeCounts.empty(len(tokenizer.quantizer.refiners), len(tokenizer.quantizer.codebook))
-    for start in tqdm(range(0, len(pictures), batch), "held-out pictures", leave=False, delay=2):
-        images = plain_views(pictures, torch.arange(start, min(start + batch, len(pictures))))
+    for start in tqdm(range(0, len(dataset), batch), "held-out pictures", leave=False, delay=2):
+        images = plain_images(dataset, torch.arange(start, min(start + batch, len(dataset))))
         images = images.to(tokenizer.quantizer.codebook.device)
         sequence = tokenizer.tokenize(images)
         values.append(psnr(tokenizer.decode(sequence.canvases[:, -1]), images).cpu())
         codes.add(sequence)
     return {
-        "pictures": len(pictures),
+        "pictures": len(dataset),
         "psnr": round(float(torch.cat(values).mean()), 2),
         "codes_used": round(codes.used(), 4),
         "codes_used_per_stage": [round(share, 4) for share in codes.used_per_stage()],

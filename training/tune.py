@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nvg_model
 from nvg_model.sampling import SamplingSettings
-from training.data import DataError
+from training.errors import TrainingError
 from training.evaluate import CLASSIFIERS
 from training.files import replacing
 from training.metrics.classifier import ClassifierSettings
@@ -52,7 +52,7 @@ class TuneSettings:
 
     def __post_init__(self) -> None:
         if self.per_class < 1:
-            raise DataError(f"per_class is {self.per_class}; it must be at least 1")
+            raise TrainingError(f"per_class is {self.per_class}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ def tune(settings: TuneSettings) -> SamplingSettings:
     Returns:
         The best settings found.
     Raises:
-        NVGError: the checkpoint cannot be read, or a value fits no sampling. DataError: the data does not fit it, or
-            the folder cannot be written.
+        NVGError: the checkpoint cannot be read, or a value fits no sampling. TrainingError: the data does not fit it,
+            or the folder cannot be written.
     """
     nvg = nvg_model.load(settings.checkpoint).eval()
     if nvg.config.generator is None:
-        raise DataError(f"{settings.checkpoint} has a tokenizer but no generator; there is nothing to sample")
+        raise TrainingError(f"{settings.checkpoint} has a tokenizer but no generator; there is nothing to sample")
     count = settings.per_class * len(nvg.classes)
     pictures = picture_measure(
         nvg, settings.data, count, settings.classifier, settings.classifiers, seed=settings.seed, batch=settings.batch

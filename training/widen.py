@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nvg_model.autoencoder import Decoder
-from training.data import DataError
+from training.errors import TrainingError
 
 NOISE = 0.05
 """Deviation of the noise, as a share of the weights' own."""
@@ -22,11 +22,11 @@ def widened(weights: dict[str, Tensor], decoder: Decoder, groups: int) -> dict[s
     Args:
         groups: of the normalisation; the same in both.
     Raises:
-        DataError: the smaller one has other blocks, or more channels somewhere.
+        TrainingError: the smaller one has other blocks, or more channels somewhere.
     """
     wanted = decoder.state_dict()
     if weights.keys() != wanted.keys():
-        raise DataError(
+        raise TrainingError(
             "the decoder to start from has other blocks; where its levels are alike, so must the new ones be"
         )
     if all(weights[name].shape == value.shape for name, value in wanted.items()):
@@ -52,7 +52,9 @@ def widened(weights: dict[str, Tensor], decoder: Decoder, groups: int) -> dict[s
 def _copies(old: int, new: int, groups: int) -> Tensor:
     """Of which of `old` channels each of `new` is a copy, long [new], group by group."""
     if new < old:
-        raise DataError(f"the decoder to start from has {old} channels where the new one has {new}; give it as many")
+        raise TrainingError(
+            f"the decoder to start from has {old} channels where the new one has {new}; give it as many"
+        )
     group = torch.arange(groups)[:, None] * (old // groups)
     return (group + torch.arange(new // groups) % (old // groups)).flatten()
 

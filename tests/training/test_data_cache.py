@@ -13,17 +13,18 @@ from PIL import Image
 
 import nvg_model
 from nvg_model.tokenizer import Tokenizer
-from training.data import DataError, cache
+from training.data import cache
+from training.data.augmentation import AugmentationSettings, draw_augmented, draw_balanced, stream
 from training.data.cache import TokenCache, load_or_make
-from training.data.pictures import Pictures, open_pictures
-from training.data.views import ViewSettings, draw_balanced, draw_views, stream
+from training.data.dataset import ImageDataset, open_dataset
+from training.errors import TrainingError
 
 VIEWS, SEED = 300, 5
 NAMES = ("finest", "tokens", "classes", "pictures")
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
     folder = tmp_path_factory.mktemp("pictures")
     random = np.random.RandomState(0)
     for name in ("cat", "dog", "eel"):
@@ -31,7 +32,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
         for index in range(4):
             image = Image.fromarray(random.randint(0, 255, (4, 4, 3), np.uint8))
             image.resize((16, 16)).save(folder / name / f"{index}.png")
-    return open_pictures(folder, (16, 16), split="all")
+    return open_dataset(folder, (16, 16), split="all")
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +45,12 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def make(tokenizer: Tokenizer, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TokenCache]:
+def make(tokenizer: Tokenizer, pictures: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TokenCache]:
     """Makes a cache of three shards."""
     monkeypatch.setattr(cache, "SHARD", 2 * cache.CHUNK)
 
     def make(path: Path, **options: object) -> TokenCache:
-        return load_or_make(path, tokenizer, pictures, ViewSettings(), VIEWS, SEED, **options)  # type: ignore[arg-type]
+        return load_or_make(path, tokenizer, pictures, AugmentationSettings(), VIEWS, SEED, **options)  # type: ignore[arg-type]
 
     return make
 
@@ -59,7 +60,7 @@ def same(a: TokenCache, b: TokenCache) -> bool:
 
 
 def test_what_is_in_it(
-    make: Callable[..., TokenCache], tokenizer: Tokenizer, pictures: Pictures, tmp_path: Path
+    make: Callable[..., TokenCache], tokenizer: Tokenizer, pictures: ImageDataset, tmp_path: Path
 ) -> None:
     """Against a plain loop over the chunks, which is how the first caches were made."""
     made = make(tmp_path / "cache.safetensors")
@@ -67,7 +68,7 @@ def test_what_is_in_it(
     for start in range(0, VIEWS, 64):
         generator = stream(SEED, 1, start)
         index = draw_balanced(pictures.labels, 3, min(64, VIEWS - start), generator)
-        sequence = tokenizer.tokenize(draw_views(pictures, index, ViewSettings(), generator))
+        sequence = tokenizer.tokenize(draw_augmented(pictures, index, AugmentationSettings(), generator))
         rows = torch.arange(start, start + len(index))
         assert torch.equal(made.finest[rows].long(), sequence.structure[:, -1])
         assert torch.equal(made.classes[rows].long(), pictures.labels[index])
@@ -125,11 +126,11 @@ def test_a_stopped_call_goes_on(
 
 
 def test_another_key_makes_it_again(
-    make: Callable[..., TokenCache], tokenizer: Tokenizer, pictures: Pictures, tmp_path: Path
+    make: Callable[..., TokenCache], tokenizer: Tokenizer, pictures: ImageDataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "cache.safetensors"
     first = make(path)
-    other = load_or_make(path, tokenizer, pictures, ViewSettings(flip=0.0), VIEWS, SEED)
+    other = load_or_make(path, tokenizer, pictures, AugmentationSettings(flip=0.0), VIEWS, SEED)
     assert not torch.equal(first.tokens, other.tokens)
     again = make(path)
     assert same(first, again)
@@ -177,12 +178,15 @@ def room(size: int) -> Iterator[None]:
 
 def test_a_full_disk(make: Callable[..., TokenCache], tmp_path: Path) -> None:
     path = tmp_path / "cache.safetensors"
-    with room(1000), pytest.raises(DataError, match=r"the token cache .* could not be written \(.*make room") as caught:
+    with (
+        room(1000),
+        pytest.raises(TrainingError, match=r"the token cache .* could not be written \(.*make room") as caught,
+    ):
         make(path)
     assert "\n" not in str(caught.value)
     assert not path.exists() and not list((tmp_path / "cache.safetensors.shards").iterdir())
     shard = 9000  # bytes, enough for a shard and too few for all
-    with room(shard), pytest.raises(DataError, match=r"cache\.safetensors could not be written"):
+    with room(shard), pytest.raises(TrainingError, match=r"cache\.safetensors could not be written"):
         make(path)
     assert {file.name for file in tmp_path.iterdir()} == {"cache.safetensors.shards"}
     assert len(list((tmp_path / "cache.safetensors.shards").iterdir())) == 3
@@ -196,6 +200,8 @@ def test_a_cache_of_an_earlier_version_is_made_again(make: Callable[..., TokenCa
     path = tmp_path / "cache.safetensors"
     old = {"finest": torch.zeros(VIEWS, 16, dtype=torch.uint8), "tokens": torch.zeros(VIEWS, 31, dtype=torch.uint8)}
     save_file(
-        {**old, "classes": torch.zeros(VIEWS, dtype=torch.uint8)}, path, {"key": "0123456789abcdef ViewSettings()"}
+        {**old, "classes": torch.zeros(VIEWS, dtype=torch.uint8)},
+        path,
+        {"key": "0123456789abcdef AugmentationSettings()"},
     )
     assert int(make(path).finest.max()) > 0

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from training.data import DataError
-from training.data.pictures import open_pictures
+from training.data.dataset import open_dataset
 from training.data.sources import list_pictures
+from training.errors import TrainingError
 
 SIZE = (4, 4)
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
@@ -63,7 +63,9 @@ def test_a_link_to_nothing_is_named(place: str, tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "one.png").write_bytes(picture())
     (tmp_path / place).symlink_to(tmp_path / "unplugged")
-    with pytest.raises(DataError, match=rf"{place} is a link to .*unplugged, which is not there; correct or remove it"):
+    with pytest.raises(
+        TrainingError, match=rf"{place} is a link to .*unplugged, which is not there; correct or remove it"
+    ):
         list_pictures(tmp_path, split="all")
 
 
@@ -79,29 +81,29 @@ def test_a_hundredth_of_a_label_file_may_be_incomplete(
     else:
         del labels["0007.png"]
     (tmp_path / "labels.json").write_text(json.dumps(labels))
-    found = open_pictures(tmp_path, SIZE, split="all")
+    found = open_dataset(tmp_path, SIZE, split="all")
     said = capsys.readouterr().err
     assert len(found) == 119 and "0007.png" not in found.names
     assert said.startswith("left out: ") and "0007.png" in said and said.count("\n") == 1
-    with pytest.raises(DataError, match=r"0007\.png"):
-        open_pictures(tmp_path, SIZE, split="all", tolerance=0.005)
+    with pytest.raises(TrainingError, match=r"0007\.png"):
+        open_dataset(tmp_path, SIZE, split="all", tolerance=0.005)
     if what == "no picture":
         (tmp_path / "0008.png").unlink()
-        with pytest.raises(DataError, match=r"there is no picture 0007\.png in .*; correct the name"):
-            open_pictures(tmp_path, SIZE, split="all")
+        with pytest.raises(TrainingError, match=r"there is no picture 0007\.png in .*; correct the name"):
+            open_dataset(tmp_path, SIZE, split="all")
 
 
 def test_a_hundredth_of_a_shard_may_have_no_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     members = samples(120)
     del members["0007.cls"]
-    assert len(open_pictures(pack(tmp_path / "a.tar", members), SIZE, split="all")) == 119
+    assert len(open_dataset(pack(tmp_path / "a.tar", members), SIZE, split="all")) == 119
     assert "left out: " in (said := capsys.readouterr().err) and "0007 has no label" in said
-    open_pictures(tmp_path / "a.tar", SIZE)
-    open_pictures(tmp_path / "a.tar", SIZE, split="held-out")
+    open_dataset(tmp_path / "a.tar", SIZE)
+    open_dataset(tmp_path / "a.tar", SIZE, split="held-out")
     assert capsys.readouterr().err.count("0007 has no label") == 1  # once a run
     del members["0008.cls"]
-    with pytest.raises(DataError, match=r"a\.tar: 0007 has no label; put 0007\.cls"):
-        open_pictures(pack(tmp_path / "a.tar", members), SIZE)
+    with pytest.raises(TrainingError, match=r"a\.tar: 0007 has no label; put 0007\.cls"):
+        open_dataset(pack(tmp_path / "a.tar", members), SIZE)
 
 
 def test_a_hundredth_of_a_parquet_file_may_be_incomplete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +112,7 @@ def test_a_hundredth_of_a_parquet_file_may_be_incomplete(tmp_path: Path, capsys:
     rows["label"][7], rows["image"][8] = None, None
     table = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
     table.to_parquet(str(tmp_path / "all.parquet"))
-    found = open_pictures(tmp_path / "all.parquet", SIZE, split="all")
+    found = open_dataset(tmp_path / "all.parquet", SIZE, split="all")
     assert len(found) == 238 and not {"row 7", "row 8"} & set(found.names)
     assert found.fetch(found.names.index("row 9"))[0, 0, 0] == 9  # labels and pictures stay together
     said = capsys.readouterr().err
@@ -132,7 +134,7 @@ def test_captions_are_no_classes(form: str, tmp_path: Path) -> None:
     said = (
         r"has 30 different labels for 30 pictures \(a photo of thing 0000\.png and 29 more\): these are captions, not "
     )
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(TrainingError, match=said):
         list_pictures(place)
 
 
@@ -150,10 +152,12 @@ def test_shards_have_names_for_their_numbers(place: str, tmp_path: Path) -> None
     found = list_pictures(tmp_path, split="train", held_out=0)
     assert found.classes == ("great grey owl", "tabby") and found.labels.tolist() == [1, 0]
     (tmp_path / place).write_text("tabby\n")
-    with pytest.raises(DataError, match=r"has 1 names, but there is a label 1; write one name a line, the first for"):
+    with pytest.raises(
+        TrainingError, match=r"has 1 names, but there is a label 1; write one name a line, the first for"
+    ):
         list_pictures(tmp_path)
     (tmp_path / place).write_text("crane\ncrane\n")
-    with pytest.raises(DataError, match="names a class twice"):
+    with pytest.raises(TrainingError, match="names a class twice"):
         list_pictures(tmp_path)
 
 
@@ -161,12 +165,14 @@ def test_a_key_may_have_dots(tmp_path: Path) -> None:
     """As in shared/cases/21-dotted-basename/t2 (webdataset/webdataset#237)."""
     members = {"1 Track 2.0.png": picture(1), "1 Track 2.0.cls": b"0", "b.png": picture(2), "b.cls": b"1",
                "b.mask.png": picture(4), "c.png": picture(3), "c.cls": b"0"}  # fmt: skip
-    found = open_pictures(pack(tmp_path / "s-000.tar", members), SIZE, split="all")
+    found = open_dataset(pack(tmp_path / "s-000.tar", members), SIZE, split="all")
     assert found.names == ("s-000.tar/1 Track 2.0.png", "s-000.tar/b.png", "s-000.tar/c.png")
     assert found.labels.tolist() == [0, 1, 0] and [int(found.fetch(row)[0, 0, 0]) for row in range(3)] == [1, 2, 3]
     del members["1 Track 2.0.cls"]
-    with pytest.raises(DataError, match=r"1 Track 2\.0 has no label, and a key ends at its first dot; name it without"):
-        open_pictures(pack(tmp_path / "s-000.tar", members), SIZE, split="all")
+    with pytest.raises(
+        TrainingError, match=r"1 Track 2\.0 has no label, and a key ends at its first dot; name it without"
+    ):
+        open_dataset(pack(tmp_path / "s-000.tar", members), SIZE, split="all")
 
 
 def test_a_byte_order_mark_makes_no_other_class(tmp_path: Path) -> None:
@@ -178,11 +184,11 @@ def test_a_byte_order_mark_makes_no_other_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize("label", ['{"label": null}', "null", '{"label": true}', '{"label": ["a"]}', '{"label": 1.5}'])
 def test_what_is_no_label_is_no_class(label: str, tmp_path: Path) -> None:
     members = {"a.png": picture(), "a.json": label.encode(), "b.png": picture(), "b.json": b'{"label": "cat"}'}
-    with pytest.raises(DataError, match="a has no label"):
+    with pytest.raises(TrainingError, match="a has no label"):
         list_pictures(pack(tmp_path / "s.tar", members))
     flat(tmp_path, 1)
     (tmp_path / "labels.json").write_text(json.dumps({"0000.png": json.loads(label)}))
-    with pytest.raises(DataError, match=r"0000\.png has no label"):
+    with pytest.raises(TrainingError, match=r"0000\.png has no label"):
         list_pictures(tmp_path / "labels.json")
 
 
@@ -193,5 +199,5 @@ def test_heic_is_named_as_what_it_is(tmp_path: Path) -> None:
     said = (
         r"2 are broken, .*IMG_0001\.HEIC cannot be read as a picture \(it is HEIC, as iPhones save photos; save it as "
     )
-    with pytest.raises(DataError, match=said):
-        open_pictures(tmp_path, SIZE, split="all")
+    with pytest.raises(TrainingError, match=said):
+        open_dataset(tmp_path, SIZE, split="all")

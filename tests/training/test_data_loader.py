@@ -10,9 +10,9 @@ import time
 import pytest
 import torch
 
-from training.data import DataError
+from training.data.augmentation import stream
 from training.data.loader import batches
-from training.data.views import stream
+from training.errors import TrainingError
 
 fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
 
@@ -62,7 +62,7 @@ def test_a_killed_worker_is_an_error_within_seconds() -> None:
     os.kill(next(iterator), signal.SIGKILL)
     time.sleep(0.3)  # where torch's own SIGCHLD handler would raise
     start = time.monotonic()
-    with pytest.raises(DataError, match="a worker that prepares batches died before step") as caught:
+    with pytest.raises(TrainingError, match="a worker that prepares batches died before step") as caught:
         for _ in iterator:
             pass
     assert time.monotonic() - start < 15 and "\n" not in str(caught.value)
@@ -82,12 +82,12 @@ def test_workers_leave_the_signals_to_the_main_process() -> None:
 def test_an_error_of_the_data_arrives_as_it_was(workers: int) -> None:
     def fail(step: int) -> int:
         if step == 2:
-            raise DataError("a.png is broken; repair it")
+            raise TrainingError("a.png is broken; repair it")
         return step
 
     iterator = batches(fail, 0, 5, workers)
     assert [next(iterator), next(iterator)] == [0, 1]
-    with pytest.raises(DataError, match=r"^a\.png is broken; repair it$"):
+    with pytest.raises(TrainingError, match=r"^a\.png is broken; repair it$"):
         next(iterator)
 
 

@@ -17,9 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from training.data import DataError
-from training.data.pictures import open_pictures
+from training.data.dataset import open_dataset
 from training.data.sources import list_pictures
+from training.errors import TrainingError
 
 SIZE = (4, 4)
 PICTURES = {f"{name}{number}": (name, number) for name in ("cat", "dog") for number in range(4)}
@@ -116,7 +116,7 @@ FORMS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same(form: str, tmp_path: Path) -> None:
-    pictures = open_pictures(FORMS[form](tmp_path / "data"), SIZE, split="all")
+    pictures = open_dataset(FORMS[form](tmp_path / "data"), SIZE, split="all")
     assert pictures.classes == ("cat", "dog") and len(pictures) == len(set(pictures.names)) == 8
     colours = pictures.load(torch.arange(8))[:, :2, 0, 0].tolist()
     wanted = {(200 if name == "cat" else 20, number) for name, number in PICTURES.values()}
@@ -129,23 +129,23 @@ def test_every_form_gives_the_same(form: str, tmp_path: Path) -> None:
 
 def test_numbers_are_places_in_the_classes(tmp_path: Path) -> None:
     shard = pack(tmp_path / "n.tar", samples("cls", lambda name, number: str(number)))
-    assert open_pictures(shard, SIZE, split="all").classes == ("0", "1")
-    named = open_pictures(shard, SIZE, ("cat", "dog"), split="all")
+    assert open_dataset(shard, SIZE, split="all").classes == ("0", "1")
+    named = open_dataset(shard, SIZE, ("cat", "dog"), split="all")
     assert named.classes == ("cat", "dog") and named.labels.bincount().tolist() == [4, 4]
-    with pytest.raises(DataError, match=r"n\.tar/dog0\.png has label 1, but the 1 classes count from 0"):
-        open_pictures(shard, SIZE, ("cat",), split="all")
+    with pytest.raises(TrainingError, match=r"n\.tar/dog0\.png has label 1, but the 1 classes count from 0"):
+        open_dataset(shard, SIZE, ("cat",), split="all")
     many = write_flat(
         tmp_path / "ten", "labels.csv", "file,class\n" + "".join(f"cat{i}.png,{i * 5}\n" for i in range(3))
     )
     for stem in ("cat3", *(f"dog{i}" for i in range(4))):
         (many / f"{stem}.png").unlink()
-    assert open_pictures(many, SIZE, split="all").classes == ("0", "5", "10")
+    assert open_dataset(many, SIZE, split="all").classes == ("0", "5", "10")
 
 
 def test_classes_choose_and_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_folders(tmp_path)
-    assert open_pictures(folder, SIZE, ("dog", "cat"), split="all").labels.tolist() == [1] * 4 + [0] * 4
-    only = open_pictures(folder, SIZE, ("dog",), split="all")
+    assert open_dataset(folder, SIZE, ("dog", "cat"), split="all").labels.tolist() == [1] * 4 + [0] * 4
+    only = open_dataset(folder, SIZE, ("dog",), split="all")
     assert len(only) == 4 and set(only.load(torch.arange(4))[:, 0, 0, 0].tolist()) == {20}
     assert "left out 4 pictures of other classes (cat)" in capsys.readouterr().err
 
@@ -165,14 +165,14 @@ def test_a_split_of_the_source_is_taken_as_it_is(tmp_path: Path) -> None:
     write_folders(tmp_path / "train")
     (tmp_path / "val" / "dog").mkdir(parents=True)
     (tmp_path / "val" / "dog" / "x.png").write_bytes(picture("dog1"))
-    assert len(open_pictures(tmp_path, SIZE)) == 8
-    held_out = open_pictures(tmp_path, SIZE, split="held-out")
+    assert len(open_dataset(tmp_path, SIZE)) == 8
+    held_out = open_dataset(tmp_path, SIZE, split="held-out")
     assert held_out.names == ("dog/x.png",) and held_out.classes == ("cat", "dog") and held_out.labels.tolist() == [1]
     shards = tmp_path / "shards"
     pack(shards / "in-train-0.tar", samples("cls", lambda name, number: name))
     pack(shards / "in-validation-0.tar", dict(list(samples("cls", lambda name, number: name).items())[:2]))
-    assert len(open_pictures(shards, SIZE)) == 8 and len(open_pictures(shards, SIZE, split="held-out")) == 1
-    assert len(open_pictures(shards, SIZE, split="all")) == 9
+    assert len(open_dataset(shards, SIZE)) == 8 and len(open_dataset(shards, SIZE, split="held-out")) == 1
+    assert len(open_dataset(shards, SIZE, split="all")) == 9
 
 
 def test_a_share_is_held_out_by_name(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_no_class_is_held_out_whole(tmp_path: Path) -> None:
     assert set(list_pictures(tmp_path, None, "train", 0.9).labels.tolist()) == {0, 1}
     (tmp_path / "single" / "a").mkdir(parents=True)
     (tmp_path / "single" / "a" / "0.png").write_bytes(picture("cat0"))
-    with pytest.raises(DataError, match="too few pictures to hold 5% out; put some into a folder held-out"):
+    with pytest.raises(TrainingError, match="too few pictures to hold 5% out; put some into a folder held-out"):
         list_pictures(tmp_path / "single", None, "held-out")
 
 
@@ -223,16 +223,16 @@ CSV = "file,class\n" + "".join(f"{stem}.png,{name}\n" for stem, (name, _) in PIC
     ],
 )
 def test_wrong_label_files(file: str, text: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        open_pictures(write_flat(tmp_path, file, text), SIZE)
+    with pytest.raises(TrainingError) as caught:
+        open_dataset(write_flat(tmp_path, file, text), SIZE)
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_label_file_in_another_encoding(tmp_path: Path) -> None:
     write_flat(tmp_path)
     (tmp_path / "labels.csv").write_bytes(CSV.replace("dog\n", "h\xfcnd\n").encode("latin-1"))
-    with pytest.raises(DataError, match=r"labels\.csv cannot be read .* save it as UTF-8"):
-        open_pictures(tmp_path, SIZE)
+    with pytest.raises(TrainingError, match=r"labels\.csv cannot be read .* save it as UTF-8"):
+        open_dataset(tmp_path, SIZE)
 
 
 GOOD = samples("cls", lambda name, number: name)
@@ -268,14 +268,14 @@ BAD_SOURCES: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_sources_that_cannot_be_used(case: str, tmp_path: Path) -> None:
     make, said = BAD_SOURCES[case]
     source = make(tmp_path)
-    with pytest.raises(DataError, match=said) as caught:
-        open_pictures(source, SIZE)  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match=said) as caught:
+        open_dataset(source, SIZE)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
 def test_a_class_that_was_asked_for_and_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"class 'eel' has no pictures in .*; add some or leave the class out"):
-        open_pictures(write_folders(tmp_path), SIZE, ("cat", "eel"))
+    with pytest.raises(TrainingError, match=r"class 'eel' has no pictures in .*; add some or leave the class out"):
+        open_dataset(write_folders(tmp_path), SIZE, ("cat", "eel"))
 
 
 @contextlib.contextmanager
@@ -299,8 +299,8 @@ def test_an_unreadable_folder(closed: str) -> None:
         top.chmod(0o755)
         folder = write_folders(top / "data")
         (folder / closed).chmod(0)
-        with not_root(), pytest.raises(DataError, match=rf"{folder / closed} cannot be read \(Permission denied\)"):
-            open_pictures(folder, SIZE)
+        with not_root(), pytest.raises(TrainingError, match=rf"{folder / closed} cannot be read \(Permission denied\)"):
+            open_dataset(folder, SIZE)
     finally:
         (folder / closed).chmod(0o755)
         shutil.rmtree(top)
@@ -309,38 +309,38 @@ def test_an_unreadable_folder(closed: str) -> None:
 def test_the_hub_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)  # what Python itself does to forbid an import
     with pytest.raises(
-        DataError,
+        TrainingError,
         match=r"hf://a/b needs the package datasets, which is not installed; run `pip install -e '\.\[hub\]'`",
     ):
-        open_pictures("hf://a/b", SIZE)
+        open_dataset("hf://a/b", SIZE)
 
 
 def test_the_hub_offline(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
-    with pytest.raises(DataError, match=r"hf://nothing cannot be had \(it should read hf://OWNER/NAME\)"):
-        open_pictures("hf://nothing", SIZE)
-    code = "from training.data.pictures import open_pictures; open_pictures('hf://nobody/nothing', (4, 4))"
+    with pytest.raises(TrainingError, match=r"hf://nothing cannot be had \(it should read hf://OWNER/NAME\)"):
+        open_dataset("hf://nothing", SIZE)
+    code = "from training.data.dataset import open_dataset; open_dataset('hf://nobody/nothing', (4, 4))"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     last = run.stderr.strip().splitlines()[-1]
-    assert "DataError: hf://nobody/nothing cannot be had (" in last and "check the name, the network" in last
+    assert "TrainingError: hf://nobody/nothing cannot be had (" in last and "check the name, the network" in last
 
 
 def test_parquet_splits_and_missing_labels(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     folder = parquet(tmp_path / "set")
-    assert len(open_pictures(folder, SIZE)) + len(open_pictures(folder, SIZE, split="held-out")) == 8
+    assert len(open_dataset(folder, SIZE)) + len(open_dataset(folder, SIZE, split="held-out")) == 8
     train = datasets.load_dataset("parquet", data_files=str(folder / "data" / "*.parquet"))["train"]
     train.select([7]).to_parquet(folder / "data" / "test-00000-of-00001.parquet")
-    assert len(open_pictures(folder, SIZE)) == 8
-    held_out = open_pictures(folder, SIZE, split="held-out")
+    assert len(open_dataset(folder, SIZE)) == 8
+    held_out = open_dataset(folder, SIZE, split="held-out")
     assert held_out.labels.tolist() == [1] and held_out.load(torch.zeros(1, dtype=torch.long))[0, 0, 0, 0] == 20
     train.remove_columns("label").to_parquet(tmp_path / "bare.parquet")
-    with pytest.raises(DataError, match="has the columns image; it needs one of images and one of labels"):
-        open_pictures(tmp_path / "bare.parquet", SIZE)
+    with pytest.raises(TrainingError, match="has the columns image; it needs one of images and one of labels"):
+        open_dataset(tmp_path / "bare.parquet", SIZE)
     train.map(lambda row: {"label": -1}).to_parquet(tmp_path / "none.parquet")
-    with pytest.raises(DataError, match=r"row 0 has no label \(8 in all\)"):
-        open_pictures(tmp_path / "none.parquet", SIZE)
+    with pytest.raises(TrainingError, match=r"row 0 has no label \(8 in all\)"):
+        open_dataset(tmp_path / "none.parquet", SIZE)
 
 
 def test_names_labels_and_bytes_stay_together(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import torch
 
 import nvg_model
 from nvg_model.autoencoder import Decoder
-from training.data import DataError
+from training.data.augmentation import AugmentationSettings, on_colour, stream
 from training.data.canvases import DRAWN_STAGES, load_or_make
-from training.data.pictures import open_pictures
-from training.data.views import ViewSettings, on_colour, stream
+from training.data.dataset import open_dataset
 from training.decoder import laid_on, train_decoder, with_output
+from training.errors import TrainingError
 from training.recipes import recipe
 from training.recipes.base import DecoderRecipe, Recipe
 from training.widen import widened
@@ -70,16 +70,16 @@ def test_a_decoder_for_a_run_without_generators(data: Path, tmp_path: Path) -> N
     model.tokenizer.load_state_dict(tokenizer_weights(tmp_path))
     assert use_trained_decoder(model.tokenizer, tmp_path)
     shutil.rmtree(tmp_path / "decoder")  # a finished run would only say so
-    with pytest.raises(DataError, match="need generators"):
+    with pytest.raises(TrainingError, match="need generators"):
         train_decoder(with_decoder(drawn=0.5), data, tmp_path)
-    with pytest.raises(DataError, match="the batch is 24"):
+    with pytest.raises(TrainingError, match="the batch is 24"):
         train_decoder(with_decoder(batch=24), data, tmp_path)
 
 
 def test_cached_canvases_are_those_of_the_views(data: Path, start: Path, tmp_path: Path) -> None:
     nvg = nvg_model.load(start)
-    pictures = open_pictures(data, (16, 16), CLASSES)
-    views = ViewSettings(shift=0.1, white=0.5)
+    pictures = open_dataset(data, (16, 16), CLASSES)
+    views = AugmentationSettings(shift=0.1, white=0.5)
     path = tmp_path / "canvases.safetensors"
     cache = load_or_make(path, nvg, pictures, views, 128, 3, drawn=True)
     assert cache.canvases.shape == (128, 2, 16, 8) and cache.parts(16) == 8
@@ -122,7 +122,7 @@ def test_a_wider_decoder_draws_what_the_smaller_one_did(changed: dict[str, objec
 def test_a_decoder_never_starts_from_a_wider_one() -> None:
     config = nvg_model.preset("tiny")
     narrow = with_output(config, dataclasses.replace(SMALL, decoder_channels=(4, 8, 8))).autoencoder
-    with pytest.raises(DataError, match="has 16 channels where the new one has 8"):
+    with pytest.raises(TrainingError, match="has 16 channels where the new one has 8"):
         widened(Decoder(config.autoencoder).state_dict(), Decoder(narrow), narrow.norm_groups)
 
 

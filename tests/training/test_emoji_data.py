@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.data import DataError, emoji
+from training.data import emoji
+from training.errors import TrainingError
 
 VENDORS = [package.vendor for package in emoji.PACKAGES]
 
@@ -116,7 +117,7 @@ def test_class_of_an_emoji(name, subcategory, vendor, expected):
 def test_an_emoji_wanted_twice_is_an_error(monkeypatch):
     monkeypatch.setitem(emoji.CLASSES, "bird", emoji.Look(also="crab"))
     monkeypatch.setitem(emoji.CLASSES, "fish", emoji.Look(also="google/crab"))
-    with pytest.raises(DataError, match="crab") as error:
+    with pytest.raises(TrainingError, match="crab") as error:
         emoji.class_of(record("crab", "elsewhere", "1f980"), "google")
     assert one_sentence(error)
 
@@ -170,7 +171,7 @@ def test_an_emoji_covers_its_share_of_the_picture_and_stands_in_the_middle(box):
 
 
 def test_an_empty_picture_is_an_error():
-    with pytest.raises(DataError, match="empty") as error:
+    with pytest.raises(TrainingError, match="empty") as error:
         emoji.composed(Image.new("RGBA", (64, 64)))
     assert one_sentence(error)
 
@@ -248,7 +249,7 @@ def test_damaged_drawings_are_one_sentence(tmp_path):
     records = [record("blue_heart", "heart", "1f499")]
     for icons in ({"icons": {"blue-heart": {"body": "<path"}}}, {"icons": {"blue-heart": {}}}, {}):
         drawn(archive, icons, {"1f499": "blue-heart"})
-        with pytest.raises(DataError, match="delete") as error:
+        with pytest.raises(TrainingError, match="delete") as error:
             emoji.read_pictures(package, archive, records, 128)
         assert one_sentence(error)
 
@@ -273,7 +274,7 @@ def test_the_attribution_names_every_licence():
 def test_a_changed_archive_is_refused_and_nothing_is_left(packages, tmp_path):
     archive = packages / emoji.PACKAGES[1].archive
     archive.write_bytes(archive.read_bytes()[:-1])
-    with pytest.raises(DataError, match="delete it") as error:
+    with pytest.raises(TrainingError, match="delete it") as error:
         emoji.make(tmp_path / "out", packages)
     assert one_sentence(error) and str(archive) in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["downloads"]
@@ -284,7 +285,7 @@ def test_an_archive_with_the_right_hash_that_cannot_be_read(packages, tmp_path, 
     archive.write_bytes(archive.read_bytes()[:500])
     broken = replace(emoji.PACKAGES[2], integrity=emoji.integrity(archive))
     monkeypatch.setattr(emoji, "PACKAGES", (*emoji.PACKAGES[:2], broken, *emoji.PACKAGES[3:]))
-    with pytest.raises(DataError, match="cannot be read") as error:
+    with pytest.raises(TrainingError, match="cannot be read") as error:
         emoji.make(tmp_path / "out", packages)
     assert one_sentence(error)
     assert [path.name for path in tmp_path.iterdir()] == ["downloads"]
@@ -295,12 +296,12 @@ def test_an_existing_folder_is_replaced_only_by_force_and_only_if_it_is_a_datase
     out.mkdir()
     (out / "diary.txt").write_text("mine")
     for force in (False, True):
-        with pytest.raises(DataError, match="choose another folder") as error:
+        with pytest.raises(TrainingError, match="choose another folder") as error:
             emoji.make(out, packages, force=force)
         assert one_sentence(error)
         assert files_in(out) == {"diary.txt": b"mine"}
     (out / "dataset.json").write_text("{}")
-    with pytest.raises(DataError, match="--force"):
+    with pytest.raises(TrainingError, match="--force"):
         emoji.make(out, packages)
     emoji.make(out, packages, force=True)
     assert "diary.txt" not in files_in(out)
@@ -316,7 +317,7 @@ def test_a_failure_while_writing_leaves_the_earlier_dataset(packages, tmp_path, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(emoji.shutil, "copyfile", full)
-    with pytest.raises(DataError, match="could not be written") as error:
+    with pytest.raises(TrainingError, match="could not be written") as error:
         emoji.make(out, packages, force=True)
     assert one_sentence(error)
     assert files_in(out) == before
@@ -325,7 +326,7 @@ def test_a_failure_while_writing_leaves_the_earlier_dataset(packages, tmp_path, 
 
 def test_npm_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(emoji.shutil, "which", lambda name: None)
-    with pytest.raises(DataError, match=r"install Node\.js") as error:
+    with pytest.raises(TrainingError, match=r"install Node\.js") as error:
         emoji.make(tmp_path / "out", tmp_path / "downloads")
     assert one_sentence(error)
     assert not list(tmp_path.iterdir())
@@ -337,7 +338,7 @@ def test_npm_has_no_network(tmp_path, monkeypatch):
 
     monkeypatch.setattr(emoji.shutil, "which", lambda name: "npm")
     monkeypatch.setattr(emoji.subprocess, "run", fails)
-    with pytest.raises(DataError, match=r"ENOTFOUND.*check the network") as error:
+    with pytest.raises(TrainingError, match=r"ENOTFOUND.*check the network") as error:
         emoji.make(tmp_path / "out", tmp_path / "downloads")
     assert one_sentence(error)
     assert not (tmp_path / "out").exists()

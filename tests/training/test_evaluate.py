@@ -10,8 +10,8 @@ import torch
 import nvg_model
 from nvg_model.render import to_pil
 from nvg_model.sampling import SamplingSettings
-from training.data import DataError
 from training.distributed import World
+from training.errors import TrainingError
 from training.evaluate import PARTS, EvaluationSettings, evaluate, halves, train_classifier, write_samples_of
 from training.metrics.classifier import ClassifierSettings
 from training.metrics.pictures import Labelled, read_split
@@ -123,7 +123,7 @@ def test_other_sampling_settings_are_refused_in_the_same_folder(finished: tuple[
     other = EvaluationSettings(
         **{**vars(settings), "parts": ("classifier",), "sampling": SamplingSettings(structure_steps=3)}
     )
-    with pytest.raises(DataError, match=r"differ in sampling\); delete it or choose another folder"):
+    with pytest.raises(TrainingError, match=r"differ in sampling\); delete it or choose another folder"):
         evaluate(other)
 
 
@@ -146,9 +146,9 @@ def test_a_tokenizer_alone(tiny_model: nvg_model.NVG, data: str, tmp_path: Path)
     )
     report = evaluate(settings)
     assert report is not None and list(report.sections) == ["tokenizer"]
-    with pytest.raises(DataError, match="has no generator; choose --parts tokenizer"):
+    with pytest.raises(TrainingError, match="has no generator; choose --parts tokenizer"):
         evaluate(EvaluationSettings(**{**vars(settings), "parts": ("classifier",)}))
-    with pytest.raises(DataError, match="nothing to sample"):
+    with pytest.raises(TrainingError, match="nothing to sample"):
         write_samples_of(str(path), tmp_path / "samples", SampleSettings(2), device="cpu")
 
 
@@ -202,9 +202,9 @@ def test_halves_share_every_class() -> None:
 def test_tuning_without_a_generator_or_without_pictures(data: str, tmp_path: Path) -> None:
     config = dataclasses.replace(nvg_model.preset("tiny"), generator=None)
     path = nvg_model.save(nvg_model.NVG(config), tmp_path / "tokenizer.safetensors")
-    with pytest.raises(DataError, match="nothing to sample"):
+    with pytest.raises(TrainingError, match="nothing to sample"):
         tune(TuneSettings(str(path), data, tmp_path))
-    with pytest.raises(DataError, match="per_class is 0"):
+    with pytest.raises(TrainingError, match="per_class is 0"):
         TuneSettings(str(path), data, tmp_path, per_class=0)
 
 
@@ -223,7 +223,7 @@ def test_no_such_checkpoint(data: str, tmp_path: Path) -> None:
 def test_classes_differ(tiny: Path, tmp_path: Path, classes: tuple[str, ...], message: str) -> None:
     folder = write_pictures(tmp_path / "data", classes)
     settings = EvaluationSettings(str(tiny), str(folder), tmp_path / "out", parts=("tokenizer",), device="cpu")
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(TrainingError, match=message) as caught:
         evaluate(settings)
     assert "\n" not in str(caught.value)
 
@@ -232,13 +232,13 @@ def test_no_data(tiny: Path, tmp_path: Path) -> None:
     settings = EvaluationSettings(
         str(tiny), str(tmp_path / "none"), tmp_path / "out", parts=("tokenizer",), device="cpu"
     )
-    with pytest.raises(DataError, match="none"):
+    with pytest.raises(TrainingError, match="none"):
         evaluate(settings)
 
 
 @pytest.mark.parametrize("wrong", [{"per_class": 0}, {"maps": 0}, {"limit": 0}, {"parts": ()}])
 def test_settings_are_checked(wrong: dict, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="at least"):
+    with pytest.raises(TrainingError, match="at least"):
         EvaluationSettings("emoji64", str(tmp_path), tmp_path, **wrong)
 
 

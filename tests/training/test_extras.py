@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from training.data import DataError, icons
+from training.data import icons
 from training.data.sources import list_pictures
 from training.distributed import World
 from training.efficientnet_lite import load_lite
+from training.errors import TrainingError
 from training.logging import Log
 from training.losses.dino_weights import DINOV2_BASE, load_vit
 from training.metrics.features import inception
@@ -60,6 +61,8 @@ def test_the_command_itself(package: str) -> None:
 def test_a_package_is_named_with_its_extra(module, package, extra, use, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, f"{module}.utils", None)
-    with pytest.raises(DataError, match=rf"the package {package}, which .* `pip install -e '\.\[{extra}\]'`") as caught:
+    with pytest.raises(
+        TrainingError, match=rf"the package {package}, which .* `pip install -e '\.\[{extra}\]'`"
+    ) as caught:
         use(tmp_path)
     assert "\n" not in str(caught.value) and extra_has(extra, package)

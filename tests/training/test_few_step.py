@@ -16,9 +16,9 @@ from nvg_model.sampling import SamplingSettings, time_grid
 from nvg_model.structure_flow import StructureGenerator
 from training import checkpointing
 from training.__main__ import main
-from training.data import DataError
-from training.data.views import ViewSettings
-from training.distributed import Share, World
+from training.data.augmentation import AugmentationSettings
+from training.distributed import Shard, World
+from training.errors import TrainingError
 from training.export import export
 from training.few_step import (
     FewStepObjective,
@@ -166,7 +166,7 @@ def test_the_derivative_equals_finite_differences(tiny_model):
         torch.nn.init.normal_(parameter, std=0.1)
     objective = FewStepObjective(teacher, student, FewStepRecipe(objective="meanflow"))
     rows, z, t, span = some_rows()
-    lesson = objective._meanflow(rows, z, t, span)
+    example = objective._meanflow(rows, z, t, span)
     v, h = guided_velocity(teacher.structure, rows, z, t), 1e-2
 
     def u(by: float) -> Tensor:
@@ -174,8 +174,10 @@ def test_the_derivative_equals_finite_differences(tiny_model):
 
     slope = (8 * (u(h) - u(-h)) - (u(2 * h) - u(-2 * h))) / (12 * h)
     assert float(slope.detach().abs().max()) > 0.1  # or there would be nothing to compare
-    assert torch.allclose(lesson.target, v - span[:, None, None] * slope, atol=2e-2 * float(slope.detach().abs().max()))
-    assert bool((lesson.target[rows.known.expand_as(v)] == 0).all())  # known channels stand still
+    assert torch.allclose(
+        example.target, v - span[:, None, None] * slope, atol=2e-2 * float(slope.detach().abs().max())
+    )
+    assert bool((example.target[rows.known.expand_as(v)] == 0).all())  # known channels stand still
 
 
 @pytest.mark.parametrize(("name", "share"), [("trajectory", 0.2), ("meanflow", 0.5), ("shortcut", 0.9)])
@@ -203,7 +205,7 @@ def test_one_step_of_a_flow_known_in_closed_form(tiny_model, name, share):
     before = error()
     for step in range(60):
         images = a_batch(8, torch.Generator().manual_seed(step))
-        loss, _ = objective(draw(images, step, Share(), settings.few_step, 0), 0)
+        loss, _ = objective(draw(images, step, Shard(), settings.few_step, 0), 0)
         for optimizer in both:
             optimizer.zero_grad()
         loss.backward()
@@ -216,11 +218,11 @@ def test_one_step_of_a_flow_known_in_closed_form(tiny_model, name, share):
 def test_draws_are_shared_and_within_bounds():
     settings = FewStepRecipe(batch=8, structure_stages=2, teacher_steps=8, spans=3)
     whole = a_batch(8, torch.Generator().manual_seed(0))
-    parts = [draw(whole, 5, Share(number, 2), settings, 1) for number in range(2)]
-    together = draw(whole, 5, Share(), settings, 1)
+    parts = [draw(whole, 5, Shard(number, 2), settings, 1) for number in range(2)]
+    together = draw(whole, 5, Shard(), settings, 1)
     for name in ("guidance", "spans", "jitter", "parts"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(together, name))
-    assert not torch.equal(draw(whole, 6, Share(), settings, 1).guidance, together.guidance)
+    assert not torch.equal(draw(whole, 6, Shard(), settings, 1).guidance, together.guidance)
     generator = torch.Generator().manual_seed(0)
     t, r = draw_spans((4000,), generator).unbind(-1)
     assert bool(((r >= 0) & (r <= t) & (t <= 1)).all())
@@ -287,7 +289,7 @@ def test_a_checkpoint_can_be_converted(tiny_model, data, tmp_path):
     assert student.classes == named.classes and student.structure.averages
     assert (tmp_path / "run" / "few-step" / "cache.safetensors").is_file()
     assert torch.equal(student.content.code_head.weight, named.content.code_head.weight)
-    with pytest.raises(DataError, match="a structure generator of few steps already; convert a trained"):
+    with pytest.raises(TrainingError, match="a structure generator of few steps already; convert a trained"):
         converted(student, 3.0)
 
 
@@ -307,10 +309,10 @@ def photos(data: Path, tmp_path: Path) -> Path:
 
 def test_photos_in_a_flat_folder_are_read_as_for_the_generator(tiny_model, photos, tmp_path):
     teacher = nvg_model.save(with_names(tiny_model), tmp_path / "teacher.safetensors", dtype=torch.float32)
-    base = dataclasses.replace(few_step_recipe(teacher=str(teacher), steps=1), views=ViewSettings(margin=1.0))
+    base = dataclasses.replace(few_step_recipe(teacher=str(teacher), steps=1), views=AugmentationSettings(margin=1.0))
     train_few_step(base, photos, tmp_path / "run")
     model = nvg_model.load(teacher)
-    wanted = Source.make(base, model, base.pictures(photos, "train"), tmp_path, World()).cache
+    wanted = Source.make(base, model, base.dataset(photos, "train"), tmp_path, World()).cache
     with safe_open(tmp_path / "run" / "few-step" / "cache.safetensors", framework="pt") as file:
         assert wanted is not None and torch.equal(file.get_tensor("tokens"), wanted.tokens)
 
@@ -320,7 +322,9 @@ def test_an_export_does_not_mix_two_models(trained, data, tiny_model, tmp_path):
     named = with_names(tiny_model)
     teacher = nvg_model.save(named, tmp_path / "teacher.safetensors")
     train_few_step(few_step_recipe(teacher=str(teacher), steps=1), data, run)
-    with pytest.raises(DataError, match=r"was converted from .*teacher\.safetensors, not from this run's generator"):
+    with pytest.raises(
+        TrainingError, match=r"was converted from .*teacher\.safetensors, not from this run's generator"
+    ):
         export(few_step_recipe(), run, tmp_path / "out.safetensors")
 
 
@@ -336,7 +340,7 @@ def test_an_export_does_not_mix_two_models(trained, data, tiny_model, tmp_path):
     ],
 )
 def test_wrong_settings(settings, said, trained, data, tmp_path):
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(TrainingError, match=said):
         train_few_step(few_step_recipe(**settings), data, linked(trained, tmp_path / "run"))
 
 

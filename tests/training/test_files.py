@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.data import DataError
+from training.errors import TrainingError
 from training.files import remove_partials, replacing
 
 
@@ -31,7 +31,7 @@ def test_a_file_and_its_name_are_on_the_disk(tmp_path: Path, monkeypatch: pytest
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(DataError, match="free some room"), replacing(path) as partial:
+    with pytest.raises(TrainingError, match="free some room"), replacing(path) as partial:
         partial.write_text("half")
         raise OSError(28, "No space left on device")
     assert path.read_text() == "old" and [one.name for one in tmp_path.iterdir()] == ["a.txt"]
@@ -39,7 +39,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_the_message_may_be_another(tmp_path: Path) -> None:
     path = tmp_path / "{a}.txt"
-    with pytest.raises(DataError) as caught, replacing(path, "no {path}: {error}!"):
+    with pytest.raises(TrainingError) as caught, replacing(path, "no {path}: {error}!"):
         raise OSError("full")
     assert str(caught.value) == f"no {path}: full!"
 

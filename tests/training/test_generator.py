@@ -14,9 +14,9 @@ from nvg_model.config import PRESETS
 from nvg_model.model import NVG
 from nvg_model.sequence import VisualGranularitySequence
 from training import distributed
-from training.data import DataError
-from training.data.views import stream
-from training.distributed import Share, World
+from training.data.augmentation import stream
+from training.distributed import Shard, World
+from training.errors import TrainingError
 from training.export import export
 from training.generator import (
     GeneratorObjective,
@@ -47,7 +47,7 @@ def source(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Source:
     base = dataclasses.replace(
         recipe("smoke"), generator=dataclasses.replace(recipe("smoke").generator, cached_views=0)
     )
-    return Source(base.generator, base, base.config, base.pictures(data, "train"), None)
+    return Source(base.generator, base, base.config, base.dataset(data, "train"), None)
 
 
 def fresh(seed: int = 0) -> NVG:
@@ -86,7 +86,7 @@ def test_one_step_moves_every_parameter(source: Source) -> None:
     optimisers = optimizers(objective, settings)
     before = {name: value.clone() for name, value in objective.named_parameters()}
     for step in range(3):  # a weight behind a closed gate moves once the gate has opened
-        loss, values = objective(whole.draw(step, Share()), step)
+        loss, values = objective(whole.draw(step, Shard()), step)
         for optimizer in optimisers:
             optimizer.zero_grad()
         loss.backward()
@@ -98,8 +98,8 @@ def test_one_step_moves_every_parameter(source: Source) -> None:
 
 
 def test_shares_of_a_batch_are_the_batch(source: Source) -> None:
-    whole = source.draw(3, Share())
-    parts = [source.draw(3, Share(part, 3)) for part in range(3)]
+    whole = source.draw(3, Shard())
+    parts = [source.draw(3, Shard(part, 3)) for part in range(3)]
     for name in ("classes", "content_stages", "structure_stages", "noise", "times", "images"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name)), name
     assert sum((part.names for part in parts), ()) == whole.names
@@ -110,7 +110,7 @@ def test_checkpointed_blocks_have_the_same_gradient(source: Source) -> None:
     for checkpoint in (False, True):
         nvg = fresh()
         objective = GeneratorObjective(nvg, dataclasses.replace(source.settings, checkpoint_blocks=checkpoint)).train()
-        objective(source.draw(0, Share()), 0)[0].backward()
+        objective(source.draw(0, Shard()), 0)[0].backward()
         gradients.append([one.grad for one in objective.parameters()])
     for a, b in zip(*gradients, strict=True):
         assert torch.allclose(a, b, atol=1e-6)
@@ -119,7 +119,7 @@ def test_checkpointed_blocks_have_the_same_gradient(source: Source) -> None:
 @pytest.mark.parametrize("networks", ["content", "structure"])
 def test_one_network_alone(source: Source, networks: str) -> None:
     objective = GeneratorObjective(fresh(), dataclasses.replace(source.settings, networks=networks))  # type: ignore[arg-type]
-    objective(source.draw(0, Share()), 0)[0].backward()
+    objective(source.draw(0, Shard()), 0)[0].backward()
     trained = {name.partition(".")[0] for name, value in objective.named_parameters() if value.grad is not None}
     assert trained == {networks}
 
@@ -129,9 +129,9 @@ def test_stage_odds_and_weights(source: Source) -> None:
     assert torch.bincount(drawn, minlength=4).float().div(4000).tolist() == pytest.approx(
         [0.6, 0.2, 0.1, 0.1], abs=0.03
     )
-    with pytest.raises(DataError, match=r"2 stage odds .* for 4 stages"):
+    with pytest.raises(TrainingError, match=r"2 stage odds .* for 4 stages"):
         draw_stages(2, 4, 1, stream(0), (1, 2))
-    nvg, batch = fresh(), source.draw(0, Share())
+    nvg, batch = fresh(), source.draw(0, Shard())
     batch = dataclasses.replace(batch, content_stages=torch.full_like(batch.content_stages[:, :1], 2))
     stages = assemble(batch, nvg.tokenizer)
     plain = content_loss(nvg.content, batch, stages, source.settings)[0]
@@ -145,14 +145,14 @@ def test_the_times_of_the_flow(source: Source) -> None:
     """Logit-normal; the paper's are as they always were, whatever else is drawn."""
     whole = dataclasses.replace(source, settings=dataclasses.replace(source.settings, batch=240))
     later = dataclasses.replace(whole, settings=dataclasses.replace(whole.settings, time_logit=(0.5, 1.2)))
-    logits, shifted = whole.draw(2, Share()).times.logit(), later.draw(2, Share()).times.logit()
+    logits, shifted = whole.draw(2, Shard()).times.logit(), later.draw(2, Shard()).times.logit()
     assert float(logits.mean()) == pytest.approx(0, abs=0.15) and float(logits.std()) == pytest.approx(1, abs=0.15)
     assert torch.allclose(shifted, 0.5 + 1.2 * logits, atol=1e-4)
-    assert torch.equal(whole.draw(2, Share()).noise, later.draw(2, Share()).noise)
+    assert torch.equal(whole.draw(2, Shard()).noise, later.draw(2, Shard()).noise)
 
 
 def test_the_split_weight_looks_at_the_channel_that_is_used(source: Source) -> None:
-    nvg, batch = fresh(), source.draw(0, Share())
+    nvg, batch = fresh(), source.draw(0, Shard())
     stages = assemble(batch, nvg.tokenizer)
     losses = {}
     for weight in (0.0, 0.25, 1.0):
@@ -168,8 +168,8 @@ def test_the_split_weight_looks_at_the_channel_that_is_used(source: Source) -> N
 def test_wrong_tokens_stay_and_those_after_them_make_up_for_it(source: Source) -> None:
     settings = dataclasses.replace(source.settings, batch=24, token_noise=0.4)
     noisy = dataclasses.replace(source, settings=settings)
-    plain = dataclasses.replace(source, settings=dataclasses.replace(settings, token_noise=0.0)).draw(0, Share())
-    batch, nvg = noisy.draw(0, Share()), fresh()
+    plain = dataclasses.replace(source, settings=dataclasses.replace(settings, token_noise=0.0)).draw(0, Shard())
+    batch, nvg = noisy.draw(0, Shard()), fresh()
     assert plain.wrong is None and batch.wrong is not None and batch.wrong.shape == (24, 2**5 - 1)
     shares = batch.wrong.float().mean(1)
     assert 0.1 < float(shares.mean()) < 0.3 and float(shares.std()) > 0.08, "each image has its own share"
@@ -209,7 +209,7 @@ def test_wrong_tokens_stay_and_those_after_them_make_up_for_it(source: Source) -
 
 def test_own_tokens_are_those_of_sampling_and_the_next_ones_make_up_for_them(source: Source) -> None:
     settings = dataclasses.replace(source.settings, batch=24, own_tokens=0.5, label_dropout=0.0)
-    batch, nvg = dataclasses.replace(source, settings=settings).draw(0, Share()), fresh()
+    batch, nvg = dataclasses.replace(source, settings=settings).draw(0, Shard()), fresh()
     splits = nvg.config.splits
     assert batch.start is not None and batch.chance is not None
     drawing = batch.start < splits
@@ -243,7 +243,7 @@ def test_own_tokens_are_those_of_sampling_and_the_next_ones_make_up_for_them(sou
 
 def test_own_tokens_are_drawn_in_proportion(source: Source) -> None:
     settings = dataclasses.replace(source.settings, batch=2, own_tokens=1.0)
-    batch, nvg = dataclasses.replace(source, settings=settings).draw(0, Share()), fresh()
+    batch, nvg = dataclasses.replace(source, settings=settings).draw(0, Shard()), fresh()
     assert batch.chance is not None
     stages, draws, stage = assemble(batch, nvg.tokenizer), 4000, nvg.config.splits - 1
     canvas, labels = stages.canvases[:1, stage - 1], stages.structure[:1, stage]
@@ -266,7 +266,7 @@ def test_lora_starts_as_the_network_and_merges_into_one(source: Source) -> None:
     for block in (*nvg.content.transformer.blocks, *nvg.structure.transformer.blocks):
         torch.nn.init.normal_(block.linear_out.weight, std=0.1)
     plain = {name: value.clone() for name, value in nvg.state_dict().items()}
-    batch = source.draw(0, Share())
+    batch = source.draw(0, Shard())
     expected = GeneratorObjective(nvg, source.settings)(batch, 0)[0]
     settings = dataclasses.replace(source.settings, lora_rank=2, optimizer="adamw")
     objective = GeneratorObjective(nvg, settings)
@@ -350,7 +350,7 @@ def test_networks_trained_alone_join_those_trained_together(data: Path, tmp_path
         return torch.load(path, weights_only=True)
 
     trained("content", 2)
-    with pytest.raises(DataError, match="the structure network was never trained in"):
+    with pytest.raises(TrainingError, match="the structure network was never trained in"):
         export(base, tmp_path, tmp_path / "out.safetensors")
     shutil.rmtree(generator_folder(tmp_path, "content"))
     both = trained("both", 2)
@@ -403,7 +403,9 @@ def test_more_blocks_change_nothing_until_they_are_trained(data: Path, tmp_path:
     images = [model.decode(model.generate(["ring", "disc"], seed=1)) for model in (plain, deep)]
     assert torch.equal(images[0], images[1])
     assert len(deep.content.transformer.blocks) == depth + 1 and len(deep.structure.transformer.blocks) == 5
-    with pytest.raises(DataError, match=f"content network of the checkpoint has {depth} blocks and cannot be made 1"):
+    with pytest.raises(
+        TrainingError, match=f"content network of the checkpoint has {depth} blocks and cannot be made 1"
+    ):
         train_generator(chosen("content", content_depth=1), data, tmp_path)
 
     train_generator(chosen("content", content_depth=depth + 1), data, tmp_path)
@@ -426,35 +428,35 @@ def test_the_depth_of_a_network_is_a_setting(data: Path, tmp_path: Path) -> None
     model = nvg_model.load(export(base, tmp_path, tmp_path / "out.safetensors"))
     assert model.config.generator is not None
     assert (model.config.generator.content_depth, model.config.generator.structure_depth) == (3, 1)
-    with pytest.raises(DataError, match="--structure-depth -1 is not a number of blocks"):
+    with pytest.raises(TrainingError, match="--structure-depth -1 is not a number of blocks"):
         train_generator(
             dataclasses.replace(base, generator=dataclasses.replace(short, structure_depth=-1)), data, tmp_path
         )
     alone = dataclasses.replace(short, networks="content", content_depth=4, structure_depth=1)
-    with pytest.raises(DataError, match=r"does not fit the recipe; they differ in .*blocks\.3"):
+    with pytest.raises(TrainingError, match=r"does not fit the recipe; they differ in .*blocks\.3"):
         train_generator(dataclasses.replace(base, generator=alone), data, tmp_path)
 
 
 def test_repa_and_a_cache_exclude_each_other(data: Path, tmp_path: Path) -> None:
     base = recipe("smoke")
     chosen: Recipe = dataclasses.replace(base, generator=dataclasses.replace(base.generator, repa_weight=0.5))
-    with pytest.raises(DataError, match="train with --cached-views 0"):
-        Source.make(chosen, fresh(), chosen.pictures(data, "train"), tmp_path, world=None)  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match="train with --cached-views 0"):
+        Source.make(chosen, fresh(), chosen.dataset(data, "train"), tmp_path, world=None)  # type: ignore[arg-type]
 
 
 def test_own_tokens_and_fsdp_exclude_each_other() -> None:
-    with pytest.raises(DataError, match="use --parallel ddp"):
+    with pytest.raises(TrainingError, match="use --parallel ddp"):
         GeneratorObjective(fresh(), GeneratorRecipe(steps=1, parallel="fsdp", own_tokens=0.5))
 
 
 def test_muon_and_fsdp_exclude_each_other() -> None:
     settings = GeneratorRecipe(steps=1, parallel="fsdp")
-    with pytest.raises(DataError, match="use --optimizer adamw"):
+    with pytest.raises(TrainingError, match="use --optimizer adamw"):
         optimizers(GeneratorObjective(fresh(), settings), settings)
 
 
 def test_the_start_without_a_tokenizer_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no trained tokenizer"):
+    with pytest.raises(TrainingError, match="there is no trained tokenizer"):
         starting_point(recipe("smoke"), tmp_path, ("a", "b", "c"))
 
 
@@ -478,7 +480,7 @@ def test_the_ablations_of_table_2_train_and_draw(source: Source, tmp_path: Path,
     for parameter in nvg.parameters():  # so large that what a network sees decides what it draws
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=0.5)
-    batch = dataclasses.replace(source, config=config).draw(0, Share())
+    batch = dataclasses.replace(source, config=config).draw(0, Shard())
     loss, _ = GeneratorObjective(nvg, source.settings)(batch, 0)
     loss.backward()
     plain = NVG(tiny, nvg.classes)

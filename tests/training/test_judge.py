@@ -10,8 +10,8 @@ import torch
 
 from nvg_model.render import to_pil
 from nvg_model.sampling import SamplingSettings
-from training.data import DataError
-from training.data.views import stream
+from training.data.augmentation import stream
+from training.errors import TrainingError
 from training.evaluate import EvaluationSettings, evaluate
 from training.metrics.distribution import frechet_distance, frechet_of_sets, gaussian, kernel_distance
 from training.metrics.judge import Judge, Verdict, with_noise
@@ -124,5 +124,5 @@ def test_the_judge_of_a_checkpoint(tiny: Path, tmp_path: Path) -> None:
 
 def test_without_imagenet_features_there_is_no_judge(tiny: Path, tmp_path: Path) -> None:
     settings = EvaluationSettings(str(tiny), "nowhere", tmp_path, parts=("judge",), device="cpu")
-    with pytest.raises(DataError, match="choose --features lite0"):
+    with pytest.raises(TrainingError, match="choose --features lite0"):
         evaluate(settings)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from training.data import DataError
+from training.errors import TrainingError
 from training.losses import lpips
 from training.losses.adversarial import (
     LeCam,
@@ -200,14 +200,16 @@ def test_lpips_reads_the_published_files(perceptual: LPIPS, tmp_path: Path) -> N
     model = load_lpips(tmp_path / "vgg16.pth", tmp_path / "heads.pth")
     output, target = pair(1, 3, 16, 16)
     assert torch.equal(model(output, target), perceptual(output, target))
-    with pytest.raises(DataError, match=r"no file .*none\.pth; download .*/vgg16-397923af\.pth .* --lpips-backbone$"):
+    with pytest.raises(
+        TrainingError, match=r"no file .*none\.pth; download .*/vgg16-397923af\.pth .* --lpips-backbone$"
+    ):
         load_lpips(tmp_path / "none.pth")
-    with pytest.raises(DataError, match=r"no file .*none\.pth; download .*/v0\.1/vgg\.pth .* --lpips-calibration$"):
+    with pytest.raises(TrainingError, match=r"no file .*none\.pth; download .*/v0\.1/vgg\.pth .* --lpips-calibration$"):
         load_lpips(tmp_path / "vgg16.pth", tmp_path / "none.pth")
-    with pytest.raises(DataError, match="are not VGG16 and its LPIPS calibration"):
+    with pytest.raises(TrainingError, match="are not VGG16 and its LPIPS calibration"):
         load_lpips(tmp_path / "heads.pth", tmp_path / "heads.pth")
     (tmp_path / "broken.pth").write_bytes(b"no weights")
-    with pytest.raises(DataError, match=r"broken\.pth cannot be read"):
+    with pytest.raises(TrainingError, match=r"broken\.pth cannot be read"):
         load_lpips(tmp_path / "broken.pth", tmp_path / "heads.pth")
 
 
@@ -216,14 +218,14 @@ def test_lpips_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.Mo
     nobody = WeightsFile("http://127.0.0.1:9/vgg16.pth", "vgg16.pth", "00", "--lpips-backbone")
     monkeypatch.setattr(lpips, "BACKBONE", nobody)
     with pytest.raises(
-        DataError,
+        TrainingError,
         match=r"127\.0\.0\.1:9/vgg16\.pth, which could not .* give it with --lpips-backbone, or train without",
     ):
         load_lpips()
     (tmp_path / "other").write_bytes(b"another file")
     other = WeightsFile((tmp_path / "other").as_uri(), "vgg16.pth", "00", "--lpips-backbone")
     monkeypatch.setattr(lpips, "BACKBONE", other)
-    with pytest.raises(DataError, match="invalid hash value"):
+    with pytest.raises(TrainingError, match="invalid hash value"):
         load_lpips()
     assert not other.path.exists()
 
@@ -295,21 +297,25 @@ def test_dino_is_read_from_a_folder(vit: nn.Module, tmp_path: Path) -> None:
     loaded, made = (DinoFeatures(one, (3,), grid=(4, 4)) for one in (load_vit(str(tmp_path / "vit"), DINOV2_BASE), vit))
     torch.testing.assert_close(loaded(images), made(images))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty could not be loaded .*dinov2_vitb14_pretrain\.pth .* --repa-encoder"):
+    with pytest.raises(
+        TrainingError, match=r"empty could not be loaded .*dinov2_vitb14_pretrain\.pth .* --repa-encoder"
+    ):
         load_vit(str(tmp_path / "empty"), DINOV2_BASE)
 
 
 @pytest.mark.parametrize("name", ["weights/dinov2.pth", "~/nowhere", "./dino.safetensors"])
 def test_a_file_that_is_not_there_is_not_asked_of_the_hub(name: str) -> None:
     pytest.importorskip("transformers")
-    with pytest.raises(DataError, match=r"^there are no weights .*; download https://.*\.pth and .* --repa-encoder$"):
+    with pytest.raises(
+        TrainingError, match=r"^there are no weights .*; download https://.*\.pth and .* --repa-encoder$"
+    ):
         load_vit(name, DINOV2_BASE)
 
 
 def test_dino_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(
-        DataError, match=r"need the package transformers, .*`pip install -e '\.\[train\]'.*--discriminator patch"
+        TrainingError, match=r"need the package transformers, .*`pip install -e '\.\[train\]'.*--discriminator patch"
     ):
         load_vit(DINO_SMALL.name, DINO_SMALL)
 
@@ -381,7 +387,7 @@ def test_other_files_are_no_dino(content: object, sentence: str, tmp_path: Path)
         assert isinstance(state, dict)
         state.pop("blocks.1.norm1.weight", None)
         torch.save(state, tmp_path / "x.pth")
-    with pytest.raises(DataError, match=sentence) as caught:
+    with pytest.raises(TrainingError, match=sentence) as caught:
         load_vit(str(tmp_path / "x.pth"), DINOV2_BASE)
     assert "\n" not in str(caught.value)
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 import nvg_model
-from training.data import DataError
 from training.distributed import World
+from training.errors import TrainingError
 from training.metrics import adherence, memorisation
 from training.metrics.classifier import ClassifierSettings, classify, load_or_train
 from training.metrics.codes import CodeCounts
@@ -113,7 +113,7 @@ def test_a_lost_mode_costs_recall_only() -> None:
 def test_inception_without_torch_fidelity_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_fidelity.utils", None)
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    with pytest.raises(DataError, match="pip install torch-fidelity"):
+    with pytest.raises(TrainingError, match="pip install torch-fidelity"):
         inception(torch.device("cpu"))
 
 
@@ -353,13 +353,13 @@ def test_a_killed_run_goes_on(tiny: Path, tiny_model: nvg_model.NVG, samples: np
 
 def test_a_folder_of_other_samples_is_refused(tiny_model: nvg_model.NVG, tmp_path: Path) -> None:
     write_samples(tiny_model, tmp_path, SampleSettings(2, batch=2))
-    with pytest.raises(DataError, match="differ in count, seed"):
+    with pytest.raises(TrainingError, match="differ in count, seed"):
         write_samples(tiny_model, tmp_path, SampleSettings(3, seed=1, batch=2))
 
 
 @pytest.mark.parametrize("wrong", [{"count": 0}, {"seed": -1}, {"batch": 0}])
 def test_sample_settings_are_checked(wrong: dict[str, int]) -> None:
-    with pytest.raises(DataError, match="must be at least"):
+    with pytest.raises(TrainingError, match="must be at least"):
         SampleSettings(**wrong)
 
 

@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from training.data import DataError
+<<<<<<< HEAD
+from training.errors import TrainingError
 from training.data.emoji import CLASSES
 from training.data.emoji_words import WORDS
+=======
+from training.errors import TrainingError
+>>>>>>> 1692953 (Training: TrainingError, ImageDataset, Shard, augmentation, Task)
 from training.naming import KEY, PAGE, SHEET, NamingSettings, is_named, naming, score
 
 
@@ -93,15 +97,15 @@ def test_answers_that_cannot_be_read(made: Path, tmp_path: Path, text: str) -> N
     if not text:  # no answers at all: nothing is named
         assert "named: 0 of 9" in score(made, path)
         return
-    with pytest.raises(DataError, match=re.escape(str(path))) as caught:
+    with pytest.raises(TrainingError, match=re.escape(str(path))) as caught:
         score(made, path)
     assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="make the page"):
+    with pytest.raises(TrainingError, match="make the page"):
         score(tmp_path, path)
 
 
 def test_something_must_be_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="give a checkpoint or a data set"):
+    with pytest.raises(TrainingError, match="give a checkpoint or a data set"):
         naming(NamingSettings(tmp_path))
 
 

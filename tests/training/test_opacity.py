@@ -11,7 +11,7 @@ import torch
 
 import nvg_model
 from nvg_model.sampling import SamplingSettings
-from training.data.pictures import open_pictures
+from training.data.dataset import open_dataset
 from training.evaluate import EvaluationSettings, evaluate
 from training.metrics.classifier import ClassifierSettings
 from training.metrics.opacity import of_reconstructions, of_splits, overlap
@@ -44,7 +44,7 @@ def test_overlap() -> None:
 
 
 def test_of_pictures_that_are_opaque_or_transparent(transparent: nvg_model.NVG, data: Path) -> None:
-    pictures = open_pictures(data, (32, 32), CLASSES, "held-out")
+    pictures = open_dataset(data, (32, 32), CLASSES, "held-out")
     covered = (pictures.load(torch.arange(len(pictures)))[:, 3] > 127).float().mean(dim=(1, 2))
     with_opacity(transparent, 1.0)
     torch.testing.assert_close(of_reconstructions(transparent, pictures), covered)

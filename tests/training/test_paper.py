@@ -23,8 +23,8 @@ from nvg_model.hierarchy import cluster
 from nvg_model.model import NVG
 from nvg_model.tokenizer import Tokenizer
 from training import initialisation
-from training.data.views import draw_epochs, draw_views, stream
-from training.distributed import Share, World
+from training.data.augmentation import draw_augmented, draw_epochs, stream
+from training.distributed import Shard, World
 from training.generator import GeneratorObjective, Source, optimizers, prepare, schedule, train_generator
 from training.losses import discriminators
 from training.losses.adversarial import non_saturating_generator
@@ -198,21 +198,21 @@ def ramps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_epochs_show_every_picture_once(ramps: Path) -> None:
-    pictures = paper_on().pictures(ramps, "train")
+    pictures = paper_on().dataset(ramps, "train")
     settings = paper_on(batch=4).generator
     source = Source(settings, paper_on(batch=4), PRESETS["tiny"], pictures, None)
-    names = [name for step in range(14) for name in source.draw(step, Share()).names]
+    names = [name for step in range(14) for name in source.draw(step, Shard()).names]
     epochs = [tuple(names[start : start + 7]) for start in range(0, 56, 7)]
     assert all(sorted(epoch) == sorted(pictures.names) for epoch in epochs)
     assert len(set(epochs)) > 5
-    halves = [source.draw(1, Share(part, 2)).names for part in range(2)]
+    halves = [source.draw(1, Shard(part, 2)).names for part in range(2)]
     assert halves[0] + halves[1] == tuple(names[4:8])  # over the end of an epoch, whatever the processes
     assert draw_epochs(7, 4, 40, 0).tolist() == torch.cat([draw_epochs(7, 4, 1, 0), draw_epochs(7, 5, 39, 0)]).tolist()
 
 
 def test_views_are_never_flipped(ramps: Path) -> None:
     made = paper_on()
-    views = draw_views(made.pictures(ramps, "train"), torch.arange(7).repeat(8), made.views, stream(0))
+    views = draw_augmented(made.dataset(ramps, "train"), torch.arange(7).repeat(8), made.views, stream(0))
     assert (views[..., 0].mean(dim=(1, 2)) < views[..., -1].mean(dim=(1, 2))).all()
 
 
@@ -238,7 +238,7 @@ def test_initial_weights() -> None:
 
 def test_the_code_head_is_not_made_of_the_codes(ramps: Path) -> None:
     made = paper_on(batch=4)
-    source = Source(made.generator, made, made.config, made.pictures(ramps, "train"), None)
+    source = Source(made.generator, made, made.config, made.dataset(ramps, "train"), None)
     nvg = tiny()
     initialisation.as_released(nvg)
     before = nvg.content.code_head.weight.clone()

@@ -7,8 +7,8 @@ import pytest
 
 import nvg_model
 from training.__main__ import main, options, with_recipe_name
-from training.data import DataError
-from training.distributed import Share
+from training.distributed import Shard
+from training.errors import TrainingError
 from training.generator import Source, held_out_loss, number_of_views
 from training.loop import LoopSettings
 from training.recipes import RECIPES, recipe
@@ -78,7 +78,7 @@ def test_a_recipe_in_a_python_file(tmp_path: Path) -> None:
     )
     assert recipe(str(path)) == dataclasses.replace(recipe("smoke"), name="mine", seed=9)
     path.write_text("recipe = 3\n")
-    with pytest.raises(DataError, match=r"mine\.py has no RECIPE; end it with RECIPE = Recipe\(\.\.\.\)"):
+    with pytest.raises(TrainingError, match=r"mine\.py has no RECIPE; end it with RECIPE = Recipe\(\.\.\.\)"):
         recipe(str(path))
 
 
@@ -104,7 +104,7 @@ def test_a_recipe_in_a_python_file(tmp_path: Path) -> None:
 )
 def test_a_wrong_file_is_one_sentence(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "wrong.toml").write_text(text)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(TrainingError) as caught:
         recipe(str(tmp_path / "wrong.toml"))
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
@@ -120,7 +120,7 @@ def test_a_wrong_file_is_one_sentence(text: str, said: str, tmp_path: Path) -> N
     ],
 )
 def test_wrong_sizes_and_presets(arguments: list[str], said: str) -> None:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(TrainingError) as caught:
         recipe(with_recipe_name(arguments)[0])
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
@@ -140,7 +140,7 @@ def test_as_many_views_are_cached_as_the_data_needs(asked: int | None, pictures:
 
 
 def test_a_negative_number_of_views_is_refused() -> None:
-    with pytest.raises(DataError, match=r"--cached-views -1 is no number of views; give 0 for no cache"):
+    with pytest.raises(TrainingError, match=r"--cached-views -1 is no number of views; give 0 for no cache"):
         number_of_views(GeneratorRecipe(steps=1, cached_views=-1), 37)
 
 
@@ -166,7 +166,7 @@ def test_the_held_out_check_is_as_large_as_the_set(
     """And goes through its views in parts of 32 at most."""
     seen: list[tuple[int, int, int]] = []
 
-    def draw(self: Source, step: int, share: Share) -> tuple[int, int]:
+    def draw(self: Source, step: int, share: Shard) -> tuple[int, int]:
         seen.append((self.settings.batch, share.part, share.parts))
         return share.part, share.parts
 

@@ -22,8 +22,8 @@ from nvg_model.model import NVG
 from nvg_model.sampling import SamplingSettings
 from training import checkpointing
 from training.__main__ import main
-from training.data import DataError
 from training.distributed import World
+from training.errors import TrainingError
 from training.recipes import recipe
 from training.recipes.base import Recipe
 from training.run_folder import alone_in
@@ -185,13 +185,15 @@ def test_pictures_that_were_changed_on_purpose_go_on(
     own = shutil.copytree(sets["ab"], tmp_path / "own")
     train_tokenizer(changed(), own, tmp_path)
     (own / "train" / "a" / "0.png").unlink()
-    with pytest.raises(DataError, match=r"trained on the 8 pictures in .*own, which have changed since \(now 7\): .*"):
+    with pytest.raises(
+        TrainingError, match=r"trained on the 8 pictures in .*own, which have changed since \(now 7\): .*"
+    ):
         train_tokenizer(changed(steps=3), own, tmp_path)
     (tmp_path / "tokenizer" / "identity.json").unlink()
-    with pytest.raises(DataError, match=r"was trained on 2 classes \(a, b\), not on 2 \(x, y\)"):
+    with pytest.raises(TrainingError, match=r"was trained on 2 classes \(a, b\), not on 2 \(x, y\)"):
         train_tokenizer(changed(steps=3), sets["xy"], tmp_path)
     train_tokenizer(changed(steps=3), own, tmp_path)
-    with pytest.raises(DataError, match="was trained on the 7 pictures"):
+    with pytest.raises(TrainingError, match="was trained on the 7 pictures"):
         train_tokenizer(changed(steps=3), sets["ab"], tmp_path)
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 import nvg_model
 from nvg_model import render
 from nvg_model.sampling import SamplingSettings
-from training.data.pictures import open_pictures
+from training.data.dataset import open_dataset
 from training.samples import reconstruction_sheet, sample_sheets
 
 MARGIN = render.MARGIN
@@ -20,7 +20,7 @@ def squares(sheet: Image.Image, left: int, top: int) -> np.ndarray:
 
 
 def test_small_pictures_are_enlarged_by_whole_factors(tiny_model: nvg_model.NVG, data: Path) -> None:
-    pictures = open_pictures(data, (16, 16), split="held-out")
+    pictures = open_dataset(data, (16, 16), split="held-out")
     sheet = reconstruction_sheet(tiny_model.tokenizer, pictures, count=2)
     assert sheet.size == (MARGIN + 6 * (64 + MARGIN), MARGIN + 2 * (64 + MARGIN))  # the picture and five stages
     cell = squares(sheet, MARGIN, MARGIN)

@@ -14,9 +14,9 @@ from nvg_model.hierarchy import cluster
 from nvg_model.model import NVG
 from nvg_model.tokenizer import Tokenizer
 from training import checkpointing
-from training.data import DataError
 from training.data.cache import fingerprint
 from training.distributed import World
+from training.errors import TrainingError
 from training.recipes import recipe
 from training.recipes.base import Recipe
 from training.tokenizer import (
@@ -107,7 +107,7 @@ def test_a_decoder_trained_once_more_leaves_the_tokens_as_they_are(data: Path, t
     with torch.no_grad():
         plain.quantizer.codebook += 1
     assert fingerprint(plain) != fingerprint(finished)
-    with pytest.raises(DataError, match="another tokenizer"):
+    with pytest.raises(TrainingError, match="another tokenizer"):
         use_trained_decoder(plain, tmp_path)
 
 
@@ -210,7 +210,7 @@ def test_separation_by_the_subject_needs_transparency(tmp_path: Path) -> None:
         (tmp_path / split / "a").mkdir(parents=True)
         Image.new("RGB", (16, 16), "red").save(tmp_path / split / "a" / "0.png")
     chosen = changed(separation_weight=1.0, separation_by="subject")
-    with pytest.raises(DataError, match=r"have no transparency.*--separation-by spread"):
+    with pytest.raises(TrainingError, match=r"have no transparency.*--separation-by spread"):
         train_tokenizer(chosen, tmp_path, tmp_path / "run")
 
 

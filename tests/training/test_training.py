@@ -19,14 +19,21 @@ from torch import nn
 import nvg_model
 from training import checkpointing
 from training.__main__ import main
-from training.data import DataError
-from training.data.pictures import open_pictures
-from training.data.views import ViewSettings, compose, draw_balanced, draw_views, plain_views, stream
-from training.distributed import Share, World
+from training.data.augmentation import (
+    AugmentationSettings,
+    compose,
+    draw_augmented,
+    draw_balanced,
+    plain_images,
+    stream,
+)
+from training.data.dataset import open_dataset
+from training.distributed import Shard, World
+from training.errors import TrainingError
 from training.export import export
 from training.generator import train_generator
 from training.logging import Log
-from training.loop import Interrupted, Job, LoopSettings, Phase, train
+from training.loop import Interrupted, LoopSettings, Phase, Task, train
 from training.losses.reconstruction import multiscale_gradient, psnr
 from training.optim import cosine, warmup_stable_decay
 from training.recipes import RECIPES, recipe
@@ -92,7 +99,7 @@ class _Toy:
         self.at: dict[int, object] = {}
         self.settings = LoopSettings(steps=12, batch=16, save_every=4, log_every=3, ema=0.9, **settings)  # type: ignore[arg-type]
 
-    def draw(self, step: int, share: Share) -> torch.Tensor:
+    def draw(self, step: int, share: Shard) -> torch.Tensor:
         action = self.at.get(step)
         if callable(action):
             action()
@@ -100,7 +107,7 @@ class _Toy:
         return x * (torch.nan if action == "nan" else 1)
 
     def train(self, **watched: Any) -> dict[str, torch.Tensor]:
-        job = Job(
+        job = Task(
             [Phase(self.objective, [self.optimizer], lambda step: cosine(step, 12, 3))],
             self.draw,
             names=lambda x: [f"{one:.0f}.png" for one in range(len(x))],
@@ -197,7 +204,7 @@ def test_a_generator_run_resumes_to_equal_weights(run: Path, data: Path, tmp_pat
 def test_a_nan_loss_stops_with_the_last_save_intact(tmp_path: Path) -> None:
     toy = _Toy(tmp_path)
     toy.at = {6: "nan"}
-    with pytest.raises(DataError, match=r"nan at step 6 with the files 0\.png, 1\.png.*and 8 more; the last save"):
+    with pytest.raises(TrainingError, match=r"nan at step 6 with the files 0\.png, 1\.png.*and 8 more; the last save"):
         toy.train()
     state = checkpointing.latest(tmp_path)
     assert state is not None and state["step"] == 4
@@ -209,7 +216,9 @@ def test_a_full_disk_leaves_the_saves_and_the_run_goes_on(tmp_path: Path) -> Non
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     toy.at = {6: lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))}  # half of what a save takes
     try:
-        with pytest.raises(DataError, match=r"00000008\.pt could not be written \(.*File too large\); free some room"):
+        with pytest.raises(
+            TrainingError, match=r"00000008\.pt could not be written \(.*File too large\); free some room"
+        ):
             toy.train()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -225,7 +234,7 @@ def test_a_damaged_save_is_named_and_the_one_before_it_serves(tmp_path: Path, da
     middle = len(content) // 2
     changed = content[:middle] + b"?" + content[middle + 1 :]
     newest.write_bytes({"truncated": content[:middle], "changed": changed, "empty": b""}[damage])
-    with pytest.raises(DataError, match=r"state-00000012\.pt cannot be read \(.+\); remove it") as caught:
+    with pytest.raises(TrainingError, match=r"state-00000012\.pt cannot be read \(.+\); remove it") as caught:
         _Toy(tmp_path).train()
     assert "\n" not in str(caught.value)
     newest.unlink()
@@ -324,7 +333,7 @@ def test_a_missing_tracker_is_one_sentence(
     name: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
-    with pytest.raises(DataError, match=f"^--track {name} needs the package {name}, .* or leave it out$"):
+    with pytest.raises(TrainingError, match=f"^--track {name} needs the package {name}, .* or leave it out$"):
         _Toy(tmp_path, track=(name,)).train()
 
 
@@ -356,15 +365,15 @@ def test_draws_are_balanced_and_repeatable() -> None:
 
 
 def test_views(data: Path) -> None:
-    pictures = open_pictures(data / "train", (16, 16), split="all")
+    pictures = open_dataset(data / "train", (16, 16), split="all")
     assert pictures.classes == ("disc", "ring", "square") and len(pictures) == 15
-    plain = plain_views(pictures, torch.arange(15))
+    plain = plain_images(pictures, torch.arange(15))
     pixels = pictures.load(torch.arange(15))
     opaque = pixels[:, 3:] == 255
     exact = pixels[:, :3].float() / 127.5 - 1
     assert torch.allclose(plain, torch.where(opaque, exact, 1.0), atol=1e-5)  # bicubic at whole pixels is the picture
-    views = draw_views(pictures, torch.arange(15), ViewSettings(), stream(5))
-    assert torch.equal(views, draw_views(pictures, torch.arange(15), ViewSettings(), stream(5)))
+    views = draw_augmented(pictures, torch.arange(15), AugmentationSettings(), stream(5))
+    assert torch.equal(views, draw_augmented(pictures, torch.arange(15), AugmentationSettings(), stream(5)))
     one, zero = torch.ones(1), torch.zeros(1, 2)
     mirrored = compose(pixels[:1], one, -one, zero, torch.ones(1, 3))
     assert torch.allclose(mirrored.flip(3), plain[:1], atol=1e-5)
@@ -426,9 +435,9 @@ def test_a_command_explains_itself(
 def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"broken\.png cannot be read as a picture"):
-        open_pictures(tmp_path, (16, 16), split="all")
+    with pytest.raises(TrainingError, match=r"broken\.png cannot be read as a picture"):
+        open_dataset(tmp_path, (16, 16), split="all")
     (tmp_path / "b").mkdir()
     (tmp_path / "a" / "broken.png").unlink()
-    with pytest.raises(DataError, match="class 'a' has no pictures"):
-        open_pictures(tmp_path, (16, 16), split="all")
+    with pytest.raises(TrainingError, match="class 'a' has no pictures"):
+        open_dataset(tmp_path, (16, 16), split="all")

@@ -25,9 +25,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nvg_model.tokenizer import Tokenizer
+from training.data.augmentation import AugmentationSettings, draw_augmented, draw_balanced, stream
+from training.data.dataset import ImageDataset
 from training.data.loader import batches
-from training.data.pictures import Pictures
-from training.data.views import ViewSettings, draw_balanced, draw_views, stream
 from training.files import replacing
 
 CHUNK = 64  # views drawn from one stream, and encoded together
@@ -67,8 +67,8 @@ class TokenCache:
 def load_or_make(
     path: Path,
     tokenizer: Tokenizer,
-    pictures: Pictures,
-    settings: ViewSettings,
+    dataset: ImageDataset,
+    settings: AugmentationSettings,
     views: int,
     seed: int,
     *,
@@ -87,9 +87,9 @@ def load_or_make(
         wait: returns when all processes have called it (a barrier).
         workers: processes that draw views ahead.
     Raises:
-        DataError: the cache could not be written; nothing incomplete is left under a final name.
+        TrainingError: the cache could not be written; nothing incomplete is left under a final name.
     """
-    key = f"{fingerprint(tokenizer)} {settings} {views} {seed} {digest(pictures)}"
+    key = f"{fingerprint(tokenizer)} {settings.key} {views} {seed} {digest(dataset)}"
     if _key(path) != key:
         folder = path.with_name(f"{path.name}.shards")
         shards = [folder / f"{number:06d}.safetensors" for number in range(-(-views // SHARD))]
@@ -97,8 +97,8 @@ def load_or_make(
         def draw(chunk: int) -> tuple[Tensor, Tensor]:
             start = chunk * CHUNK
             generator = stream(seed, 1, start)
-            index = draw_balanced(pictures.labels, len(pictures.classes), min(CHUNK, views - start), generator)
-            return index, draw_views(pictures, index, settings, generator)
+            index = draw_balanced(dataset.labels, len(dataset.classes), min(CHUNK, views - start), generator)
+            return index, draw_augmented(dataset, index, settings, generator)
 
         for number in range(rank, len(shards), world):
             if _key(shards[number]) != key:
@@ -108,14 +108,14 @@ def load_or_make(
                 chunks = tqdm(
                     batches(draw, first, last, workers), title, last - first, disable=rank != 0, mininterval=5
                 )
-                _save(shards[number], _tokenized(chunks, tokenizer, pictures), key)
+                _save(shards[number], _tokenized(chunks, tokenizer, dataset), key)
         wait()
         if rank == 0:
             with replacing(path, UNWRITTEN) as partial:
                 _merge(shards, partial, key)
             shutil.rmtree(folder, ignore_errors=True)
         wait()
-    return TokenCache(**_read(path), names=pictures.names)
+    return TokenCache(**_read(path), names=dataset.names)
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
@@ -128,26 +128,28 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     return digest.hexdigest()[:16]
 
 
-def digest(pictures: Pictures) -> str:
+def digest(dataset: ImageDataset) -> str:
     """A hash of the pictures' names, labels and some of their files."""
-    digest = hashlib.sha256(pictures.labels.numpy().tobytes() + pictures.digest.encode())
-    digest.update("\n".join((*pictures.classes, *pictures.names)).encode())
+    digest = hashlib.sha256(dataset.labels.numpy().tobytes() + dataset.digest.encode())
+    digest.update("\n".join((*dataset.classes, *dataset.names)).encode())
     return digest.hexdigest()[:16]
 
 
 @torch.inference_mode()
-def _tokenized(chunks: Iterable[tuple[Tensor, Tensor]], tokenizer: Tokenizer, pictures: Pictures) -> dict[str, Tensor]:
+def _tokenized(
+    chunks: Iterable[tuple[Tensor, Tensor]], tokenizer: Tokenizer, dataset: ImageDataset
+) -> dict[str, Tensor]:
     """TokenCache's tensors for chunks of (pictures [B], views [B,3,H,W])."""
     columns: dict[str, list[Tensor]] = {"finest": [], "tokens": [], "classes": [], "pictures": []}
     for index, images in chunks:
         sequence = tokenizer.tokenize(images)
         codes = [sequence.cluster_tokens(stage) for stage in range(sequence.num_stages)]
-        row = (sequence.structure[:, -1].cpu(), torch.cat(codes, dim=1).cpu(), pictures.labels[index], index)
+        row = (sequence.structure[:, -1].cpu(), torch.cat(codes, dim=1).cpu(), dataset.labels[index], index)
         for column, values in zip(columns.values(), row, strict=True):
             column.append(values)
     # By what may come, not by what came: all shards must have the same types.
     positions, codes_in_all = tokenizer.grid[0] * tokenizer.grid[1], len(tokenizer.quantizer.codebook)
-    types = (*map(_smallest, (positions, codes_in_all, len(pictures.classes))), torch.int32)
+    types = (*map(_smallest, (positions, codes_in_all, len(dataset.classes))), torch.int32)
     return {name: torch.cat(column).to(dtype) for (name, column), dtype in zip(columns.items(), types, strict=True)}
 
 

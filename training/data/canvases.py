@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nvg_model.model import NVG
+from training.data.augmentation import AugmentationSettings, draw_balanced, draw_rgba, on_colour, stream
 from training.data.cache import CHUNK, UNWRITTEN, digest, fingerprint
-from training.data.pictures import Pictures
-from training.data.views import ViewSettings, draw_balanced, draw_rgba, on_colour, stream
+from training.data.dataset import ImageDataset
 from training.files import replacing
 from training.metrics.sampler import weights_hash
 
@@ -34,8 +34,8 @@ class CanvasCache:
 
     canvases: Tensor
     """float16 [M,V,L,C]: the tokenizer's, then the one that was drawn."""
-    pictures: Pictures
-    views: ViewSettings
+    dataset: ImageDataset
+    views: AugmentationSettings
     seed: int
 
     def parts(self, batch: int) -> int:
@@ -47,21 +47,21 @@ class CanvasCache:
         [B]."""
         chunk, place = divmod(number, CHUNK // batch)
         inside = slice(place * batch, (place + 1) * batch)
-        index, generator = _chunk(self.pictures, self.seed, chunk)
-        pixels, background = draw_rgba(self.pictures, index, self.views, generator, inside)
+        index, generator = _chunk(self.dataset, self.seed, chunk)
+        pixels, background = draw_rgba(self.dataset, index, self.views, generator, inside)
         start = chunk * CHUNK
         canvases = self.canvases[start + inside.start : start + inside.stop].float()
         return canvases, pixels, background, index[inside]
 
 
-def _chunk(pictures: Pictures, seed: int, chunk: int) -> tuple[Tensor, torch.Generator]:
+def _chunk(dataset: ImageDataset, seed: int, chunk: int) -> tuple[Tensor, torch.Generator]:
     """The pictures [CHUNK] that a chunk's views show, and the generator that draws the views."""
     generator = stream(seed, 1, chunk * CHUNK)
-    return draw_balanced(pictures.labels, len(pictures.classes), CHUNK, generator), generator
+    return draw_balanced(dataset.labels, len(dataset.classes), CHUNK, generator), generator
 
 
 def load_or_make(
-    path: Path, nvg: NVG, pictures: Pictures, settings: ViewSettings, views: int, seed: int, drawn: bool
+    path: Path, nvg: NVG, dataset: ImageDataset, settings: AugmentationSettings, views: int, seed: int, drawn: bool
 ) -> CanvasCache:
     """The cache at `path`, made first if it is not there or was made by another model, data or settings.
 
@@ -71,22 +71,22 @@ def load_or_make(
         views: how many, every class equally often; rounded up to whole chunks of 64.
         drawn: with the canvases whose last stages the content generator drew.
     Raises:
-        DataError: the cache could not be written.
+        TrainingError: the cache could not be written.
     """
     chunks = -(-views // CHUNK)
     model = weights_hash(nvg) if drawn else fingerprint(nvg.tokenizer)
-    key = f"{model} {settings} {chunks} {seed} {pictures.size} {digest(pictures)}"
+    key = f"{model} {settings.key} {chunks} {seed} {dataset.size} {digest(dataset)}"
     canvases = _read(path, key)
     if canvases is None:
         canvases = torch.cat(
             [
-                _canvases(nvg, pictures, settings, seed, chunk, drawn)
+                _canvases(nvg, dataset, settings, seed, chunk, drawn)
                 for chunk in tqdm(range(chunks), "canvases", mininterval=5)
             ]
         )
         with replacing(path, UNWRITTEN) as partial:
             save_file({"canvases": canvases}, partial, {"key": key})
-    return CanvasCache(canvases, pictures, settings, seed)
+    return CanvasCache(canvases, dataset, settings, seed)
 
 
 def _read(path: Path, key: str) -> Tensor | None:
@@ -98,10 +98,12 @@ def _read(path: Path, key: str) -> Tensor | None:
 
 
 @torch.inference_mode()
-def _canvases(nvg: NVG, pictures: Pictures, settings: ViewSettings, seed: int, chunk: int, drawn: bool) -> Tensor:
+def _canvases(
+    nvg: NVG, dataset: ImageDataset, settings: AugmentationSettings, seed: int, chunk: int, drawn: bool
+) -> Tensor:
     """float16 [CHUNK,V,L,C]."""
-    index, generator = _chunk(pictures, seed, chunk)
-    pixels, background = draw_rgba(pictures, index, settings, generator)
+    index, generator = _chunk(dataset, seed, chunk)
+    pixels, background = draw_rgba(dataset, index, settings, generator)
     images = on_colour(pixels, background)
     if images.shape[2:] != nvg.config.image_size:
         images = F.interpolate(images, nvg.config.image_size, mode="area")
@@ -111,7 +113,7 @@ def _canvases(nvg: NVG, pictures: Pictures, settings: ViewSettings, seed: int, c
         stages = nvg.config.num_stages
         kept = stages - DRAWN_STAGES[chunk % len(DRAWN_STAGES)]
         again = nvg.generate(
-            pictures.labels[index], seed, sequence=sequence, keep_structure=stages, keep_content=kept,
+            dataset.labels[index], seed, sequence=sequence, keep_structure=stages, keep_content=kept,
             first_item=chunk * CHUNK,
         )  # fmt: skip
         found.append(again.canvases[:, -1])
@@ -120,7 +122,7 @@ def _canvases(nvg: NVG, pictures: Pictures, settings: ViewSettings, seed: int, c
 
 @torch.inference_mode()
 def load_or_generate(path: Path, nvg: NVG, count: int, seed: int) -> Tensor:
-    """Canvases float16 [G,L,C] of `count` generated pictures, every class alike, kept at `path`. Raises DataError."""
+    """Canvases float16 [G,L,C] of `count` generated pictures, every class alike, kept at `path`."""
     key = f"{weights_hash(nvg)} {nvg.settings} {count} {seed}"
     canvases = _read(path, key)
     if canvases is None:

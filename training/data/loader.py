@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from training.data import DataError
+from training.errors import TrainingError
 
 T = TypeVar("T")
 
@@ -29,13 +29,13 @@ def batches(draw: Callable[[int], T], start: int, stop: int, workers: int = 0) -
     Args:
         workers: processes that prepare batches ahead; 0: they are drawn here, when they are asked for.
     Raises:
-        DataError: raised by `draw`, or a worker died.
+        TrainingError: raised by `draw`, or a worker died.
     """
     if workers <= 0:
         yield from map(draw, range(start, stop))
         return
     if "fork" not in multiprocessing.get_all_start_methods():
-        raise DataError(f"this system cannot fork the {workers} workers asked for; set workers to 0")
+        raise TrainingError(f"this system cannot fork the {workers} workers asked for; set workers to 0")
     loader: DataLoader[Any] = DataLoader(
         _Draws(draw),
         batch_size=None,
@@ -54,7 +54,7 @@ def batches(draw: Callable[[int], T], start: int, stop: int, workers: int = 0) -
         for step in range(start, stop):
             batch = _next(iterator, step)
             if isinstance(batch, _Refusal):
-                raise DataError(batch.reason)
+                raise TrainingError(batch.reason)
             yield batch
     finally:
         end()
@@ -62,7 +62,7 @@ def batches(draw: Callable[[int], T], start: int, stop: int, workers: int = 0) -
 
 
 class _Refusal:
-    """A DataError on its way from a worker; raised there, it would arrive with the text of a whole traceback."""
+    """A TrainingError on its way from a worker; raised there, it would arrive with the text of a whole traceback."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -77,7 +77,7 @@ class _Draws(Dataset[Any], Generic[T]):
     def __getitem__(self, step: int) -> T | _Refusal:
         try:
             return self.draw(step)
-        except DataError as error:
+        except TrainingError as error:
             return _Refusal(str(error))
 
 
@@ -113,7 +113,7 @@ def _next(iterator: Iterator[Any], step: int) -> Any:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise DataError(
+        raise TrainingError(
             f"a worker that prepares batches died before step {step} ({str(error).splitlines()[0]}); memory or "
             "/dev/shm may have run out: use fewer workers, or 0 to prepare the batches in the training process"
         ) from error

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training.data import DataError
+from training.errors import TrainingError
 from training.extras import missing
 
 FILES = (".pth", ".pt", ".bin", ".safetensors")
@@ -55,8 +55,8 @@ def load_vit(name: str, published: Published) -> Any:
     Args:
         published: named, with the place to get it, where the weights cannot be had.
     Raises:
-        DataError: `transformers` is not installed, the weights can neither be read, downloaded nor found in the cache,
-            or they are of another kind.
+        TrainingError: `transformers` is not installed, the weights can neither be read, downloaded nor found in the
+            cache, or they are of another kind.
     """
     try:
         import transformers
@@ -66,7 +66,7 @@ def load_vit(name: str, published: Published) -> Any:
     if path.is_file():
         return _from_file(transformers, path)
     if not path.is_dir() and (name.startswith(("/", "~", ".")) or path.suffix in FILES):
-        raise DataError(
+        raise TrainingError(
             f"there are no weights {path}; download {published.url} and give the file with {published.option}"
         )
     hub_id, _, revision = name.partition("@")
@@ -75,20 +75,22 @@ def load_vit(name: str, published: Published) -> Any:
         return transformers.AutoModel.from_pretrained(local, revision=revision or "main").float()
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise DataError(
+        raise TrainingError(
             f"the weights {name} could not be loaded ({reason}); download {published.url} "
             f"and give the file with {published.option}, or {ADVICE}"
         ) from error
 
 
 def _from_file(transformers: Any, path: Path) -> Any:
-    """The transformer of a file with the names of torch.hub or timm. Raises DataError."""
+    """The transformer of a file with the names of torch.hub or timm. Raises TrainingError."""
     weights = _read(path)
     kind = f"{path} holds another kind of network than DINO or DINOv2"
     try:
         model, config = _of_sizes(transformers, weights)
     except (KeyError, ValueError) as error:
-        raise DataError(f"{kind} (it has no {error}); give a file of torch.hub, or a folder of transformers") from error
+        raise TrainingError(
+            f"{kind} (it has no {error}); give a file of torch.hub, or a folder of transformers"
+        ) from error
     found, names = model.from_pretrained(
         None, config=config, state_dict=_renamed(weights), output_loading_info=True, ignore_mismatched_sizes=True
     )
@@ -97,7 +99,7 @@ def _from_file(transformers: Any, path: Path) -> Any:
     odd = [one if isinstance(one, str) else one[0] for one in odd]
     odd = sorted(one for one in odd if not any(part in one for part in never_used))
     if odd:
-        raise DataError(f"{kind} (they differ in {odd[0]}); give a file of torch.hub, or a folder of transformers")
+        raise TrainingError(f"{kind} (they differ in {odd[0]}); give a file of torch.hub, or a folder of transformers")
     return found.float()
 
 
@@ -111,7 +113,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = state.get("teacher", state)
     except Exception as error:  # torch.load raises many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DataError(f"the weights {path} cannot be read ({reason}); download the file again") from error
+        raise TrainingError(f"the weights {path} cannot be read ({reason}); download the file again") from error
     tensors = {key: value for key, value in state.items() if torch.is_tensor(value)}
     return {re.sub(r"^(module\.)?(backbone\.)?", "", key): value for key, value in tensors.items()}
 

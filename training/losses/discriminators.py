@@ -86,7 +86,7 @@ def dino_discriminator(name: str = DINO_SMALL.name) -> DinoDiscriminator:
     Args:
         name: as `load_vit` takes it.
     Raises:
-        DataError: see `load_vit`.
+        TrainingError: see `load_vit`.
     """
     vit = load_vit(name, DINO_SMALL)
     return DinoDiscriminator(DinoFeatures(vit, depths=(0, 3, 6, 9, 12), readout=True, area=True))

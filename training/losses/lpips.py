@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from training.data import DataError
+from training.errors import TrainingError
 from training.losses.reconstruction import check_pair
 
 VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
@@ -117,12 +117,12 @@ def load_lpips(backbone: Path | None = None, calibration: Path | None = None) ->
         backbone: VGG16 as torchvision or timm name it. calibration: the five heads of the package `lpips`, whose own
             file is used where it is installed.
     Raises:
-        DataError: a file cannot be downloaded, or is not what it should be.
+        TrainingError: a file cannot be downloaded, or is not what it should be.
     """
     model = LPIPS()
     for given, file in ((backbone, BACKBONE), (calibration, CALIBRATION)):
         if given is not None and not given.is_file():
-            raise DataError(f"there is no file {given}; download {file.url} and give it with {file.option}")
+            raise TrainingError(f"there is no file {given}; download {file.url} and give it with {file.option}")
     backbone = backbone or _fetch(BACKBONE)
     calibration = calibration or _packaged() or _fetch(CALIBRATION)
     convolutions = {f"features.{name}" for name, _ in model.features.named_parameters()}
@@ -133,7 +133,7 @@ def load_lpips(backbone: Path | None = None, calibration: Path | None = None) ->
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise DataError(
+        raise TrainingError(
             f"{backbone} and {calibration} are not VGG16 and its LPIPS calibration; get {BACKBONE.url} "
             f"and {CALIBRATION.url} ({reason})"
         ) from error
@@ -156,7 +156,7 @@ def _fetch(file: WeightsFile) -> Path:
             file.path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(file.url, str(file.path), hash_prefix=file.sha256)
         except (OSError, RuntimeError) as error:  # no network, no room; another file than expected
-            raise DataError(
+            raise TrainingError(
                 f"LPIPS needs {file.url}, which could not be downloaded ({error}); put that file at {file.path} or "
                 f"give it with {file.option}, or train without LPIPS: the SSIM and gradient losses need no weights"
             ) from error
@@ -169,4 +169,6 @@ def _read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds
-        raise DataError(f"the weights {path} cannot be read ({error}); delete the file to download it again") from error
+        raise TrainingError(
+            f"the weights {path} cannot be read ({error}); delete the file to download it again"
+        ) from error

@@ -57,5 +57,5 @@ class LitePerceptual(nn.Module):
 
 
 def load_perceptual(name: LiteName = "lite0") -> LitePerceptual:
-    """With the weights of the package. Raises DataError where it is not installed."""
+    """With the weights of the package. Raises TrainingError where it is not installed."""
     return LitePerceptual(load_lite(name))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nvg_model.content import ContentGenerator
-from training.data import DataError
+from training.errors import TrainingError
 from training.losses.dino import DinoFeatures
 from training.losses.dino_weights import DINOV2_BASE, load_vit
 
@@ -28,14 +28,14 @@ class Repa(nn.Module):
         layer: the block, counted from 1, after which the tokens are taken.
         features: of the frozen transformer, one depth, with the generator's grid.
     Raises:
-        DataError: the generator has no such block.
+        TrainingError: the generator has no such block.
     """
 
     def __init__(self, content: ContentGenerator, layer: int, features: DinoFeatures) -> None:
         super().__init__()
         blocks = content.transformer.blocks
         if not 1 <= layer <= len(blocks):
-            raise DataError(f"repa_layer is {layer}; the content generator has blocks 1 to {len(blocks)}")
+            raise TrainingError(f"repa_layer is {layer}; the content generator has blocks 1 to {len(blocks)}")
         block: Any = blocks[layer - 1]
         self.projector = nn.Sequential(
             nn.Linear(block.width, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, HIDDEN), nn.SiLU(),
@@ -63,7 +63,7 @@ class Repa(nn.Module):
 
 
 def make_repa(content: ContentGenerator, layer: int, encoder: str) -> Repa:
-    """REPA on a transformer as `load_vit` takes it. Raises DataError."""
+    """REPA on a transformer as `load_vit` takes it. Raises TrainingError."""
     vit = load_vit(encoder, DINOV2_BASE)
     depth = vit.config.num_hidden_layers
     return Repa(content, layer, DinoFeatures(vit, depths=(depth,), grid=content.grid, final_norm=True))

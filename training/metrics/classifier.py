@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from training.data.views import stream
+from training.data.augmentation import stream
 from training.files import replacing
 from training.metrics.pictures import CHUNK, Labelled, moved, to_images
 from training.optim import cosine

@@ -15,7 +15,7 @@ import torch
 
 import nvg_model
 from nvg_model.model import NVG
-from training.data import DataError
+from training.errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ def measure(checkpoint: str, device: str, dtype: str, batch: int = 8, repeats: i
     """Measures in a process of its own, whose memory nothing else has touched.
 
     Raises:
-        DataError: the process failed; its own last line says why.
+        TrainingError: the process failed; its own last line says why.
     """
     arguments = [checkpoint, device, dtype, str(batch), str(repeats)]
     command = [sys.executable, "-m", "training.metrics.cost", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-        raise DataError(f"time and memory could not be measured ({last}); leave the part `cost` out")
+        raise TrainingError(f"time and memory could not be measured ({last}); leave the part `cost` out")
     return Cost(**json.loads(ended.stdout.splitlines()[-1]))
 
 

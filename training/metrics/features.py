@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training.data import DataError
+from training.errors import TrainingError
 from training.extras import missing
 
 Space = Literal["data", "inception", "lite0", "lite1", "lite2"]
@@ -25,7 +25,7 @@ def inception(device: torch.device, batch: int = 32) -> Extract:
     """Inception-v3 of the original FID (2048 features, 1008 logits without bias), through torch-fidelity.
 
     Raises:
-        DataError: torch-fidelity is not installed, or its weights (91 MiB) are neither here nor to be had.
+        TrainingError: torch-fidelity is not installed, or its weights (91 MiB) are neither here nor to be had.
     """
     try:
         from torch_fidelity.utils import create_feature_extractor
@@ -34,7 +34,7 @@ def inception(device: torch.device, batch: int = 32) -> Extract:
             "the feature space `inception` needs", "torch-fidelity", "inception", "choose --features data"
         ) from error
     except RuntimeError as error:  # torchvision was built for another torch
-        raise DataError(
+        raise TrainingError(
             f"torch-fidelity cannot be loaded ({error}); reinstall it and torchvision, or choose --features data"
         ) from error
     try:
@@ -42,7 +42,7 @@ def inception(device: torch.device, batch: int = 32) -> Extract:
             "inception-v3-compat", ["2048", "logits_unbiased"], cuda=False, verbose=False
         ).to(device)
     except (URLError, OSError) as error:
-        raise DataError(
+        raise TrainingError(
             f"the weights of the feature space `inception` could not be downloaded ({error}); "
             "check the network or choose --features data"
         ) from error

@@ -20,7 +20,7 @@ def lite(name: LiteName, device: torch.device, batch: int = 32) -> Extract:
     """Pixels -> 1280 features and 1000 ImageNet logits, at the size that the network was trained on.
 
     Raises:
-        DataError: the package with the weights is not installed.
+        TrainingError: the package with the weights is not installed.
     """
     network = load_lite(name).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nvg_model import render
 from nvg_model.model import NVG
-from training.data.views import stream
+from training.data.augmentation import stream
 from training.metrics.pictures import CHUNK, Labelled, moved, to_images, to_pixels
 
 SIDE = 16

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nvg_model.model import NVG
 from nvg_model.sampling import SamplingSettings
-from training.data.pictures import Pictures
-from training.data.views import plain_views
+from training.data.augmentation import plain_images
+from training.data.dataset import ImageDataset
 
 BATCH = 32
 
@@ -30,11 +30,11 @@ def opaque(rgba: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def of_reconstructions(nvg: NVG, pictures: Pictures) -> Tensor:
+def of_reconstructions(nvg: NVG, pictures: ImageDataset) -> Tensor:
     """Overlap [N] of the true silhouettes of pictures, at the size of the model's, with those that it gives back."""
     found = []
     for index in torch.arange(len(pictures)).split(BATCH):
-        sequence = nvg.tokenize(plain_views(pictures, index))
+        sequence = nvg.tokenize(plain_images(pictures, index))
         found.append(overlap(opaque(nvg.decode_rgba(sequence)).cpu(), pictures.load(index)[:, 3] > 127))
     return torch.cat(found)
 

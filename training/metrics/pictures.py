@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.data import DataError
-from training.data.pictures import open_pictures
+from training.data.augmentation import plain_images
+from training.data.dataset import open_dataset
 from training.data.sources import Split
-from training.data.views import plain_views
+from training.errors import TrainingError
 
 CHUNK = 256  # pictures that are floats at the same time
 
@@ -68,25 +68,25 @@ def read_split(
         data: a data set of any kind that training reads.
         size: (H, W) that they are resized to.
         classes: the class names of the checkpoint, in the order of the labels wanted; empty: the data's own.
-        margin: None: whole pictures; a number for photos, of which the centre is taken (see `open_pictures`).
+        margin: None: whole pictures; a number for photos, of which the centre is taken (see `open_dataset`).
         limit: pictures at most, spread evenly over the split.
     Raises:
-        DataError: no such data, or its classes are not among `classes`, or (for the split "train") not all of them.
+        TrainingError: no such data, or its classes are not among `classes`, or (for the split "train") not all of them.
     """
-    pictures = open_pictures(data, size, split=split, margin=margin)
-    classes = classes or tuple(pictures.classes)
-    unknown = [name for name in pictures.classes if name not in classes]
-    missing = [name for name in classes if name not in pictures.classes] if split == "train" else []
+    dataset = open_dataset(data, size, split=split, margin=margin)
+    classes = classes or tuple(dataset.classes)
+    unknown = [name for name in dataset.classes if name not in classes]
+    missing = [name for name in classes if name not in dataset.classes] if split == "train" else []
     if unknown or missing:
         problem = f"has no class {unknown[0]!r}" if unknown else f"has a class {missing[0]!r}"
-        raise DataError(
+        raise TrainingError(
             f"the checkpoint {problem} and the {split} pictures of {data} {'have' if unknown else 'have not'} "
             f"({len(unknown) + len(missing)} classes differ); give the data that the checkpoint was trained on"
         )
-    index = torch.linspace(0, len(pictures) - 1, min(limit, len(pictures)), dtype=torch.float64).round().long()
-    pixels = [to_pixels(plain_views(pictures, part)) for part in index.split(CHUNK)]
-    order = torch.tensor([classes.index(name) for name in pictures.classes])
-    return Labelled(torch.cat(pixels), order[pictures.labels[index]], classes)
+    index = torch.linspace(0, len(dataset) - 1, min(limit, len(dataset)), dtype=torch.float64).round().long()
+    pixels = [to_pixels(plain_images(dataset, part)) for part in index.split(CHUNK)]
+    order = torch.tensor([classes.index(name) for name in dataset.classes])
+    return Labelled(torch.cat(pixels), order[dataset.labels[index]], classes)
 
 
 def to_pixels(images: Tensor) -> Tensor:

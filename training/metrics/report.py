@@ -63,7 +63,7 @@ class Report:
         return "\n\n".join(blocks) + "\n"
 
     def write(self, folder: Path) -> None:
-        """evaluation.json and evaluation.md. Raises DataError where they cannot be written."""
+        """evaluation.json and evaluation.md. Raises TrainingError where they cannot be written."""
         for name, text in (("evaluation.json", self.to_json()), ("evaluation.md", self.to_markdown())):
             with replacing(folder / name) as partial:
                 partial.write_text(text, encoding="utf-8")

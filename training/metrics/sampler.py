@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from nvg_model.model import NVG
 from nvg_model.sampling import SamplingSettings
-from training.data import DataError
 from training.distributed import World
+from training.errors import TrainingError
 from training.files import remove_partials, replacing
 from training.metrics.pictures import to_pixels
 from training.run_folder import alone_in
@@ -49,7 +49,7 @@ class SampleSettings:
     def __post_init__(self) -> None:
         for name, least in (("count", 1), ("seed", 0), ("batch", 1)):
             if getattr(self, name) < least:
-                raise DataError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+                raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
     def shards(self) -> list[range]:
         """The numbers of the samples in each shard."""
@@ -67,10 +67,10 @@ def write_samples(model: NVG, folder: Path, settings: SampleSettings, world: Wor
     Returns:
         samples.npz in `folder`, with `arr_0` uint8 [N,H,W,3] in the order of the samples; None in the other processes.
     Raises:
-        DataError: the folder holds samples of another model or with other settings, or it cannot be written.
+        TrainingError: the folder holds samples of another model or with other settings, or it cannot be written.
     """
     if model.config.generator is None:
-        raise DataError("this checkpoint has a tokenizer but no generator; there is nothing to sample")
+        raise TrainingError("this checkpoint has a tokenizer but no generator; there is nothing to sample")
     with alone_in(folder, ALONE) if world.first else nullcontext():
         return _write_share(model, folder, settings, world)
 
@@ -121,7 +121,7 @@ def _claim(folder: Path, identity: dict[str, object], world: World) -> None:
         found = json.loads(path.read_text())
         different = sorted(key for key in identity | found if identity.get(key) != found.get(key))
         if different:
-            raise DataError(
+            raise TrainingError(
                 f"{folder} holds samples of another run (they differ in {', '.join(different)}); "
                 "delete it or choose another folder"
             )

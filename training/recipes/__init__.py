@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.data import DataError
+from training.errors import TrainingError
 from training.recipes.base import Recipe
 from training.recipes.emoji64 import EMOJI64
 from training.recipes.files import SUFFIXES, read_recipe
@@ -20,12 +20,12 @@ def recipe(name: str) -> Recipe:
     """The recipe of that name (small-64: the preset small at 64 pixels) or file.
 
     Raises:
-        DataError: it is unknown, or the file cannot be used.
+        TrainingError: it is unknown, or the file cannot be used.
     """
     if Path(name).suffix in SUFFIXES:
         return read_recipe(Path(name).expanduser(), recipe)
     found = RECIPES.get(name) or own(name)
     if found is None:
         there = ", ".join((*RECIPES, *(f"{one}-{IMAGE_SIZE}" for one in OWN)))
-        raise DataError(f"there is no recipe {name!r}; there are {there}, and recipes that are .toml or .py files")
+        raise TrainingError(f"there is no recipe {name!r}; there are {there}, and recipes that are .toml or .py files")
     return found

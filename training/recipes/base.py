@@ -11,9 +11,9 @@ from typing import Literal
 import nvg_model
 from nvg_model.config import NVGConfig
 from nvg_model.sampling import SamplingSettings
-from training.data.pictures import Pictures, open_pictures
+from training.data.augmentation import AugmentationSettings
+from training.data.dataset import ImageDataset, open_dataset
 from training.data.sources import Split
-from training.data.views import ViewSettings
 from training.losses.dino_weights import DINO_SMALL, DINOV2_BASE
 
 Order = Literal["balanced", "epochs"]
@@ -285,7 +285,7 @@ class Recipe:
     decoder: DecoderRecipe = FINISH
     """Training of the tokenizer's decoder once more, with encoder and codes as they are."""
     few_step: FewStepRecipe = field(default_factory=FewStepRecipe)
-    views: ViewSettings = field(default_factory=ViewSettings)
+    views: AugmentationSettings = field(default_factory=AugmentationSettings)
     classes: tuple[str, ...] = ()
     """Class names in order; empty: those of the data."""
     start: str = ""
@@ -298,10 +298,10 @@ class Recipe:
     """Licence of the weights, written into the exported checkpoint."""
     attribution: str = ""
 
-    def pictures(self, data: Path | str, split: Split, classes: Sequence[str] = ()) -> Pictures:
-        """The pictures of `data` as this recipe wants them. Raises DataError (`open_pictures`)."""
+    def dataset(self, data: Path | str, split: Split, classes: Sequence[str] = ()) -> ImageDataset:
+        """The pictures of `data` as this recipe wants them. Raises TrainingError (`open_dataset`)."""
         wanted = classes or self.classes or None
-        return open_pictures(data, self.config.image_size, wanted, split, margin=self.views.margin)
+        return open_dataset(data, self.config.image_size, wanted, split, margin=self.views.margin)
 
     def resolved(self) -> Recipe:
         """With the sizes of the checkpoint that it starts from, if it does."""

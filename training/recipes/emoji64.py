@@ -2,7 +2,7 @@
 
 from nvg_model.config import PRESETS
 from nvg_model.sampling import SamplingSettings
-from training.data.views import ViewSettings
+from training.data.augmentation import AugmentationSettings
 from training.recipes.base import DecoderRecipe, GeneratorRecipe, Recipe, TokenizerRecipe
 
 CLASSES = (
@@ -63,7 +63,7 @@ EMOJI64 = Recipe(
     classes=CLASSES,
     # About half of the positions show the emoji. Most stand still: a small model that must draw every outline at every
     # place and size draws none of them well. The others teach it to follow layouts that stand elsewhere.
-    views=ViewSettings(shift=0.1, scale=(0.92, 1.06), whole=True, flip=0.25, still=0.7, white=0.9),
+    views=AugmentationSettings(shift=0.1, scale=(0.92, 1.06), whole=True, flip=0.25, still=0.7, white=0.9),
     # Chosen with `tune` and by how well given layouts are followed (docs/emoji64.md).
     # The number of steps is from the table in docs/training.md.
     sampling=SamplingSettings(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from nvg_model.config import AutoencoderConfig, GeneratorConfig, NVGConfig
-from training.data import DataError
+from training.errors import TrainingError
 from training.recipes.base import GeneratorRecipe, Recipe, TokenizerRecipe
 
 SIZES = (16, 32, 64, 128, 256, 512)
@@ -59,14 +59,14 @@ def own(name: str) -> Recipe | None:
     """The recipe of a name like small-64 (or small: at 64 pixels); None for another name.
 
     Raises:
-        DataError: there are no pictures of that size.
+        TrainingError: there are no pictures of that size.
     """
     match = re.fullmatch(rf"({'|'.join(OWN)})(?:-(\d+))?", name)
     if match is None:
         return None
     preset, side = match[1], int(match[2] or IMAGE_SIZE)
     if side not in SIZES:
-        raise DataError(
+        raise TrainingError(
             f"the image size {side} is none of {', '.join(map(str, SIZES))}; larger pictures are made smaller"
         )
     return Recipe(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 from nvg_model.config import PRESETS
-from training.data.views import ViewSettings
+from training.data.augmentation import AugmentationSettings
 from training.recipes.base import GeneratorRecipe, Recipe, TokenizerRecipe
 
 IMAGENET = 1_281_167
 """Training pictures."""
 TOKENIZER_BATCH, GENERATOR_BATCH = 256, 768
-PHOTOS = ViewSettings(margin=1.125, flip=0.0)
+PHOTOS = AugmentationSettings(margin=1.125, flip=0.0)
 
 
 def steps(epochs: int, batch: int) -> int:

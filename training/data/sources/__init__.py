@@ -31,13 +31,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.data import DataError
 from training.data.decode import SUFFIXES
 from training.data.sources import labels as label_files
 from training.data.sources.folders import class_folders
 from training.data.sources.found import HELD_OUT, Found, Listing, Split, few
 from training.data.sources.hub import hub
 from training.data.sources.shards import shards_at
+from training.errors import TrainingError
 
 MANY = 20
 """Classes up to which every picture may be the only one of its class."""
@@ -63,14 +63,14 @@ def list_pictures(
         tolerance: the share of pictures without a label, and of labels without a picture, up to which they are named
             on standard error and left out.
     Raises:
-        DataError: in one sentence, what is wrong where.
+        TrainingError: in one sentence, what is wrong where.
     """
     try:
         found = _find(source, split).within(tolerance)
     except OSError as error:
-        raise DataError(f"{error.filename or source} cannot be read ({error.strerror or error})") from error
+        raise TrainingError(f"{error.filename or source} cannot be read ({error.strerror or error})") from error
     if not found.names and not found.classes:
-        raise DataError(f"there are no pictures in {found.where}; it should hold {ACCEPTED}")
+        raise TrainingError(f"there are no pictures in {found.where}; it should hold {ACCEPTED}")
     if split != "held-out":
         for reason in found.left_out:
             print(f"left out: {reason}", file=sys.stderr)
@@ -80,7 +80,7 @@ def list_pictures(
         # A class may be missing there, so the names and their order are those of the training pictures.
         listing = _numbered(found, classes or list_pictures(source, None, "train", held_out, tolerance).classes)
         if not listing.names:
-            raise DataError(f"there are no pictures of {few(listing.classes)} in {found.where}; add some")
+            raise TrainingError(f"there are no pictures of {few(listing.classes)} in {found.where}; add some")
         return listing
     listing = _numbered(found, classes).require_every_class()
     return listing if split == "all" or found.split else _share(listing, split, held_out)
@@ -101,8 +101,8 @@ def _find(source: str | Path, split: Split) -> Found:
     if shards and all(shard.suffix == ".tar" for shard in shards):
         return shards_at(text, shards, split)
     if shards:
-        raise DataError(f"{shards[0]} is no data set; give a folder with {ACCEPTED}, or hf://OWNER/NAME")
-    raise DataError(f"there is no folder {path}; make the data first or pass --data")
+        raise TrainingError(f"{shards[0]} is no data set; give a folder with {ACCEPTED}, or hf://OWNER/NAME")
+    raise TrainingError(f"there is no folder {path}; make the data first or pass --data")
 
 
 def _find_in_folder(folder: Path, split: Split) -> Found:
@@ -120,18 +120,18 @@ def _find_in_folder(folder: Path, split: Split) -> Found:
         return hub(str(folder), folder, split)
     found = class_folders(folder)
     if not found.names and any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
-        raise DataError(
+        raise TrainingError(
             f"the pictures in {folder} have no labels; add labels.csv, or sort them into a folder per class"
         )
     return found
 
 
 def _refuse_captions(found: Found) -> None:
-    """Raises DataError: the labels are too many for classes, as captions are."""
+    """Raises TrainingError: the labels are too many for classes, as captions are."""
     counts = Counter(found.labels)
     alone = sum(count == 1 for count in counts.values())
     if found.classes is None and len(counts) > MANY and alone > len(counts) / 2:
-        raise DataError(
+        raise TrainingError(
             f"{found.where} has {len(counts)} different labels for {len(found.labels)} pictures ({few(counts, 1)}): "
             "these are captions, not classes; give pictures of a kind the same label, or sort them into folders"
         )
@@ -157,7 +157,7 @@ def _numbered(found: Found, wanted: Sequence[str] | None) -> Listing:
 def _by_number(found: Found, labels: list[str], classes: Sequence[str]) -> list[str]:
     for name, label in zip(found.names, labels, strict=True):
         if int(label) >= len(classes):
-            raise DataError(f"{found.where}: {name} has label {label}, but the {len(classes)} classes count from 0")
+            raise TrainingError(f"{found.where}: {name} has label {label}, but the {len(classes)} classes count from 0")
     return [classes[int(label)] for label in labels]
 
 
@@ -173,7 +173,7 @@ def _share(listing: Listing, split: Split, share: float) -> Listing:
     if share > 0 and spare.any() and not out.any():
         out[np.where(spare, place, 1.0).argmin()] = True  # of a small set at least one
     if split == "held-out" and not out.any():
-        raise DataError(
+        raise TrainingError(
             f"{listing.where} has too few pictures to hold {share:.0%} out; put some into a folder held-out"
         )
     return listing.subset(np.flatnonzero(out if split == "held-out" else ~out))

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data import DataError
 from training.data.decode import SUFFIXES
 from training.data.sources.found import Found
+from training.errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def leads_back(path: Path) -> bool:
 
 
 def require_target(path: Path) -> Path:
-    """Itself. Raises DataError: a link to nothing, which may have been a folder of pictures."""
+    """Itself. Raises TrainingError: a link to nothing, which may have been a folder of pictures."""
     if path.is_symlink() and not path.exists():
-        raise DataError(f"{path} is a link to {os.readlink(path)}, which is not there; correct or remove it")
+        raise TrainingError(f"{path} is a link to {os.readlink(path)}, which is not there; correct or remove it")
     return path

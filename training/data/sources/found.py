@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.data import DataError
+from training.errors import TrainingError
 
 Split = Literal["train", "held-out", "all"]
 HELD_OUT = ("held-out", "val", "validation", "valid", "test")
@@ -36,9 +36,9 @@ class Found:
     """The sentence about these, for the case that they are too many."""
 
     def within(self, tolerance: float) -> Found:
-        """Itself. Raises DataError: more than this share of it is incomplete."""
+        """Itself. Raises TrainingError: more than this share of it is incomplete."""
         if len(self.left_out) > tolerance * (len(self.names) + len(self.left_out)):
-            raise DataError(self.complaint)
+            raise TrainingError(self.complaint)
         return self
 
 
@@ -68,11 +68,11 @@ class Listing:
         return replace(self, names=names, labels=self.labels[torch.from_numpy(keep)], rows=self.rows[keep])
 
     def require_every_class(self) -> Listing:
-        """Itself. Raises DataError where a class has no pictures."""
+        """Itself. Raises TrainingError where a class has no pictures."""
         counts = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
         for name, count in zip(self.classes, counts, strict=True):
             if not count:
-                raise DataError(f"class {name!r} has no pictures in {self.where}; add some or leave the class out")
+                raise TrainingError(f"class {name!r} has no pictures in {self.where}; add some or leave the class out")
         return self
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.data import DataError
 from training.data.sources.found import CLASS_KEYS, HELD_OUT, Found, Split, label_text
+from training.errors import TrainingError
 from training.extras import missing
 
 
@@ -35,7 +35,7 @@ def hub(where: str, source: str | Path, split: Split) -> Found:
         parts = _load_parts(datasets, source)
     except Exception as error:  # of the hub's client, its transport, and every file format
         reason = " ".join(str(error).split())[:200]
-        raise DataError(
+        raise TrainingError(
             f"{where} cannot be had ({reason}); check the name, the network and your access to it"
         ) from error
     apart = next((name for name in HELD_OUT if name in parts), None) if "train" in parts else None
@@ -47,7 +47,9 @@ def hub(where: str, source: str | Path, split: Split) -> Found:
     names = [name for name, kind in data.features.items() if isinstance(kind, datasets.ClassLabel)]
     names += [name for name in CLASS_KEYS if name in data.features and name not in names]
     if not images or not names:
-        raise DataError(f"{where} has the columns {', '.join(data.features)}; it needs one of images and one of labels")
+        raise TrainingError(
+            f"{where} has the columns {', '.join(data.features)}; it needs one of images and one of labels"
+        )
     kind = data.features[names[0]]
     labels = [label_text(value) for value in data[names[0]]]
     left_out = [row for row, label in enumerate(labels) if label in ("-1", "None", "")]

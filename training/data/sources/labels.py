@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from training.data import DataError
 from training.data.sources.folders import Files, walk
 from training.data.sources.found import CLASS_KEYS, Found, few, label_text
+from training.errors import TrainingError
 
 NAMES = (*(f"labels.{ending}" for ending in ("csv", "tsv", "json", "jsonl")), "metadata.csv", "metadata.jsonl")
 FILE_KEYS = ("file", "filename", "file_name", "path", "image")
@@ -25,10 +25,10 @@ def label_file(path: Path) -> Found:
     incomplete: dict[str, str] = {}  # file -> what to say of it
     for place, file, label in _rows(path):
         if not isinstance(file, str) or not file.strip():
-            raise DataError(f"{place}: there is no file name; complete it or remove the entry")
+            raise TrainingError(f"{place}: there is no file name; complete it or remove the entry")
         name = PurePosixPath(file.strip().replace("\\", "/")).as_posix()
         if name in seen:
-            raise DataError(f"{place}: {name} is listed twice; remove one of the entries")
+            raise TrainingError(f"{place}: {name} is listed twice; remove one of the entries")
         seen[name] = label_text(label)
         if name not in there:
             incomplete[name] = f"{place}: there is no picture {name} in {folder}; correct the name or remove the entry"
@@ -56,7 +56,7 @@ def _rows(path: Path) -> Iterator[Row]:
         else:
             yield from _json_rows(path, _json(text, path, 1))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read ({error}); save it as UTF-8 text") from error
+        raise TrainingError(f"{path} cannot be read ({error}); save it as UTF-8 text") from error
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[Row]:
@@ -66,7 +66,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[Row]:
     columns = {name.strip().lower(): name for name in reader.fieldnames or () if name}
     file, label = (next((columns[key] for key in keys if key in columns), None) for keys in (FILE_KEYS, CLASS_KEYS))
     if file is None or label is None:
-        raise DataError(
+        raise TrainingError(
             f"{path}, line 1: the header is {header!r}; it needs a column `file` and a column `class` (or "
             f"{', '.join(FILE_KEYS[1:])}; {', '.join(CLASS_KEYS[1:])})"
         )
@@ -79,9 +79,9 @@ def _json(text: str, path: Path, first: int) -> Any:
         return json.loads(text, object_pairs_hook=_without_repeats)
     except json.JSONDecodeError as error:
         line = first - 1 + error.lineno
-        raise DataError(f"{path}, line {line}: this is not JSON ({error.msg}); correct it") from error
+        raise TrainingError(f"{path}, line {line}: this is not JSON ({error.msg}); correct it") from error
     except ValueError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise TrainingError(f"{path}: {error}") from error
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _json_rows(path: Path, data: Any) -> Iterator[Row]:
     elif isinstance(data, list):
         yield from (_json_row(f"{path}, entry {number}", entry) for number, entry in enumerate(data, 1))
     else:
-        raise DataError(f"{path} holds {type(data).__name__}; it should hold an object {{file: class}} or a list")
+        raise TrainingError(f"{path} holds {type(data).__name__}; it should hold an object {{file: class}} or a list")
 
 
 def _json_row(place: str, entry: Any) -> Row:
@@ -110,4 +110,4 @@ def _json_row(place: str, entry: Any) -> Row:
         file, label = ([entry[key] for key in keys if key in entry] for keys in (FILE_KEYS, CLASS_KEYS))
         if file:
             return place, file[0], label[0] if label else None
-    raise DataError(f'{place}: this is no entry; write {{"file": NAME, "class": CLASS}}')
+    raise TrainingError(f'{place}: this is no entry; write {{"file": NAME, "class": CLASS}}')

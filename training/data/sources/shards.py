@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data import DataError
 from training.data.decode import SUFFIXES
 from training.data.sources.found import CLASS_KEYS, HELD_OUT, Found, Split, label_text
+from training.errors import TrainingError
 
 LABELS = (".cls", ".json", ".txt")
 CLASS_NAMES = ("classnames.txt", "classes.txt")
@@ -81,7 +81,7 @@ def _class_names(shard: Path, labels: set[str]) -> tuple[str, ...] | None:
             if largest < len(classes)
             else f"has {len(classes)} names, but there is a label {largest}"
         )
-        raise DataError(f"{path} {what}; write one name a line, the first for label 0")
+        raise TrainingError(f"{path} {what}; write one name a line, the first for label 0")
     return classes
 
 
@@ -105,7 +105,7 @@ def _samples(shard: Path) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
                 elif ending.lower() in LABELS and (content := tar.extractfile(member)):
                     texts[name] = content.read()
     except tarfile.TarError as error:
-        raise DataError(
+        raise TrainingError(
             f"{shard} cannot be read as an uncompressed tar file ({error}); fetch or make it again"
         ) from error
     taken: set[str] = set()
@@ -119,7 +119,7 @@ def _samples(shard: Path) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
             yield member, "", f"{shard}: {key} has no label, and a key ends at its first dot; name it without the dot"
             continue
         if key in taken:
-            raise DataError(f"{shard}: there are two pictures of {key}; make the shard again")
+            raise TrainingError(f"{shard}: there are two pictures of {key}; make the shard again")
         taken.add(key)
         label = _sample_label(shard, key, parts)
         yield member, label, "" if label else f"{shard}: {key} has no label; put {key}.cls (or .json, .txt) beside it"
@@ -138,7 +138,7 @@ def _sample_label(shard: Path, key: str, parts: dict[str, bytes]) -> str:
             text = content.decode("utf-8-sig").strip()
             value = json.loads(text) if ending == ".json" and text else text
         except ValueError as error:
-            raise DataError(f"{shard}: {key}{ending} cannot be read ({error}); make the shard again") from error
+            raise TrainingError(f"{shard}: {key}{ending} cannot be read ({error}); make the shard again") from error
         if isinstance(value, dict):
             value = next((value[name] for name in CLASS_KEYS if name in value), "")
         if label := label_text(value):

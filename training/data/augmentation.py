@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.data.pictures import Pictures
+from training.data.dataset import ImageDataset
 
 EVERYTHING = slice(None)
 
 
 @dataclass(frozen=True)
-class ViewSettings:
+class AugmentationSettings:
     """How much a view may differ from its picture."""
 
     flip: float = 0.5
@@ -40,7 +40,14 @@ class ViewSettings:
     margin: float | None = None
     """None: the whole picture, stretched to the size, moved over a plain background. A number, for photos: the short
     side is resized to margin x size and the view cropped from it, anywhere in training, in the centre in evaluation
-    (paper section 3.1: 1.125). `open_pictures` takes it."""
+    (paper section 3.1: 1.125). `open_dataset` takes it."""
+
+    @property
+    def key(self) -> str:
+        """Of caches of what was made with these settings."""
+        return repr(self).replace(
+            type(self).__name__, "AugmentationSettings", 1
+        )  # its name when caches were first made
 
 
 def stream(*keys: int) -> torch.Generator:
@@ -59,26 +66,26 @@ def draw_balanced(labels: Tensor, num_classes: int, count: int, generator: torch
     return order[(sizes.cumsum(0) - sizes)[classes] + inside]
 
 
-def draw_epochs(pictures: int, first: int, count: int, seed: int) -> Tensor:
-    """Indices [count] of the pictures that are seen as number `first` and on, in epochs without replacement.
+def draw_epochs(size: int, first: int, count: int, seed: int) -> Tensor:
+    """Indices [count] below `size` of what is seen as number `first` and on, in epochs without replacement.
 
     Every epoch has an order of its own. A batch may end one epoch and begin the next.
     """
     seen = torch.arange(first, first + count)
-    epoch, place = seen // pictures, seen % pictures
-    return torch.cat([epoch_order(pictures, int(one), seed)[place[epoch == one]] for one in epoch.unique()])
+    epoch, place = seen // size, seen % size
+    return torch.cat([epoch_order(size, int(one), seed)[place[epoch == one]] for one in epoch.unique()])
 
 
 @lru_cache(maxsize=2)
-def epoch_order(pictures: int, epoch: int, seed: int) -> Tensor:
-    """A permutation [pictures], kept: drawing that of a million takes longer than a batch."""
-    return torch.randperm(pictures, generator=stream(seed, 4, epoch))
+def epoch_order(size: int, epoch: int, seed: int) -> Tensor:
+    """A permutation [size], kept: drawing that of a million takes longer than a batch."""
+    return torch.randperm(size, generator=stream(seed, 4, epoch))
 
 
-def draw_views(
-    pictures: Pictures,
+def draw_augmented(
+    dataset: ImageDataset,
     index: Tensor,
-    settings: ViewSettings,
+    settings: AugmentationSettings,
     generator: torch.Generator,
     part: slice = EVERYTHING,
 ) -> Tensor:
@@ -88,34 +95,34 @@ def draw_views(
         part: which of them to make. The random numbers are drawn for all, so a process that makes its part of a batch
             makes the same views as one that makes the whole.
     """
-    return draw_subjects(pictures, index, settings, generator, part)[0]
+    return draw_with_opacity(dataset, index, settings, generator, part)[0]
 
 
-def draw_subjects(
-    pictures: Pictures,
+def draw_with_opacity(
+    dataset: ImageDataset,
     index: Tensor,
-    settings: ViewSettings,
+    settings: AugmentationSettings,
     generator: torch.Generator,
     part: slice = EVERYTHING,
 ) -> tuple[Tensor, Tensor]:
     """The same random views [B,3,H,W], and how opaque each pixel of their pictures is: [B,H,W] in [0,1]."""
-    pixels, background = draw_rgba(pictures, index, settings, generator, part)
+    pixels, background = draw_rgba(dataset, index, settings, generator, part)
     return on_colour(pixels, background), pixels[:, 3]
 
 
 def draw_rgba(
-    pictures: Pictures,
+    dataset: ImageDataset,
     index: Tensor,
-    settings: ViewSettings,
+    settings: AugmentationSettings,
     generator: torch.Generator,
     part: slice = EVERYTHING,
 ) -> tuple[Tensor, Tensor]:
     """The same random views before they are on their backgrounds: premultiplied [B,4,H,W] in [0,1], and the backgrounds
     [B,3] in [0,1]. Pictures of two sizes give the same views at two sizes."""
-    if settings.margin != pictures.margin:
-        raise ValueError(f"the pictures were opened with margin {pictures.margin}, the views want {settings.margin}")
+    if settings.margin != dataset.margin:
+        raise ValueError(f"the pictures were opened with margin {dataset.margin}, the views want {settings.margin}")
     if settings.margin is not None:
-        return _draw_crops(pictures, index, settings, generator, part)
+        return _draw_crops(dataset, index, settings, generator, part)
     count = len(index)
     low, high = settings.scale
     scale = low + (high - low) * torch.rand(count, generator=generator)
@@ -125,26 +132,26 @@ def draw_rgba(
     if settings.still > 0:  # drawn last and only here: the views of older recipes stay as they were
         still = torch.rand(count, generator=generator) < settings.still
         scale, shift = torch.where(still, 1.0, scale), torch.where(still[:, None], 0.0, shift)
-    pixels, scale, flip, shift = pictures.load(index[part]), scale[part], flip[part], shift[part]
+    pixels, scale, flip, shift = dataset.load(index[part]), scale[part], flip[part], shift[part]
     if settings.whole:
         shift = _inside(pixels, scale, flip, shift)
     return _move(pixels, scale, flip, shift), background[part]
 
 
 def _draw_crops(
-    pictures: Pictures, index: Tensor, settings: ViewSettings, generator: torch.Generator, part: slice
+    dataset: ImageDataset, index: Tensor, settings: AugmentationSettings, generator: torch.Generator, part: slice
 ) -> tuple[Tensor, Tensor]:
     """Crops of photos, premultiplied [B,4,H,W], and backgrounds [B,3]."""
     count = len(index)
     corner = torch.rand(count, 2, generator=generator)
     flip = torch.rand(count, generator=generator) < settings.flip
     background = _draw_backgrounds(count, settings, generator)
-    pixels = pictures.load(index[part], corner[part])
+    pixels = dataset.load(index[part], corner[part])
     pixels = torch.where(flip[part, None, None, None], pixels.flip(3), pixels)
     return _premultiplied(pixels), background[part]
 
 
-def _draw_backgrounds(count: int, settings: ViewSettings, generator: torch.Generator) -> Tensor:
+def _draw_backgrounds(count: int, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:
     """Colours [B,3] in [0,1]."""
     colour = settings.darkest + (1 - settings.darkest) * torch.rand(count, 3, generator=generator)
     white = torch.rand(count, 1, generator=generator) < settings.white
@@ -207,10 +214,10 @@ def on_colour(premultiplied: Tensor, background: Tensor) -> Tensor:
     return (2 * (colour + (1 - opacity) * background[:, :, None, None]) - 1).clamp(-1, 1)
 
 
-def plain_views(pictures: Pictures, index: Tensor) -> Tensor:
+def plain_images(dataset: ImageDataset, index: Tensor) -> Tensor:
     """The pictures as they are, photos cut to their centre, on white: [B,3,H,W] in [-1,1], for evaluation."""
     count = len(index)
-    pixels, white = pictures.load(index), torch.ones(count, 3)
-    if pictures.margin is not None:
+    pixels, white = dataset.load(index), torch.ones(count, 3)
+    if dataset.margin is not None:
         return over(pixels, white)
     return compose(pixels, torch.ones(count), torch.ones(count), torch.zeros(count, 2), white)

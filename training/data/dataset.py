@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training.data import DataError
 from training.data.decode import UnreadablePictureError, decode
 from training.data.sources import Listing, Split, few, list_pictures
+from training.errors import TrainingError
 
 MEMORY = 2 * 2**30
 """Bytes of pixels that are held in memory, in every process."""
@@ -29,7 +29,7 @@ FILES = 64
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageDataset:
     """Pictures of one size, with their classes."""
 
     labels: Tensor
@@ -58,7 +58,7 @@ class Pictures:
             corner: [B,2] in [0,1), where the crop starts, down and right, as a share of the room; None: the centre.
                 Without a margin there is nothing to crop.
         Raises:
-            DataError: more files than the tolerated share turned out to be broken.
+            TrainingError: more files than the tolerated share turned out to be broken.
         """
         if corner is None:
             corner = torch.full((len(index), 2), 0.5)
@@ -68,7 +68,7 @@ class Pictures:
         return torch.from_numpy(np.stack(crops))
 
 
-def open_pictures(
+def open_dataset(
     source: str | Path,
     size: tuple[int, int],
     classes: Sequence[str] | None = None,
@@ -78,7 +78,7 @@ def open_pictures(
     held_out: float = 0.05,
     tolerance: float = 0.01,
     memory: int = MEMORY,
-) -> Pictures:
+) -> ImageDataset:
     """The pictures of a split of a data set of any kind (see training.data.sources).
 
     Broken files are named on standard error and left out. In a set too large for memory they are only found when they
@@ -94,17 +94,17 @@ def open_pictures(
         tolerance: the share of broken, missing and unlabelled pictures up to which they are left out.
         memory: bytes of decoded pictures up to which the set is held in memory; 0: never.
     Raises:
-        DataError: the source cannot be used; one sentence that names the place.
+        TrainingError: the source cannot be used; one sentence that names the place.
     """
     if margin is not None and margin < 1:
-        raise DataError(f"the margin is {margin}; give at least 1, the paper's is 1.125")
+        raise TrainingError(f"the margin is {margin}; give at least 1, the paper's is 1.125")
     listing = list_pictures(source, classes, split, held_out, tolerance)
     digest = _digest(listing)
     if not 0 < _least_bytes(len(listing), size, margin) <= memory:
-        pictures = _pictures(listing, size, margin, _OnDemand(listing, size, margin, tolerance))
+        dataset = _pictures(listing, size, margin, _OnDemand(listing, size, margin, tolerance))
     else:
-        pictures = _held(listing, size, margin, tolerance, memory, strict=split != "held-out")
-    return dataclasses.replace(pictures, digest=digest)
+        dataset = _held(listing, size, margin, tolerance, memory, strict=split != "held-out")
+    return dataclasses.replace(dataset, digest=digest)
 
 
 def _digest(listing: Listing) -> str:
@@ -125,8 +125,8 @@ def _pictures(
     margin: float | None,
     fetch: Callable[[int], np.ndarray],
     skipped: tuple[str, ...] = (),
-) -> Pictures:
-    return Pictures(listing.labels, listing.classes, listing.names, size, margin, fetch, skipped)
+) -> ImageDataset:
+    return ImageDataset(listing.labels, listing.classes, listing.names, size, margin, fetch, skipped)
 
 
 def _least_bytes(count: int, size: tuple[int, int], margin: float | None) -> float:
@@ -152,8 +152,8 @@ def _report(reason: str) -> None:
     print(f"left out: {reason}", file=sys.stderr)
 
 
-def _too_many(listing: Listing, broken: Sequence[str], tolerance: float) -> DataError:
-    return DataError(
+def _too_many(listing: Listing, broken: Sequence[str], tolerance: float) -> TrainingError:
+    return TrainingError(
         f"of {len(listing)} pictures in {listing.where}, {len(broken)} are broken, more than {tolerance:.2%}: "
         f"{few(broken)}; repair or remove them"
     )
@@ -161,7 +161,7 @@ def _too_many(listing: Listing, broken: Sequence[str], tolerance: float) -> Data
 
 def _held(
     listing: Listing, size: tuple[int, int], margin: float | None, tolerance: float, memory: int, strict: bool
-) -> Pictures:
+) -> ImageDataset:
     """All pictures, decoded now; on demand after all where they turn out to be larger than `memory`."""
     good: list[int] = []
     arrays: list[np.ndarray] = []
@@ -209,7 +209,7 @@ class _OnDemand:
             if picture is not None:
                 return picture
         name = self.listing.classes[int(self.listing.labels[index])]
-        raise DataError(f"class {name!r} has no readable pictures in {self.listing.where}; repair or remove them")
+        raise TrainingError(f"class {name!r} has no readable pictures in {self.listing.where}; repair or remove them")
 
     def _read(self, index: int) -> np.ndarray | None:
         if index in self.broken:
