@@ -202,6 +202,6 @@ def test_a_cache_of_an_earlier_version_is_made_again(make: Callable[..., TokenCa
     save_file(
         {**old, "classes": torch.zeros(VIEWS, dtype=torch.uint8)},
         path,
-        {"key": "0123456789abcdef AugmentationSettings()"},
+        {"key": "0123456789abcdef ViewSettings()"},
     )
     assert int(make(path).finest.max()) > 0

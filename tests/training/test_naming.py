@@ -11,13 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-<<<<<<< HEAD
-from training.errors import TrainingError
 from training.data.emoji import CLASSES
 from training.data.emoji_words import WORDS
-=======
 from training.errors import TrainingError
->>>>>>> 1692953 (Training: TrainingError, ImageDataset, Shard, augmentation, Task)
 from training.naming import KEY, PAGE, SHEET, NamingSettings, is_named, naming, score
 
 
