@@ -1,6 +1,8 @@
-"""What ComfyUI is handed: the list of nodes, and the one question that the front end may ask."""
+"""What ComfyUI is handed: the nodes of all families, and the one question that the front end may ask."""
 
 from __future__ import annotations
+
+from types import ModuleType
 
 from nvg_nodes import (
     host,
@@ -14,30 +16,26 @@ from nvg_nodes import (
 )
 from nvg_nodes.api import ComfyExtension, io
 
-NODES: list[type[io.ComfyNode]] = [
-    nodes_load.NVGLoadModel,
-    nodes_load.NVGLoadReleased,
-    nodes_generate.NVGGenerate,
-    nodes_generate.NVGSamplingSettings,
-    nodes_tokenize.NVGTokenize,
-    nodes_tokenize.NVGDecode,
-    nodes_tokenize.NVGExtractStructure,
-    nodes_stages.NVGStart,
-    nodes_stages.NVGGenerateStructure,
-    nodes_stages.NVGGenerateContentStage,
-    nodes_structure_from.NVGStructureFromMask,
-    nodes_structure_from.NVGStructureFromImage,
-    nodes_structure_from.NVGStructureShape,
-    nodes_paint.NVGPaintStructure,
-    nodes_structure.NVGStructureTransform,
-    nodes_structure.NVGStructureBlend,
-    nodes_structure.NVGStructureSwap,
-    nodes_structure.NVGStructureKeep,
-    nodes_structure.NVGStructureToMask,
-    nodes_structure.NVGStructureToImage,
-    nodes_structure.NVGStructurePreview,
-]
-"""All nodes, in the order of the menu. Their ids are for ever, and their inputs are only ever appended."""
+FAMILIES = (
+    nodes_load,
+    nodes_generate,
+    nodes_tokenize,
+    nodes_stages,
+    nodes_structure_from,
+    nodes_paint,
+    nodes_structure,
+)
+"""The files of nodes, in the order of the menu."""
+
+
+def _nodes_of(family: ModuleType) -> list[type[io.ComfyNode]]:
+    """The nodes that a file defines, in its order."""
+    classes = [one for one in vars(family).values() if isinstance(one, type) and one.__module__ == family.__name__]
+    return [one for one in classes if issubclass(one, io.ComfyNode)]
+
+
+NODES = [node for family in FAMILIES for node in _nodes_of(family)]
+"""All nodes. Their ids are for ever, and their inputs are only ever appended."""
 
 CLASSES_ADDRESS = "/nvg/classes"
 """GET ?checkpoint=NAME answers {"classes": [...]}: the list from which a class is chosen before the graph ever ran."""

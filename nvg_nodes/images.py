@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -92,27 +91,6 @@ def checked_mask(mask: Tensor) -> Tensor:
     if not bool(torch.isfinite(mask).all()):
         raise NVGError("the mask holds NaN or infinity; look at the node that it comes from")
     return mask.clamp(0, 1)
-
-
-def resize(x: Tensor, size: tuple[int, int], fit: str, mode: str, fill: float = 0.0) -> Tensor:
-    """Fits [B,C,H,W] into a size by any mode of `interpolate`: "area" for areas, "nearest-exact" for labels.
-
-    Args:
-        fit: crop, pad (with `fill`) or stretch, as for pictures.
-    Raises:
-        NVGError: an unknown fit.
-    """
-    if fit not in render.FITS:
-        raise NVGError(f"there is no fit {fit!r}; there are {', '.join(render.FITS)}")
-    if fit != "stretch":
-        height, width = x.shape[2:]
-        # The height and width of the wanted aspect that lie just inside (crop) or just around (pad) the picture.
-        choose = min if fit == "crop" else max
-        unit = choose(height / size[0], width / size[1])
-        # Negative padding cuts off.
-        down, across = max(1, round(unit * size[0])) - height, max(1, round(unit * size[1])) - width
-        x = F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2), value=fill)
-    return F.interpolate(x, size=size, mode=mode)
 
 
 def structure_map(structure: Structure, stage: int = -1, least: int = 1) -> list[Image.Image]:

@@ -1,19 +1,34 @@
-"""From an order of positions to a hierarchy: how drawings, pictures and shapes become balanced halves.
+"""Pure functions on structures and masks, which the nodes share; nothing here knows a node.
 
-Every region of a structure has exactly half the positions of its parent, and nothing drawn by hand has. So whatever
-is given here only ranks the positions of each region; the upper half becomes one child and the lower half the other.
+Every region of a structure has exactly half the positions of its parent, and nothing drawn by hand has. So drawings,
+pictures and shapes only rank the positions of each region; the upper half becomes one child, the lower half the other.
 
 Shapes: B batch, S stages, L = h*w positions, row-major; pictures of areas are [H,W].
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from nvg_model import NVGError, hierarchy
+from nvg_model import NVGError, hierarchy, render
+from nvg_model.errors import shortened
+from nvg_nodes.types import Model, Structure, structure_of
+
+DISTANCE, VALUE = "outline distance", "mask value"
+"""What ranks positions by a mask."""
+AUTO, HUE, BRIGHTNESS = "auto", "hue", "brightness"
+"""How the labels of a picture follow each other."""
+CIRCLE, RECTANGLE, GRADIENT = "circle", "rectangle", "gradient"
+FLIPS = ["none", "horizontal", "vertical", "both"]
+WRAP, EXTEND = "wrap", "extend"
+_FINE = 128
+"""Pixels along the longer side at which distances to an outline are measured."""
 
 
 def grow(labels: Tensor, scores: Sequence[Tensor], stages: int) -> Tensor:
@@ -107,3 +122,188 @@ def then(first: Tensor, second: Tensor) -> Tensor:
     order = torch.sort(second, stable=True).indices
     order = order[torch.sort(first[order], stable=True).indices]
     return torch.empty(len(first)).scatter_(0, order, torch.arange(len(first), dtype=torch.float32))
+
+
+def continued(model: Model, before: Structure | None, scores: list[Tensor], stages: int) -> Structure:
+    """A structure that follows scores [B,L], one per split, after the stages of another one.
+
+    Args:
+        stages: of the result; 0: as many as there are scores.
+    """
+    labels = before.fitting(model) if before else torch.zeros(1, 1, model.config.positions, dtype=torch.long)
+    stages = checked_stages(stages or labels.shape[1] + len(scores), model.config.positions)
+    if before is not None and stages < before.stages:
+        raise NVGError(f"the structure to go on from has {before.stages} stages already, more than {stages}")
+    batch = max(len(labels), *map(len, scores))
+    complaint = f"the structure to go on from has {len(labels)} items for {len(scores[0])} pictures"
+    scores = [for_batch(score, batch, complaint) for score in scores]
+    return structure_of(model, grow(for_batch(labels, batch, complaint), scores, stages))
+
+
+def for_batch(x: Tensor, batch: int, complaint: str) -> Tensor:
+    """One item for all of a batch, or one each: [batch,...]. Raises NVGError with the complaint otherwise."""
+    if len(x) not in (1, batch):
+        raise NVGError(complaint)
+    return x.expand(batch, *x.shape[1:])
+
+
+def same_batch(a: Structure, b: Structure) -> tuple[Tensor, Tensor]:
+    """Labels of two structures on one grid, one item of either serving all of the other. Raises NVGError."""
+    if a.grid != b.grid:
+        raise NVGError(
+            f"the structures have different grids, {a.grid[0]} x {a.grid[1]} and {b.grid[0]} x {b.grid[1]}; make both "
+            "with the same model"
+        )
+    batch = max(len(a.labels), len(b.labels))
+    complaint = f"the structures have {len(a.labels)} and {len(b.labels)} items; give one, or equally many"
+    return for_batch(a.labels, batch, complaint), for_batch(b.labels, batch, complaint)
+
+
+def checked_stage(structure: Structure, stage: int) -> int:
+    """The number of a stage that the structure has; -1 is the last. Raises NVGError."""
+    if not -1 <= stage < structure.stages:
+        raise NVGError(f"there is no stage {stage}: the structure has the stages 0 to {structure.stages - 1}")
+    return stage % structure.stages
+
+
+def first_stages(structure: Structure, stages: int, what: str = "the structure") -> Tensor:
+    """Labels [B,stages,L] of the first stages. Raises NVGError where there are fewer; `what` names the structure."""
+    if stages > structure.stages:
+        raise NVGError(f"{stages} stages are too many: {what} has {structure.stages}")
+    return structure.labels[:, :stages]
+
+
+def parse_regions(text: str, count: int) -> list[int]:
+    """Region numbers of a text such as "0, 2-3"; all where it is empty. Raises NVGError."""
+    regions: list[int] = []
+    for part in filter(None, re.split(r"[,;\s]+", re.sub(r"\s*-\s*", "-", text.strip()))):
+        found = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part)
+        if found is None:
+            raise NVGError(f"{shortened(part)!r} is not a region; write numbers such as 1 or 0, 2-3")
+        ends = [end for end in found.groups() if end is not None]
+        # By their length first: Python refuses to read a number of more than 4,300 digits, with words of its own.
+        if any(len(end.lstrip("0")) > len(str(count)) or int(end[-9:]) >= count for end in ends):
+            raise NVGError(f"there is no region {shortened(part)}: this stage has the regions 0 to {count - 1}")
+        first, last = int(ends[0][-9:]), int(ends[-1][-9:])
+        if first > last:
+            raise NVGError(f"{part!r} runs backwards; write the smaller region first: {last}-{first}")
+        regions += range(first, last + 1)
+    return sorted(set(regions)) or list(range(count))
+
+
+def resize(x: Tensor, size: tuple[int, int], fit: str, mode: str, fill: float = 0.0) -> Tensor:
+    """Fits [B,C,H,W] into a size by any mode of `interpolate`: "area" for areas, "nearest-exact" for labels.
+
+    Args:
+        fit: crop, pad (with `fill`) or stretch, as for pictures.
+    Raises:
+        NVGError: an unknown fit.
+    """
+    if fit not in render.FITS:
+        raise NVGError(f"there is no fit {fit!r}; there are {', '.join(render.FITS)}")
+    if fit != "stretch":
+        height, width = x.shape[2:]
+        # The height and width of the wanted aspect that lie just inside (crop) or just around (pad) the picture.
+        choose = min if fit == "crop" else max
+        unit = choose(height / size[0], width / size[1])
+        # Negative padding cuts off.
+        down, across = max(1, round(unit * size[0])) - height, max(1, round(unit * size[1])) - width
+        x = F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2), value=fill)
+    return F.interpolate(x, size=size, mode=mode)
+
+
+def mask_score(mask: Tensor, grid: tuple[int, int], fit: str, rule: str) -> Tensor:
+    """Ranks positions by an area: float [L], inside first.
+
+    By outline distance, a position counts by the mean signed distance of its pixels to the outline: halving a region
+    by it grows or shrinks the area along its iso-distance contours, which keep the drawn shape.
+
+    Args:
+        mask: [H,W] in [0,1]; above one half is inside.
+    Raises:
+        NVGError: nothing or everything is inside, or (by value) all is equal.
+    """
+    unit = max(1, _FINE // max(grid))
+    fine = resize(mask[None, None], (grid[0] * unit, grid[1] * unit), fit, "area")
+    values = F.avg_pool2d(fine, unit).flatten()
+    inside = fine[0, 0] >= 0.5
+    has_outline = bool(inside.any()) and not bool(inside.all())
+    if rule == VALUE and float(values.max() - values.min()) < 1e-6:
+        raise NVGError("the mask has the same value everywhere, which ranks nothing; draw an area or a gradient")
+    if rule == DISTANCE and not has_outline:
+        what = "covers everything" if bool(inside.any()) else "is empty"
+        raise NVGError(f"the mask {what}, so it has no outline; draw an area that leaves some of the picture free")
+    distance = torch.zeros_like(values)
+    if has_outline:
+        distance = F.avg_pool2d(signed_distance(inside)[None, None], unit).flatten()
+    return then(values, distance) if rule == VALUE else distance
+
+
+def label_values(image: Tensor, grid: tuple[int, int], order: str, fit: str) -> Tensor:
+    """One number per label of pictures [B,H,W,C] in [0,1], sampled on the grid: float [B,h,w]."""
+    small = resize(image[..., :3].permute(0, 3, 1, 2), grid, fit, "nearest-exact")
+    most, least = small.amax(1), small.amin(1)
+    if order == BRIGHTNESS or (order == AUTO and float((most - least).max()) < 0.02):
+        return small.mean(1)
+    red, green, blue = small.unbind(1)
+    spread = (most - least).clamp(min=1e-6)
+    sector = torch.where(
+        most == red,
+        ((green - blue) / spread) % 6,
+        torch.where(most == green, (blue - red) / spread + 2, (red - green) / spread + 4),
+    )
+    # Greys have no hue: they come before all colours, by brightness. Equal hues go by brightness too.
+    return torch.where(spread < 0.02, most - 1, sector / 6 + 1e-4 * most)
+
+
+def shape_score(
+    shape: str,
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    centre: tuple[float, float],
+    extent: tuple[float, float],
+    angle: float,
+) -> Tensor:
+    """Ranks positions by a shape: float [L], largest in its middle (or at the gradient's upper end).
+
+    Args:
+        size: (H, W) of the picture.
+        centre, extent: (x, y) and (width, height) as shares of the picture's width and height.
+        angle: in degrees, clockwise.
+    """
+    down = ((torch.arange(grid[0]) + 0.5) / grid[0] - centre[1]) * size[0]
+    across = ((torch.arange(grid[1]) + 0.5) / grid[1] - centre[0]) * size[1]
+    y, x = torch.meshgrid(down, across, indexing="ij")
+    y, x = rotated(y, x, angle)
+    if shape == GRADIENT:
+        # Rounded, so that what is equal but for the last digit is ranked by position on every machine.
+        return (x * 1024).round().flatten()
+    x, y = x / (extent[0] * size[1]), y / (extent[1] * size[0])
+    radius = torch.hypot(x, y) if shape == CIRCLE else torch.maximum(x.abs(), y.abs())
+    return -(radius * 1024 * 1024).round().flatten()
+
+
+def source_positions(
+    structure: Structure, flip: str, scale: float, angle: float, shift: tuple[float, float], edges: str
+) -> Tensor:
+    """Where every position comes from: long [L]."""
+    rows, columns = structure.grid
+    cell = structure.size[0] / rows, structure.size[1] / columns  # pixels, so that turning keeps shapes
+    y = (torch.arange(rows, dtype=torch.float64) + 0.5 - rows / 2 - shift[1] * rows) * cell[0]
+    x = (torch.arange(columns, dtype=torch.float64) + 0.5 - columns / 2 - shift[0] * columns) * cell[1]
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    y, x = (along / scale for along in rotated(y, x, angle))
+    x = -x if flip in ("horizontal", "both") else x
+    y = -y if flip in ("vertical", "both") else y
+    # Rounded first, so that what lies just between two positions does not hang on the last digit.
+    row = torch.floor(((y / cell[0] + rows / 2) * 1024).round() / 1024).long()
+    column = torch.floor(((x / cell[1] + columns / 2) * 1024).round() / 1024).long()
+    if edges == WRAP:
+        row, column = row % rows, column % columns
+    return (row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)).flatten()
+
+
+def rotated(y: Tensor, x: Tensor, angle: float) -> tuple[Tensor, Tensor]:
+    """Coordinates (y down, x right) along axes that are turned clockwise by an angle in degrees."""
+    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    return y * cosine - x * sine, x * cosine + y * sine

@@ -11,69 +11,20 @@ from torch import Tensor
 
 from nvg_model import NVG, NVGError, SamplingSettings, VisualGranularitySequence, solvers
 from nvg_model.generation import count_evaluations
-from nvg_model.request import NO_CLASS
 from nvg_nodes import host, images
-from nvg_nodes.api import advanced, io, schema
-from nvg_nodes.nodes_tokenize import CATEGORY, check_sequence, model_input
-from nvg_nodes.types import (
-    Model,
+from nvg_nodes.api import io, schema
+from nvg_nodes.sockets import (
+    MAIN,
     NVGSequence,
     NVGSettings,
     NVGStructure,
-    Settings,
-    Structure,
-    structure_of,
+    first_item_input,
+    request_inputs,
+    settings_input,
 )
+from nvg_nodes.types import Model, Settings, Structure, check_sequence, structure_of
 
-SEEDS = 2**64 - 1
 THE_CHECKPOINTS, THE_CHECKPOINTS_NUMBER = "checkpoint", -1
-
-
-def request_inputs() -> list[io.Input]:
-    """What every generation begins with: model, class, seed, number of pictures. The front end adds the class list."""
-    return [
-        model_input(),
-        io.String.Input(
-            "class_name",
-            default="heart",
-            tooltip="What to draw: the name of a class of the model, or its number. Several, separated by commas or "
-            f"lines, make a batch. '{NO_CLASS}' draws anything.",
-        ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=SEEDS,
-            control_after_generate=True,
-            tooltip="The same seed gives the same pictures, on every device. Each picture of a batch has noise of its "
-            "own; first_item draws one of them alone.",
-        ),
-        io.Int.Input("batch_size", default=1, min=1, max=256, tooltip="How many pictures of each class."),
-    ]
-
-
-def first_item_input() -> io.Input:
-    """The widget that picks one item of a larger batch."""
-    return advanced(
-        io.Int.Input(
-            "first_item",
-            optional=True,
-            default=0,
-            min=0,
-            max=2**31 - 1,
-            tooltip="Number of the batch's first picture: with batch_size 1 and 3 here, the fourth picture of a larger "
-            "batch is drawn alone.",
-        )
-    )
-
-
-def settings_input() -> io.Input:
-    """The socket of the sampling settings."""
-    return NVGSettings.Input(
-        "settings",
-        optional=True,
-        tooltip="From NVG Sampling Settings. Without it, all settings are the checkpoint's own.",
-    )
 
 
 class NVGGenerate(io.ComfyNode):
@@ -84,7 +35,7 @@ class NVGGenerate(io.ComfyNode):
         return schema(
             node_id="NVGGenerate",
             display_name="NVG Generate",
-            category=CATEGORY,
+            category=MAIN,
             description="Draws pictures of a class from coarse to fine. Their structure can be given, and stages of "
             "another picture can be kept.",
             search_aliases=[
@@ -201,7 +152,7 @@ class NVGSamplingSettings(io.ComfyNode):
         return schema(
             node_id="NVGSamplingSettings",
             display_name="NVG Sampling Settings",
-            category=CATEGORY,
+            category=MAIN,
             description="Settings of the generation. What is left at -1 (or 'checkpoint') stays as the checkpoint "
             "says, so change only what you mean to.",
             search_aliases=["nvg", "cfg", "guidance", "temperature", "top p", "top k", "steps", "solver"],

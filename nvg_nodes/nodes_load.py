@@ -12,9 +12,9 @@ from nvg_model import NVG, NVGError
 from nvg_model.errors import UnreachableError, shortened
 from nvg_nodes import host
 from nvg_nodes.api import advanced, io, schema
-from nvg_nodes.types import Model, NVGModel
+from nvg_nodes.sockets import MAIN, NVGModel
+from nvg_nodes.types import Model
 
-CATEGORY = "NVG"
 OURS = (".safetensors",)
 RELEASED = (".ckpt", ".pt", ".pth", ".safetensors")
 NO_GENERATOR = "none (tokenizer only)"
@@ -49,7 +49,7 @@ class NVGLoadModel(io.ComfyNode):
         return schema(
             node_id="NVGLoadModel",
             display_name="NVG Load Model",
-            category=CATEGORY,
+            category=MAIN,
             description="Loads an NVG checkpoint: one that comes with the nodes, a file in models/nvg, or one from the "
             "Hugging Face hub.",
             search_aliases=["nvg", "next visual granularity", "load checkpoint", "emoji64"],
@@ -105,7 +105,7 @@ class NVGLoadReleased(io.ComfyNode):
         return schema(
             node_id="NVGLoadReleased",
             display_name="NVG Load Released Checkpoints",
-            category=CATEGORY,
+            category=MAIN,
             description="Loads the released files of the NVG authors (ae.ckpt with d16.ckpt, d20.ckpt or d24.ckpt), "
             "which you fetch yourself and put into models/nvg. Only tensors are read from them, never code.",
             search_aliases=["nvg", "imagenet", "ae.ckpt", "d16.ckpt", "released weights"],

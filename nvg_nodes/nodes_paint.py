@@ -19,18 +19,9 @@ from torch import Tensor
 
 from nvg_model import NVGError
 from nvg_model.errors import shortened
-from nvg_nodes import images
+from nvg_nodes import images, layout
 from nvg_nodes.api import io, schema
-from nvg_nodes.nodes_structure_from import (
-    CATEGORY,
-    DISTANCE,
-    before_input,
-    grown,
-    mask_score,
-    stages_input,
-    structure_outputs,
-)
-from nvg_nodes.nodes_tokenize import model_input
+from nvg_nodes.sockets import STRUCTURE, before_input, model_input, stages_input, structure_outputs
 from nvg_nodes.types import Model, Structure
 
 VERSION = 1
@@ -48,7 +39,7 @@ class NVGPaintStructure(io.ComfyNode):
         return schema(
             node_id="NVGPaintStructure",
             display_name="NVG Paint Structure",
-            category=CATEGORY,
+            category=STRUCTURE,
             description="Paint the first structure maps in the node. Every region must have exactly half the positions "
             "of its parent, so a painted area is grown or shrunk along lines of equal distance to its outline.",
             search_aliases=[
@@ -86,10 +77,10 @@ class NVGPaintStructure(io.ComfyNode):
     def execute(cls, model: Model, painting: str, stages: int, structure: Structure | None = None) -> io.NodeOutput:
         """Every map splits the regions of the one before."""
         masks = read_painting(painting)
-        scores = [mask_score(mask, model.config.grid, "stretch", DISTANCE)[None] for mask in masks]
-        result = grown(model, structure, scores, stages)
+        scores = [layout.mask_score(mask, model.config.grid, "stretch", layout.DISTANCE)[None] for mask in masks]
+        result = layout.continued(model, structure, scores, stages)
         size = model.config.image_size
-        shown = [images.resize(mask[None, None], size, "stretch", "area")[0] for mask in masks]
+        shown = [layout.resize(mask[None, None], size, "stretch", "area")[0] for mask in masks]
         return io.NodeOutput(result, images.structure_sheet(result), torch.cat(shown))
 
 

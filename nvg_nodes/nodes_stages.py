@@ -15,17 +15,19 @@ from nvg_model import NVGError, VisualGranularitySequence, hierarchy
 from nvg_model.generation import count_evaluations
 from nvg_nodes import host, images, layout
 from nvg_nodes.api import io, schema
-from nvg_nodes.nodes_generate import (
+from nvg_nodes.nodes_generate import batch_of_classes
+from nvg_nodes.sockets import (
+    BY_STAGE,
     SEEDS,
-    batch_of_classes,
+    NVGSequence,
+    NVGState,
+    NVGStructure,
     first_item_input,
+    model_input,
     request_inputs,
     settings_input,
 )
-from nvg_nodes.nodes_tokenize import check_sequence, model_input
-from nvg_nodes.types import Model, NVGSequence, NVGState, NVGStructure, Settings, State, Structure, structure_of
-
-CATEGORY = "NVG/stage by stage"
+from nvg_nodes.types import Model, Settings, State, Structure, check_sequence, structure_of
 
 
 def state_input() -> io.Input:
@@ -41,7 +43,7 @@ class NVGStart(io.ComfyNode):
         return schema(
             node_id="NVGStart",
             display_name="NVG Start",
-            category=CATEGORY,
+            category=BY_STAGE,
             description="Begins a generation stage by stage. Connect NVG Generate Structure and NVG Generate Content "
             "Stage in turn, once per stage; a change to a late stage runs only what follows it.",
             search_aliases=["nvg", "stage by stage", "chain", "empty latent", "edit"],
@@ -74,7 +76,7 @@ class NVGStart(io.ComfyNode):
         settings.over(model.nvg.settings)  # complains here rather than stages later
         classes = batch_of_classes(model, class_name, batch_size, structure)
         if structure is not None:
-            for_batch(structure.fitting(model), len(classes), "structure")
+            layout.for_batch(structure.fitting(model), len(classes), _too_many(structure.labels, classes, "structure"))
         return io.NodeOutput(State(classes, seed, first_item, settings, structure))
 
 
@@ -86,7 +88,7 @@ class NVGGenerateStructure(io.ComfyNode):
         return schema(
             node_id="NVGGenerateStructure",
             display_name="NVG Generate Structure",
-            category=CATEGORY,
+            category=BY_STAGE,
             description="Splits every region in half for the next stage. The first stage is one region.",
             search_aliases=["nvg", "structure", "stage", "split", "layout", "composition"],
             inputs=[
@@ -134,7 +136,7 @@ class NVGGenerateContentStage(io.ComfyNode):
         return schema(
             node_id="NVGGenerateContentStage",
             display_name="NVG Generate Content Stage",
-            category=CATEGORY,
+            category=BY_STAGE,
             description="Fills the regions of the next stage, one token each. It comes after the stage's structure; "
             "the first stage needs none.",
             search_aliases=["nvg", "content", "stage", "tokens", "inpaint", "edit", "style"],
@@ -196,13 +198,6 @@ def checked_stage(model: Model, state: State) -> int:
     return state.stage
 
 
-def for_batch(x: Tensor, batch: int, name: str) -> Tensor:
-    """One item for all, or one each. Raises NVGError."""
-    if len(x) not in (1, batch):
-        raise NVGError(f"the {name} has {len(x)} items for {batch} pictures; give one, or one per picture")
-    return x.expand(batch, *x.shape[1:])
-
-
 def _next_labels(model: Model, state: State, source: Structure | None) -> Tensor:
     """Labels [B,L] of the next stage: of a source that is followed, or generated."""
     if state.sequence is None:
@@ -213,7 +208,8 @@ def _next_labels(model: Model, state: State, source: Structure | None) -> Tensor
         # halving by it repeats the source exactly.
         source.fitting(model)
         order = layout.position_order(source.finest, source.grid)
-        return hierarchy.split(before, for_batch(order, len(before), "structure"))
+        order = layout.for_batch(order, len(before), _too_many(order, before, "structure"))
+        return hierarchy.split(before, order)
     settings, splits = state.settings.over(model.nvg.settings), model.config.splits
     known, after = (count_evaluations(settings, splits, stages) for stages in (state.stage, state.stage + 1))
     nvg = model.ready(len(state.classes))
@@ -235,7 +231,8 @@ def _next_content(
     labels = state.labels if state.labels is not None else _one_region(model, state)
     sequence = state.sequence
     if kept is not None:
-        codes = for_batch(kept.cluster_tokens(state.stage), len(labels), "sequence")
+        codes = kept.cluster_tokens(state.stage)
+        codes = layout.for_batch(codes, len(labels), _too_many(codes, labels, "sequence"))
         sequence = _with_stage(state, labels, hierarchy.place(codes, labels))
     nvg = model.ready(len(state.classes))
     states = nvg.stages(
@@ -266,3 +263,8 @@ def _with_stage(state: State, labels: Tensor, tokens: Tensor) -> VisualGranulari
     structure, before = _structure_with(state, labels), state.sequence
     tokens = tokens[:, None] if before is None else torch.cat([before.tokens, tokens[:, None]], 1)
     return VisualGranularitySequence(structure, tokens, torch.empty(*structure.shape, 0), (1, labels.shape[-1]))
+
+
+def _too_many(given: Tensor, wanted: Tensor, name: str) -> str:
+    """The complaint about as many items as there are neither one nor pictures."""
+    return f"the {name} has {len(given)} items for {len(wanted)} pictures; give one, or one per picture"

@@ -6,20 +6,15 @@ Shapes: B batch, S stages, L = h*w positions.
 from __future__ import annotations
 
 import math
-import re
 
 import torch
-from torch import Tensor
 
 from nvg_model import NVGError
-from nvg_model.errors import shortened
 from nvg_nodes import images, layout
 from nvg_nodes.api import io, schema, ui
-from nvg_nodes.nodes_structure_from import CATEGORY, output, structure_outputs
-from nvg_nodes.types import NVGStructure, Structure
+from nvg_nodes.sockets import STRUCTURE, NVGStructure, structure_output, structure_outputs
+from nvg_nodes.types import Structure
 
-FLIPS = ["none", "horizontal", "vertical", "both"]
-WRAP, EXTEND = "wrap", "extend"
 TOGETHER, EACH = "one mask", "one mask each"
 
 
@@ -35,20 +30,6 @@ def stage_input(what: str) -> io.Input:
     )
 
 
-def checked_stage(structure: Structure, stage: int) -> int:
-    """The number of a stage that the structure has; -1 is the last. Raises NVGError."""
-    if not -1 <= stage < structure.stages:
-        raise NVGError(f"there is no stage {stage}: the structure has the stages 0 to {structure.stages - 1}")
-    return stage % structure.stages
-
-
-def first_stages(structure: Structure, stages: int, what: str = "the structure") -> Tensor:
-    """Labels [B,stages,L] of the first stages. Raises NVGError where there are fewer; `what` names the structure."""
-    if stages > structure.stages:
-        raise NVGError(f"{stages} stages are too many: {what} has {structure.stages}")
-    return structure.labels[:, :stages]
-
-
 class NVGStructureTransform(io.ComfyNode):
     """Flipped, turned, scaled, shifted."""
 
@@ -60,20 +41,22 @@ class NVGStructureTransform(io.ComfyNode):
         return schema(
             node_id="NVGStructureTransform",
             display_name="NVG Structure Transform",
-            category=CATEGORY,
+            category=STRUCTURE,
             description="Flips, scales, turns and shifts a structure, in this order. Regions are balanced again.",
             search_aliases=["nvg", "flip", "mirror", "shift", "rotate", "scale", "edit", "composition"],
             inputs=[
                 structure_input("The structure to move."),
-                io.Combo.Input("flip", options=FLIPS, default="none", tooltip="Mirrors sideways, upside down or both."),
+                io.Combo.Input(
+                    "flip", options=layout.FLIPS, default="none", tooltip="Mirrors sideways, upside down or both."
+                ),
                 number("scale", 1.0, 0.05, 20.0, 0.05, "Enlarges about the centre; below 1 shrinks."),
                 number("angle", 0.0, -360.0, 360.0, 1.0, "Turns clockwise about the centre, in degrees."),
                 number("shift_x", 0.0, -1.0, 1.0, 0.01, "Moves to the right, as a share of the width."),
                 number("shift_y", 0.0, -1.0, 1.0, 0.01, "Moves down, as a share of the height."),
                 io.Combo.Input(
                     "edges",
-                    options=[WRAP, EXTEND],
-                    default=WRAP,
+                    options=[layout.WRAP, layout.EXTEND],
+                    default=layout.WRAP,
                     tooltip="What fills the gap: wrap takes the other side of the picture, extend repeats its edge.",
                 ),
             ],
@@ -92,30 +75,9 @@ class NVGStructureTransform(io.ComfyNode):
         edges: str,
     ) -> io.NodeOutput:
         """Looks up every position's label where it comes from, and halves by them."""
-        source = transformed(structure, flip, scale, angle, (shift_x, shift_y), edges)
+        source = layout.source_positions(structure, flip, scale, angle, (shift_x, shift_y), edges)
         order = layout.position_order(structure.finest[:, source], structure.grid)
-        return output(structure.replace(layout.from_order([order], structure.stages)))
-
-
-def transformed(
-    structure: Structure, flip: str, scale: float, angle: float, shift: tuple[float, float], edges: str
-) -> Tensor:
-    """Where every position comes from: long [L]."""
-    rows, columns = structure.grid
-    cell = structure.size[0] / rows, structure.size[1] / columns  # pixels, so that turning keeps shapes
-    y = (torch.arange(rows, dtype=torch.float64) + 0.5 - rows / 2 - shift[1] * rows) * cell[0]
-    x = (torch.arange(columns, dtype=torch.float64) + 0.5 - columns / 2 - shift[0] * columns) * cell[1]
-    y, x = torch.meshgrid(y, x, indexing="ij")
-    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    x, y = (x * cosine + y * sine) / scale, (y * cosine - x * sine) / scale
-    x = -x if flip in ("horizontal", "both") else x
-    y = -y if flip in ("vertical", "both") else y
-    # Rounded first, so that what lies just between two positions does not hang on the last digit.
-    row = torch.floor(((y / cell[0] + rows / 2) * 1024).round() / 1024).long()
-    column = torch.floor(((x / cell[1] + columns / 2) * 1024).round() / 1024).long()
-    if edges == WRAP:
-        row, column = row % rows, column % columns
-    return (row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)).flatten()
+        return structure_output(structure.replace(layout.from_order([order], structure.stages)))
 
 
 class NVGStructureBlend(io.ComfyNode):
@@ -126,7 +88,7 @@ class NVGStructureBlend(io.ComfyNode):
         return schema(
             node_id="NVGStructureBlend",
             display_name="NVG Structure Blend",
-            category=CATEGORY,
+            category=STRUCTURE,
             description="Goes from one structure to another: positions are ranked by a mean of both orders.",
             search_aliases=["nvg", "mix", "morph", "interpolate", "edit"],
             inputs=[
@@ -144,11 +106,11 @@ class NVGStructureBlend(io.ComfyNode):
         """Has the stages that both have."""
         if not math.isfinite(amount):
             raise NVGError(f"amount is {amount}; give a number from 0 to 1")
-        a, b = same_batch(structure_a, structure_b)
+        a, b = layout.same_batch(structure_a, structure_b)
         stages = min(a.shape[1], b.shape[1])
         orders = [layout.position_order(one[:, stages - 1], structure_a.grid) for one in (a, b)]
         labels = layout.from_order([torch.lerp(orders[0], orders[1], amount)], stages)
-        return output(structure_a.replace(labels))
+        return structure_output(structure_a.replace(labels))
 
 
 class NVGStructureSwap(io.ComfyNode):
@@ -159,7 +121,7 @@ class NVGStructureSwap(io.ComfyNode):
         return schema(
             node_id="NVGStructureSwap",
             display_name="NVG Structure Swap",
-            category=CATEGORY,
+            category=STRUCTURE,
             description="Takes the first stages of one structure, then the splits of another: every region is halved "
             "in the other's order.",
             search_aliases=["nvg", "combine", "exchange", "layout and detail", "composition", "style", "reference"],
@@ -180,23 +142,10 @@ class NVGStructureSwap(io.ComfyNode):
     @classmethod
     def execute(cls, structure_a: Structure, structure_b: Structure, stages: int) -> io.NodeOutput:
         """Has as many stages as the second."""
-        first = structure_a.replace(first_stages(structure_a, stages, "the first structure"))
-        a, b = same_batch(first, structure_b)
+        first = structure_a.replace(layout.first_stages(structure_a, stages, "the first structure"))
+        a, b = layout.same_batch(first, structure_b)
         order = layout.position_order(b[:, -1], structure_b.grid)
-        return output(structure_a.replace(layout.grow(a, [order], b.shape[1])))
-
-
-def same_batch(a: Structure, b: Structure) -> tuple[Tensor, Tensor]:
-    """Labels of two structures on one grid, one item of either serving all of the other. Raises NVGError."""
-    if a.grid != b.grid:
-        raise NVGError(
-            f"the structures have different grids, {a.grid[0]} x {a.grid[1]} and {b.grid[0]} x {b.grid[1]}; make both "
-            "with the same model"
-        )
-    batch = max(len(a.labels), len(b.labels))
-    if {len(a.labels), len(b.labels)} - {1, batch}:
-        raise NVGError(f"the structures have {len(a.labels)} and {len(b.labels)} items; give one, or equally many")
-    return a.labels.expand(batch, -1, -1), b.labels.expand(batch, -1, -1)
+        return structure_output(structure_a.replace(layout.grow(a, [order], b.shape[1])))
 
 
 class NVGStructureKeep(io.ComfyNode):
@@ -207,7 +156,7 @@ class NVGStructureKeep(io.ComfyNode):
         return schema(
             node_id="NVGStructureKeep",
             display_name="NVG Structure Keep Stages",
-            category=CATEGORY,
+            category=STRUCTURE,
             description="Keeps the first stages of a structure; the generator makes the others anew.",
             search_aliases=["nvg", "truncate", "variations", "edit", "composition"],
             inputs=[
@@ -226,7 +175,7 @@ class NVGStructureKeep(io.ComfyNode):
     @classmethod
     def execute(cls, structure: Structure, stages: int) -> io.NodeOutput:
         """Refuses to keep what is not there."""
-        return output(structure.replace(first_stages(structure, stages)))
+        return structure_output(structure.replace(layout.first_stages(structure, stages)))
 
 
 class NVGStructureToMask(io.ComfyNode):
@@ -237,7 +186,7 @@ class NVGStructureToMask(io.ComfyNode):
         return schema(
             node_id="NVGStructureToMask",
             display_name="NVG Structure to Mask",
-            category=CATEGORY,
+            category=STRUCTURE,
             description="Masks of regions of one stage, at the size of the model's pictures.",
             search_aliases=["nvg", "region mask", "segment", "regional", "outline", "silhouette"],
             inputs=[
@@ -264,30 +213,12 @@ class NVGStructureToMask(io.ComfyNode):
     @classmethod
     def execute(cls, structure: Structure, stage: int, regions: str, combine: str) -> io.NodeOutput:
         """Masks are 1 inside."""
-        stage = checked_stage(structure, stage)
-        wanted = torch.tensor(parse_regions(regions, 2**stage))
+        stage = layout.checked_stage(structure, stage)
+        wanted = torch.tensor(layout.parse_regions(regions, 2**stage))
         inside = structure.labels[:, stage, None] == wanted[:, None]  # [B,regions,L]
         chosen = inside.any(1, keepdim=True) if combine == TOGETHER else inside
         masks = chosen.flatten(0, 1).unflatten(1, structure.grid)[:, None].float()
-        return io.NodeOutput(images.resize(masks, structure.size, "stretch", "nearest-exact")[:, 0])
-
-
-def parse_regions(text: str, count: int) -> list[int]:
-    """Region numbers of a text such as "0, 2-3"; all where it is empty. Raises NVGError."""
-    regions: list[int] = []
-    for part in filter(None, re.split(r"[,;\s]+", re.sub(r"\s*-\s*", "-", text.strip()))):
-        found = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part)
-        if found is None:
-            raise NVGError(f"{shortened(part)!r} is not a region; write numbers such as 1 or 0, 2-3")
-        ends = [end for end in found.groups() if end is not None]
-        # By their length first: Python refuses to read a number of more than 4,300 digits, with words of its own.
-        if any(len(end.lstrip("0")) > len(str(count)) or int(end[-9:]) >= count for end in ends):
-            raise NVGError(f"there is no region {shortened(part)}: this stage has the regions 0 to {count - 1}")
-        first, last = int(ends[0][-9:]), int(ends[-1][-9:])
-        if first > last:
-            raise NVGError(f"{part!r} runs backwards; write the smaller region first: {last}-{first}")
-        regions += range(first, last + 1)
-    return sorted(set(regions)) or list(range(count))
+        return io.NodeOutput(layout.resize(masks, structure.size, "stretch", "nearest-exact")[:, 0])
 
 
 class NVGStructureToImage(io.ComfyNode):
@@ -298,7 +229,7 @@ class NVGStructureToImage(io.ComfyNode):
         return schema(
             node_id="NVGStructureToImage",
             display_name="NVG Structure to Image",
-            category=CATEGORY,
+            category=STRUCTURE,
             description="The map of one stage, a colour per region, at the size of the model's pictures. NVG Structure "
             "from Label Image reads it again.",
             search_aliases=["nvg", "palette", "segmentation map", "label map"],
@@ -309,7 +240,7 @@ class NVGStructureToImage(io.ComfyNode):
     @classmethod
     def execute(cls, structure: Structure, stage: int) -> io.NodeOutput:
         """Colours are the same in every picture."""
-        return io.NodeOutput(images.from_pil(images.structure_map(structure, checked_stage(structure, stage))))
+        return io.NodeOutput(images.from_pil(images.structure_map(structure, layout.checked_stage(structure, stage))))
 
 
 class NVGStructurePreview(io.ComfyNode):
@@ -320,7 +251,7 @@ class NVGStructurePreview(io.ComfyNode):
         return schema(
             node_id="NVGStructurePreview",
             display_name="NVG Structure Preview",
-            category=CATEGORY,
+            category=STRUCTURE,
             description="Shows the maps of all stages of a structure on the node.",
             search_aliases=["nvg", "show structure", "grid", "preview", "compare"],
             inputs=[structure_input("The structure to show.")],

@@ -5,29 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nvg_model import NVGError, VisualGranularitySequence, render
+from nvg_model import NVGError, VisualGranularitySequence
 from nvg_nodes import host, images
 from nvg_nodes.api import io, schema
-from nvg_nodes.types import Model, NVGModel, NVGSequence, NVGStructure, structure_of
+from nvg_nodes.sockets import MAIN, STRUCTURE, NVGSequence, NVGStructure, fit_input, model_input
+from nvg_nodes.types import Model, check_sequence, structure_of
 
-CATEGORY = "NVG"
 FINAL, ONE, ALL = "final", "one stage", "all stages"
-
-
-def model_input() -> io.Input:
-    """The socket of the model."""
-    return NVGModel.Input("model", tooltip="The model, from NVG Load Model.")
-
-
-def fit_input(what: str) -> io.Input:
-    """How something of another size becomes the model's."""
-    return io.Combo.Input(
-        "fit",
-        options=list(render.FITS),
-        default="crop",
-        tooltip=f"How {what} of another size is fitted to the model's: crop (fill, and cut what sticks out), pad (keep "
-        "all, with a margin) or stretch (change the aspect).",
-    )
 
 
 class NVGTokenize(io.ComfyNode):
@@ -38,7 +22,7 @@ class NVGTokenize(io.ComfyNode):
         return schema(
             node_id="NVGTokenize",
             display_name="NVG Tokenize Image",
-            category=CATEGORY,
+            category=MAIN,
             description="Takes pictures apart into structure, tokens and canvases of all stages. NVG Decode puts them "
             "together again.",
             search_aliases=[
@@ -79,7 +63,7 @@ class NVGDecode(io.ComfyNode):
         return schema(
             node_id="NVGDecode",
             display_name="NVG Decode",
-            category=CATEGORY,
+            category=MAIN,
             description="Makes pictures of a sequence: the finished ones, those of one stage, or all stages as a "
             "batch.",
             search_aliases=["nvg", "vae decode", "sequence to image", "stages", "compare"],
@@ -117,7 +101,7 @@ class NVGExtractStructure(io.ComfyNode):
         return schema(
             node_id="NVGExtractStructure",
             display_name="NVG Extract Structure",
-            category="NVG/structure",
+            category=STRUCTURE,
             description="Finds the structure of pictures: which regions belong together, stage by stage. NVG Generate "
             "can follow it with another content.",
             search_aliases=[
@@ -180,15 +164,3 @@ def tokenize(model: Model, pictures: Tensor) -> VisualGranularitySequence:
         torch.cat([one.canvases for one in done]),
         done[0].grid,
     )
-
-
-def check_sequence(model: Model, sequence: VisualGranularitySequence) -> None:
-    """Raises NVGError unless a sequence is of the model's sizes."""
-    channels = model.config.autoencoder.latent_channels
-    if sequence.grid != model.config.grid or sequence.canvases.shape[-1] != channels:
-        rows, columns = sequence.grid
-        raise NVGError(
-            f"the sequence is of a grid of {rows} x {columns} positions with {sequence.canvases.shape[-1]} channels, "
-            f"but {model.name} has {model.config.grid[0]} x {model.config.grid[1]} with {channels}: tokenize or "
-            "generate with the same model"
-        )

@@ -1,4 +1,4 @@
-"""The values that travel between nodes, and their socket types. All are immutable: the host caches and shares them.
+"""The values that travel between nodes. All are immutable: the host caches and shares them.
 
 Shapes: B batch, S' stages present, L = h*w positions, N = 2^i clusters of stage i.
 """
@@ -13,17 +13,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from nvg_model import NVGError, SamplingSettings, VisualGranularitySequence, hierarchy
-from nvg_nodes.api import io
 
 if TYPE_CHECKING:
     from nvg_model import NVG, NVGConfig
     from nvg_nodes.host import Networks
-
-NVGModel = io.Custom("NVG_MODEL")
-NVGStructure = io.Custom("NVG_STRUCTURE")
-NVGSequence = io.Custom("NVG_SEQUENCE")
-NVGState = io.Custom("NVG_STATE")
-NVGSettings = io.Custom("NVG_SETTINGS")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +93,18 @@ class Structure:
 def structure_of(model: Model, labels: Tensor) -> Structure:
     """A structure on a model's grid from labels [B,S',L]."""
     return Structure(labels.cpu(), model.config.grid, model.config.image_size)
+
+
+def check_sequence(model: Model, sequence: VisualGranularitySequence) -> None:
+    """Raises NVGError unless a sequence is of the model's sizes."""
+    channels = model.config.autoencoder.latent_channels
+    if sequence.grid != model.config.grid or sequence.canvases.shape[-1] != channels:
+        rows, columns = sequence.grid
+        raise NVGError(
+            f"the sequence is of a grid of {rows} x {columns} positions with {sequence.canvases.shape[-1]} channels, "
+            f"but {model.name} has {model.config.grid[0]} x {model.config.grid[1]} with {channels}: tokenize or "
+            "generate with the same model"
+        )
 
 
 @dataclass(frozen=True)

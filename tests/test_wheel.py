@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
-from nvg_nodes import shipped
+from nvg_nodes.standalone import shipped
 from nvg_nodes.standalone.workflow import main
 
 ROOT = Path(__file__).parents[1]

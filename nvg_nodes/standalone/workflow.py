@@ -52,8 +52,7 @@ def _complain(sentence: str, status: int) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from nvg_nodes import shipped
-    from nvg_nodes.standalone import graph, runner, thumbnail
+    from nvg_nodes.standalone import graph, runner, shipped, thumbnail
     from nvg_nodes.standalone.core_nodes import Files
 
     catalogue = runner.catalogue()

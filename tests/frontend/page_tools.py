@@ -3,7 +3,7 @@
 import copy
 import json
 
-from nvg_nodes.types import NVGModel, NVGStructure
+from nvg_nodes.sockets import NVGModel, NVGStructure
 
 LOAD, REROUTE, PAINT, GENERATE, SAVE, PRIMITIVE = 1, 2, 3, 4, 5, 6
 CANVAS = ".nvg-map"

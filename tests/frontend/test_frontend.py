@@ -25,9 +25,9 @@ from page_tools import (
 
 import nvg_model
 from nvg_nodes.nodes_paint import read_painting
+from nvg_nodes.sockets import NVGModel, NVGSequence, NVGSettings, NVGState, NVGStructure
 from nvg_nodes.standalone import graph, runner
 from nvg_nodes.standalone.core_nodes import Files
-from nvg_nodes.types import NVGModel, NVGSequence, NVGSettings, NVGState, NVGStructure
 
 pytestmark = pytest.mark.frontend
 

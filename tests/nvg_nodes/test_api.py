@@ -65,6 +65,12 @@ def test_an_output_node_is_handed_prompt_and_workflow():
     assert info["input"]["hidden"] == {"prompt": ("PROMPT",), "extra_pnginfo": ("EXTRA_PNGINFO",)}
 
 
+def test_no_family_of_nodes_is_forgotten():
+    files = {path.stem for path in (ROOT / "nvg_nodes").glob("nodes_*.py")}
+    assert {family.__name__.rpartition(".")[2] for family in extension.FAMILIES} == files
+    assert all(family.__doc__ for family in extension.FAMILIES)
+
+
 def test_the_catalogue_covers_all_nodes():
     assert list(extension.catalogue()) == list(NODES)
     assert set(NODES) < set(KINDS)

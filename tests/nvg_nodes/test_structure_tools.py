@@ -11,8 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 import nvg_model
-from nvg_nodes import images, layout, nodes_structure_from
-from nvg_nodes.nodes_structure import parse_regions, transformed
+from nvg_nodes import images, layout
 from nvg_nodes.types import Model, Structure, structure_of
 
 
@@ -93,7 +92,7 @@ def test_a_drawn_area_is_recognisable(run, disc):
 def test_the_area_itself_comes_first(run, disc):
     model = model_of(16, 16)
     made, _ = run("NVGStructureFromMask", model=model, mask=disc, stages=3)
-    area = images.resize(disc[None], (16, 16), "stretch", "area")[0, 0].flatten() >= 0.5
+    area = layout.resize(disc[None], (16, 16), "stretch", "area")[0, 0].flatten() >= 0.5
     assert int(area.sum()) < 64, "a quarter at most"
     assert bool((made.labels[0, 2][area] == 3).all()), "and the innermost quarter holds all of it"
 
@@ -195,7 +194,7 @@ def test_a_quarter_turn_is_clockwise(run):
 
 def test_scaling_enlarges_about_the_centre():
     structure = random_structure(model_of(8, 8))
-    source = transformed(structure, "none", 2.0, 0.0, (0.0, 0.0), "extend").view(8, 8)
+    source = layout.source_positions(structure, "none", 2.0, 0.0, (0.0, 0.0), "extend").view(8, 8)
     assert source[0, 0] == 2 * 8 + 2 and source[7, 7] == 5 * 8 + 5
 
 
@@ -229,8 +228,8 @@ def test_masks_of_regions(run):
 
 
 def test_region_lists():
-    assert parse_regions("", 4) == [0, 1, 2, 3]
-    assert parse_regions(" 3, 0 - 1 ;1", 4) == [0, 1, 3]
+    assert layout.parse_regions("", 4) == [0, 1, 2, 3]
+    assert layout.parse_regions(" 3, 0 - 1 ;1", 4) == [0, 1, 3]
 
 
 def test_keep_and_preview(run):
@@ -289,7 +288,7 @@ def test_a_painting_has_a_map_per_split(run):
 @pytest.mark.parametrize("shape", [(10, 30), (30, 10), (7, 7), (1, 1)])
 def test_label_maps_keep_their_values(fit, shape):
     labels = torch.arange(1.0, 1 + math.prod(shape)).view(1, 1, *shape)
-    fitted = images.resize(labels, (8, 8), fit, "nearest-exact")
+    fitted = layout.resize(labels, (8, 8), fit, "nearest-exact")
     assert fitted.shape == (1, 1, 8, 8)
     assert set(fitted.unique().tolist()) <= {0.0, *labels.flatten().tolist()}
     assert (0.0 in fitted) == (fit == "pad" and shape[0] != shape[1])
@@ -297,7 +296,7 @@ def test_label_maps_keep_their_values(fit, shape):
 
 def test_crop_keeps_the_middle():
     x = torch.arange(12.0).expand(1, 1, 4, 12)
-    assert images.resize(x, (4, 4), "crop", "nearest-exact")[0, 0, 0].tolist() == [4, 5, 6, 7]
+    assert layout.resize(x, (4, 4), "crop", "nearest-exact")[0, 0, 0].tolist() == [4, 5, 6, 7]
 
 
 def test_label_order_is_by_label_then_by_neighbours():
@@ -309,7 +308,7 @@ def test_label_order_is_by_label_then_by_neighbours():
 
 def test_scores_do_not_depend_on_the_last_digit():
     """What is symmetrical is ranked by position, not by rounding."""
-    score = nodes_structure_from.shape_score("circle", (8, 8), (64, 64), (0.5, 0.5), (0.5, 0.5), 0.0).view(8, 8)
+    score = layout.shape_score("circle", (8, 8), (64, 64), (0.5, 0.5), (0.5, 0.5), 0.0).view(8, 8)
     assert torch.equal(score, score.flip(0)) and torch.equal(score, score.flip(1))
 
 

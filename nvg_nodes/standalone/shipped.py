@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nvg_model.errors import NVGError
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 def folder() -> Path:

@@ -1,0 +1,115 @@
+"""Socket types, menu categories, and the inputs and outputs that several families of nodes share."""
+
+from __future__ import annotations
+
+from nvg_model import render
+from nvg_model.request import NO_CLASS
+from nvg_nodes import images
+from nvg_nodes.api import advanced, io
+from nvg_nodes.types import Structure
+
+NVGModel = io.Custom("NVG_MODEL")
+NVGStructure = io.Custom("NVG_STRUCTURE")
+NVGSequence = io.Custom("NVG_SEQUENCE")
+NVGState = io.Custom("NVG_STATE")
+NVGSettings = io.Custom("NVG_SETTINGS")
+
+MAIN, STRUCTURE, BY_STAGE = "NVG", "NVG/structure", "NVG/stage by stage"
+"""Categories of the menu."""
+SEEDS = 2**64 - 1
+"""The largest seed."""
+
+
+def model_input() -> io.Input:
+    """The socket of the model."""
+    return NVGModel.Input("model", tooltip="The model, from NVG Load Model.")
+
+
+def fit_input(what: str) -> io.Input:
+    """How something of another size becomes the model's."""
+    return io.Combo.Input(
+        "fit",
+        options=list(render.FITS),
+        default="crop",
+        tooltip=f"How {what} of another size is fitted to the model's: crop (fill, and cut what sticks out), pad (keep "
+        "all, with a margin) or stretch (change the aspect).",
+    )
+
+
+def request_inputs() -> list[io.Input]:
+    """What every generation begins with: model, class, seed, number of pictures. The front end adds the class list."""
+    return [
+        model_input(),
+        io.String.Input(
+            "class_name",
+            default="heart",
+            tooltip="What to draw: the name of a class of the model, or its number. Several, separated by commas or "
+            f"lines, make a batch. '{NO_CLASS}' draws anything.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=SEEDS,
+            control_after_generate=True,
+            tooltip="The same seed gives the same pictures, on every device. Each picture of a batch has noise of its "
+            "own; first_item draws one of them alone.",
+        ),
+        io.Int.Input("batch_size", default=1, min=1, max=256, tooltip="How many pictures of each class."),
+    ]
+
+
+def first_item_input() -> io.Input:
+    """The widget that picks one item of a larger batch."""
+    return advanced(
+        io.Int.Input(
+            "first_item",
+            optional=True,
+            default=0,
+            min=0,
+            max=2**31 - 1,
+            tooltip="Number of the batch's first picture: with batch_size 1 and 3 here, the fourth picture of a larger "
+            "batch is drawn alone.",
+        )
+    )
+
+
+def settings_input() -> io.Input:
+    """The socket of the sampling settings."""
+    return NVGSettings.Input(
+        "settings",
+        optional=True,
+        tooltip="From NVG Sampling Settings. Without it, all settings are the checkpoint's own.",
+    )
+
+
+def stages_input(default: int, what: str) -> io.Input:
+    """How many stages a tool makes."""
+    return io.Int.Input(
+        "stages",
+        default=default,
+        min=0,
+        max=32,
+        tooltip="How many stages the structure has, counting the first, which is one region: 2 is two regions, 3 is "
+        f"four. The generator adds the rest. 0: {what}.",
+    )
+
+
+def before_input() -> io.Input:
+    """A structure to go on from."""
+    return NVGStructure.Input(
+        "structure", optional=True, tooltip="Its stages come first, and what is given here splits its regions further."
+    )
+
+
+def structure_outputs() -> list[io.Output]:
+    """A structure and the picture of it."""
+    return [
+        NVGStructure.Output(display_name="structure", tooltip="For NVG Generate, NVG Start and other structure tools."),
+        io.Image.Output(display_name="preview", tooltip="A sheet per picture with the maps of its stages."),
+    ]
+
+
+def structure_output(structure: Structure) -> io.NodeOutput:
+    """The values of `structure_outputs`."""
+    return io.NodeOutput(structure, images.structure_sheet(structure))
