@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nvg_model
+from nvg_model import preview
 from nvg_model.config import NVGConfig
 from nvg_model.model import NVG
 from nvg_model.tokenizer import Tokenizer
@@ -43,7 +44,7 @@ from training.losses.perceptual import load_perceptual
 from training.losses.reconstruction import multiscale_gradient, psnr, ssim
 from training.optim import adamw, cosine
 from training.precision import with_precision
-from training.recipes.base import DecoderRecipe, Recipe
+from training.recipes.base import FINISH, DecoderRecipe, Recipe
 from training.run_folder import Identity, alone_in, open_run, weights_digest
 from training.samples import reconstruction_sheet
 from training.tokenizer import DECODER, WEIGHTS, make_discriminator, tokenizer_weights, trained
@@ -80,7 +81,7 @@ def train_decoder(recipe: Recipe, data: Path | str, run: Path) -> Path:
         The file with the averaged weights of the whole tokenizer; for a checkpoint to start from, that checkpoint with
         the new decoder.
     Raises:
-        TrainingError: the run has no finished tokenizer, or the new decoder cannot start from the old one.
+        TrainingError: the run has no finished tokenizer, or something that the settings need.
     """
     world = distributed.start(recipe.decoder.timeout)
     with alone_in(run / DECODER, world):
@@ -139,6 +140,21 @@ def starting_model(recipe: Recipe, run: Path) -> NVG:
     return nvg.eval().requires_grad_(False)
 
 
+def with_trained_decoder(model: NVG, run: Path) -> NVG:
+    """The model, or one with a decoder of the sizes that the run has trained; its weights are not loaded yet."""
+    state = checkpointing.latest(run / DECODER)
+    known = {one.name for one in dataclasses.fields(DecoderRecipe)}
+    saved = state["meta"]["recipe"]["decoder"] if state is not None else {}
+    settings = dataclasses.replace(FINISH, **{name: value for name, value in saved.items() if name in known})
+    config = with_output(model.config, dataclasses.replace(settings, decoder_channels=tuple(settings.decoder_channels)))
+    if state is None or config == model.config:
+        return model
+    other = NVG(config, model.classes, model.settings)
+    weights = {name: one for name, one in model.state_dict().items() if not name.startswith("tokenizer.decoder.")}
+    other.load_state_dict(weights, strict=False)
+    return other
+
+
 def with_output(config: NVGConfig, settings: DecoderRecipe) -> NVGConfig:
     """The configuration with the pictures and channels of the new decoder."""
     autoencoder = dataclasses.replace(
@@ -151,12 +167,16 @@ def with_output(config: NVGConfig, settings: DecoderRecipe) -> NVGConfig:
 
 
 def new_tokenizer(before: NVG, config: NVGConfig) -> Tokenizer:
-    """The tokenizer of `before` with a decoder of `config` that starts from its own; nothing else is trained."""
+    """The tokenizer of `before` with a decoder of `config`; nothing else is trained.
+
+    It starts from what that one's decoder has learnt, where it has the same blocks and no channels fewer; else anew.
+    """
     tokenizer = Tokenizer(config)
     tokenizer.encoder.load_state_dict(before.tokenizer.encoder.state_dict())
     tokenizer.quantizer.load_state_dict(before.tokenizer.quantizer.state_dict())
     weights = widened(before.tokenizer.decoder.state_dict(), tokenizer.decoder, config.autoencoder.norm_groups)
-    tokenizer.decoder.load_state_dict(weights)
+    if weights is not None:
+        tokenizer.decoder.load_state_dict(weights)
     tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     tokenizer.requires_grad_(False)
     tokenizer.decoder.requires_grad_(True)
@@ -368,5 +388,6 @@ def _write(before: NVG, tokenizer: Tokenizer, config: NVGConfig, recipe: Recipe,
     model.load_state_dict(
         before.state_dict() | {f"tokenizer.{name}": one for name, one in tokenizer.state_dict().items()}
     )
+    model.preview_map = preview.fit(model.tokenizer)
     provenance = before.provenance | {"decoder": dataclasses.asdict(recipe.decoder)}
     return nvg_model.save(model, folder / f"{recipe.name}.safetensors", provenance, dtype=torch.float16)

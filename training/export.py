@@ -11,6 +11,7 @@ import nvg_model
 from nvg_model import preview
 from nvg_model.model import NVG
 from training import checkpointing
+from training.decoder import with_trained_decoder
 from training.errors import TrainingError
 from training.few_step import converted
 from training.generator import trained_generator
@@ -31,6 +32,7 @@ def export(recipe: Recipe, run: Path, out: Path, best: bool = False) -> Path:
         TrainingError: there is no such save, or it does not fit the recipe.
     """
     model, states = trained_generator(recipe, run, best)
+    model = with_trained_decoder(model, run)
     model.settings = recipe.sampling or model.settings
     found = provenance(recipe, run, states, use_trained_decoder(model.tokenizer, run))
     few_step = checkpointing.latest(run / "few-step")

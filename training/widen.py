@@ -10,25 +10,22 @@ import torch
 from torch import Tensor
 
 from nvg_model.autoencoder import Decoder
-from training.errors import TrainingError
 
 NOISE = 0.05
 """Deviation of the noise, as a share of the weights' own."""
 
 
-def widened(weights: dict[str, Tensor], decoder: Decoder, groups: int) -> dict[str, Tensor]:
-    """Weights for `decoder` of a smaller one's.
+def widened(weights: dict[str, Tensor], decoder: Decoder, groups: int) -> dict[str, Tensor] | None:
+    """Weights for `decoder` of a smaller one's; None where that has other blocks, or more channels somewhere.
 
     Args:
         groups: of the normalisation; the same in both.
-    Raises:
-        TrainingError: the smaller one has other blocks, or more channels somewhere.
     """
     wanted = decoder.state_dict()
-    if weights.keys() != wanted.keys():
-        raise TrainingError(
-            "the decoder to start from has other blocks; where its levels are alike, so must the new ones be"
-        )
+    if weights.keys() != wanted.keys() or any(
+        weights[name].shape[axis] > value.shape[axis] for name, value in wanted.items() for axis in range(value.ndim)
+    ):
+        return None
     if all(weights[name].shape == value.shape for name, value in wanted.items()):
         return weights
     generator = torch.Generator().manual_seed(0)
@@ -51,10 +48,6 @@ def widened(weights: dict[str, Tensor], decoder: Decoder, groups: int) -> dict[s
 
 def _copies(old: int, new: int, groups: int) -> Tensor:
     """Of which of `old` channels each of `new` is a copy, long [new], group by group."""
-    if new < old:
-        raise TrainingError(
-            f"the decoder to start from has {old} channels where the new one has {new}; give it as many"
-        )
     group = torch.arange(groups)[:, None] * (old // groups)
     return (group + torch.arange(new // groups) % (old // groups)).flatten()
 

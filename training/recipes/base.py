@@ -139,8 +139,8 @@ class DecoderRecipe(TokenizerRecipe):
     output_scale: int = 1
     """Pixels along each side of the decoder's pictures for one of the pictures that are encoded."""
     decoder_channels: tuple[int, ...] = ()
-    """Channels of each level of the decoder, finest first; empty: as the tokenizer's own. A wider one starts from what
-    that has learnt."""
+    """Channels of each level of the decoder, finest first; empty: as the tokenizer's own. One that is wider everywhere
+    starts from what that has learnt, others anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
