@@ -99,8 +99,7 @@ class EditedRun(Run):
     def next_labels(self, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int) -> Tensor:
         """As of a plain run; kept positions take the reference's side as far as equal halves allow."""
         sides = None if self.kept is None else self.kept.sides(stage + 1)
-        scores, gumbel = self.split_scores(canvas, labels, noise, stage), self.split_gumbel(stage)
-        return hierarchy.split(labels, scores, gumbel, sides)
+        return self.split(labels, self.split_scores(canvas, labels, noise, stage), stage, sides)
 
     def next_canvas(self, canvas: Tensor, codes: Tensor, labels: Tensor, stage: int) -> Tensor:
         """As of a plain run; kept positions have the canvas of the reference."""

@@ -8,7 +8,7 @@ Shapes: B batch, S = K+1 stages, L positions, N = 2^i clusters of stage i, V cod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -50,6 +50,8 @@ class Run:
     """float [B,L,K], or None to draw it from the seed."""
     noises: Noise = field(default_factory=Noise)
     on_evaluation: Callable[[], None] = field(default=lambda: None)
+    findings: list[tuple[str, Tensor]] = field(default_factory=list, repr=False)
+    """What would be wrong, and whether all is well: bool [] on the device, read once at the end."""
 
     @property
     def splits(self) -> int:
@@ -80,6 +82,8 @@ class Run:
             structure.append(labels)
             tokens.append(hierarchy.place(codes, labels))
             canvases.append(canvas)
+            if stage == self.splits:
+                self.check()
             yield VisualGranularitySequence(
                 torch.stack(structure, 1), torch.stack(tokens, 1), torch.stack(canvases, 1), self.quantizer.grid
             )
@@ -95,6 +99,7 @@ class Run:
     def next_codes(self, canvas: Tensor, labels: Tensor, stage: int) -> Tensor:
         """Draws the code of every cluster of a stage, long [B,2^i], from the canvas before it."""
         logits = self.token_logits(canvas, labels, stage)
+        self.expect_finite(f"the content generator returned NaN or infinity at stage {stage}", logits)
         gumbel = None
         if self.settings.top_k != 1:
             gumbel = self.noise(tuple(logits.shape[1:]), Use.TOKEN, stage)
@@ -119,8 +124,12 @@ class Run:
 
     def next_labels(self, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int) -> Tensor:
         """Labels [B,L] of stage `stage + 1`, from the canvas after `stage` and the labels of the stage."""
-        scores = self.split_scores(canvas, labels, noise, stage)
-        return hierarchy.split(labels, scores, self.split_gumbel(stage))
+        return self.split(labels, self.split_scores(canvas, labels, noise, stage), stage)
+
+    def split(self, labels: Tensor, scores: Tensor, stage: int, sides: Tensor | None = None) -> Tensor:
+        """Labels [B,L] of stage `stage + 1`, from those of the stage and the scores [B,L]; see `hierarchy.split`."""
+        self.expect_finite(f"the structure generator returned NaN or infinity at stage {stage}", scores)
+        return hierarchy.split(labels, scores, self.split_gumbel(stage), sides, 2**stage)
 
     def split_gumbel(self, stage: int) -> Tensor | None:
         """Gumbel noise [B,L] of a split, where the settings ask for it."""
@@ -138,12 +147,12 @@ class Run:
         return self.integrate(canvas, labels, noise, stage)[..., stage]
 
     def integrate(
-        self, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int, grid: Tensor | None = None
+        self, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int, grid: Sequence[float] | None = None
     ) -> Tensor:
         """End point float32 [B,L,K] of the structure flow of a stage, from `noise` [B,L,K] at t = 1 to t = 0.
 
         Args:
-            grid: times from 1 to 0, float32 [n+1]; those of `time_grid` by default.
+            grid: n+1 times from 1 to 0; those of `time_grid` by default.
         Raises:
             NVGError: a network of average velocities with another solver than euler, or a guidance it does not know.
         """
@@ -155,9 +164,9 @@ class Run:
             return torch.cat([known, z[..., stage:]], dim=-1) if self.structure.partial else z
 
         velocity = self._velocity(canvas, labels, stage, grid)
-        return SOLVERS[self.settings.solver](velocity, project(noise.float()), grid.tolist(), project)
+        return SOLVERS[self.settings.solver](velocity, project(noise.float()), grid, project)
 
-    def _velocity(self, canvas: Tensor, labels: Tensor, stage: int, grid: Tensor) -> Velocity:
+    def _velocity(self, canvas: Tensor, labels: Tensor, stage: int, grid: Sequence[float]) -> Velocity:
         """The guided velocity of a stage as a function of state [B,L,K] and time."""
         flow = self.structure
         scale = guidance_schedule(self.settings.structure_guidance, self.splits)[stage]
@@ -166,20 +175,34 @@ class Run:
         guidance = self.guidance(1.0 if flow.averages else scale, flow.num_classes)
         stages = torch.full_like(guidance.classes, stage)
         context = flow.context(guidance.repeat(canvas), guidance.repeat(labels), guidance.classes, stages)
-        times = grid.to(canvas.device)[:, None]
+        times = torch.tensor(grid).to(canvas.device)[:, None]
         spans = times - torch.cat([times[1:], times[-1:]])
         of_grid = flow.modulations(context, times, spans, scale)  # of all time steps at once
-        index_of = {t: index for index, t in enumerate(grid.tolist())}
+        index_of = {t: index for index, t in enumerate(grid)}
 
         def velocity(z: Tensor, t: float) -> Tensor:
             self.on_evaluation()
             if t in index_of:
                 modulations = [layer[index_of[t]] for layer in of_grid]
             else:
-                modulations = flow.modulations(context, times.new_tensor([t]))
+                modulations = flow.modulations(context, times.new_full((1,), t))
             return guidance.combine(flow.step(guidance.repeat(z), context, modulations))
 
         return velocity
+
+    def expect_finite(self, otherwise: str, values: Tensor) -> None:
+        """Notes on the device whether all is well; `check` reads it, so that the loop never waits for a GPU."""
+        self.findings.append((otherwise, values.isfinite().all()))
+
+    def check(self) -> None:
+        """Reads what `expect_finite` noted, all at once. Raises NVGError with the first thing that is wrong."""
+        if not self.findings:
+            return
+        for (otherwise, _), is_well in zip(
+            self.findings, torch.stack([one for _, one in self.findings]).tolist(), strict=True
+        ):
+            if not is_well:
+                raise NVGError(f"{otherwise}; check the weights and the precision")
 
     def flow_noise(self) -> Tensor:
         """Where the structure flow of all stages starts: [B,L,K]."""
@@ -189,7 +212,10 @@ class Run:
 
     def noise(self, shape: tuple[int, ...], use: Use, stage: int) -> Tensor:
         """Noise [B,*shape] for a use and stage: normal for structure and canvas, Gumbel otherwise."""
-        return self.noises.draw(shape, use, stage, len(self.classes)).to(self.given_structure.device)
+        noise, device = self.noises.draw(shape, use, stage, len(self.classes)), self.given_structure.device
+        if device.type == "cuda":  # the CPU draws while the GPU is still at work, and neither waits for the copy
+            return noise.pin_memory().to(device, non_blocking=True)
+        return noise.to(device)
 
 
 def _check_average(flow: StructureGenerator, settings: SamplingSettings, scale: float) -> None:

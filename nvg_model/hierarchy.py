@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nvg_model.errors import NVGError
+from nvg_model.errors import NVGError, all_finite
 
 
 def num_splits(positions: int) -> int:
@@ -38,7 +38,7 @@ def cluster(points: Tensor) -> Tensor:
     splits = num_splits(positions)
     with torch.autocast(points.device.type, enabled=False):
         means = points.float()
-        if not bool(torch.isfinite(means).all()):
+        if not all_finite(means):
             raise NVGError("the vectors to cluster hold NaN or infinity; check the image and the weights")
         pairings = []
         for _ in range(splits):
@@ -65,6 +65,8 @@ def _greedy_pairs(distances: Tensor) -> Tensor:
     pairs, and sorting by (distance, row, column) finds greedy's order. Taken rows and columns stand at infinity until
     a third of them is taken; then the rest moves together. Items of the batch that are done earlier wait at infinity.
     """
+    if distances.device.type != "cpu":
+        return _pairs_one_by_one(distances)
     batch, size, _ = distances.shape
     left = distances.clone()
     left.diagonal(dim1=1, dim2=2).fill_(torch.inf)
@@ -82,6 +84,21 @@ def _greedy_pairs(distances: Tensor) -> Tensor:
         left.masked_fill_(mutual[:, :, None], torch.inf).masked_fill_(mutual[:, None, :], torch.inf)
         if 3 * remaining <= 2 * left.shape[1]:
             left, rows = _keep_rows(left, rows, partner, remaining)
+
+
+def _pairs_one_by_one(distances: Tensor) -> Tensor:
+    """The same pairs by greedy's own loop, whose length does not depend on the data: a GPU never waits in it."""
+    batch, size, _ = distances.shape
+    left, pairs = distances.clone(), []
+    left.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    for _ in range(size // 2):
+        closest = left.flatten(1).argmin(1)  # the first of equals
+        pair = torch.stack([closest // size, closest % size], dim=-1)
+        for member in pair.unbind(-1):
+            index = member[:, None, None]
+            left.scatter_(1, index.expand(-1, 1, size), torch.inf).scatter_(2, index.expand(-1, size, 1), torch.inf)
+        pairs.append(pair)
+    return torch.stack(pairs, dim=1)
 
 
 def _keep_rows(left: Tensor, rows: Tensor, partner: Tensor, remaining: int) -> tuple[Tensor, Tensor]:
@@ -122,12 +139,20 @@ def embed(labels: Tensor, stage: int | Tensor, splits: int) -> Tensor:
     Returns:
         long [B,L,K]: channel j < i is 2 * bit of the label, most significant first; the others hold 1.
     """
-    stage = torch.as_tensor(stage, device=labels.device).reshape(-1, 1, 1)
+    if isinstance(stage, int):
+        stage = torch.full((1,), stage, device=labels.device)
+    stage = stage.reshape(-1, 1, 1)
     shift = stage - 1 - torch.arange(splits, device=labels.device)
     return torch.where(shift >= 0, 2 * ((labels[..., None] >> shift.clamp(min=0)) & 1), 1)
 
 
-def split(labels: Tensor, scores: Tensor, gumbel: Tensor | None = None, sides: Tensor | None = None) -> Tensor:
+def split(
+    labels: Tensor,
+    scores: Tensor,
+    gumbel: Tensor | None = None,
+    sides: Tensor | None = None,
+    clusters: int | None = None,
+) -> Tensor:
     """Splits every cluster of a stage in two equal halves by score (paper section 2.2).
 
     The half of a cluster's positions with the largest p = clamp(score, -1, 1) + 1 becomes child 2j+1, the rest 2j.
@@ -139,13 +164,16 @@ def split(labels: Tensor, scores: Tensor, gumbel: Tensor | None = None, sides: T
         gumbel: standard Gumbel noise [B,L] for Gumbel-top-k on log p, the paper's way to diversity; None: plain top-k.
         sides: long [B,L], 1 and 0 for positions that go to child 2j+1 and 2j as far as equal halves allow (those with
             the fitting scores first), -1 for the others, which are ranked within what is left.
+        clusters: 2^i. Given, nothing is read from the device, and the caller sees to it that no score is NaN.
     Returns:
         long [B,L], labels of stage i+1.
     Raises:
         NVGError: a score is NaN.
     """
-    if bool(torch.isnan(scores).any()):
-        raise NVGError("the structure generator returned NaN; check the weights and the precision")
+    if clusters is None:
+        if bool(torch.isnan(scores).any()):
+            raise NVGError("the scores to split by hold NaN; give numbers, or infinity")
+        clusters = int(labels.max()) + 1
     batch, positions = labels.shape
     # The clamp is monotonous: without noise, ranking by p and then by the score is ranking by the score.
     order = torch.sort(scores, dim=1, descending=True, stable=True).indices
@@ -156,7 +184,6 @@ def split(labels: Tensor, scores: Tensor, gumbel: Tensor | None = None, sides: T
         wish = torch.where(sides == 1, 0, torch.where(sides == 0, 2, 1))
         order = order.gather(1, torch.sort(wish.gather(1, order), dim=1, stable=True).indices)
     order = order.gather(1, torch.sort(labels.gather(1, order), dim=1, stable=True).indices)
-    clusters = int(labels.max()) + 1
     ranked = order.view(batch, clusters, positions // clusters)
     upper = ranked[..., : ranked.shape[-1] // 2].flatten(1)
     return (2 * labels).scatter_add(1, upper, torch.ones_like(upper))

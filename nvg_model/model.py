@@ -182,7 +182,9 @@ class NVG(nn.Module):
             raise NVGError(f"the sequence has {count} stages; give 1 to {self.config.splits}, so that one can follow")
         *_, kept = islice(run.stages(), count)  # needs no network: all of it is kept
         canvas, labels = kept.canvases[:, -1], kept.structure[:, -1]
-        return run.next_labels(canvas, labels, run.flow_noise(), count - 1)
+        found = run.next_labels(canvas, labels, run.flow_noise(), count - 1)
+        run.check()
+        return found
 
     def run(self, request: Request) -> Run:
         """The stage loop of a request, ready to go. Raises NVGError as `stages` does."""

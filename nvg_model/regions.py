@@ -40,6 +40,8 @@ class RegionalClasses:
     """long [R,B]."""
     weights: Tensor
     """float [R,B,L], sums to one over the slots."""
+    rows: tuple[Tensor, Tensor]
+    """Slot and image, long [M] each, of the classes that have any position; the others cost nothing."""
     guidance: tuple[tuple[float, float] | None, ...]
     """Content guidance of every slot at the first and the last stage; None: that of the settings."""
 
@@ -48,18 +50,15 @@ class RegionalClasses:
         """B."""
         return self.classes.shape[1]
 
-    @property
-    def active(self) -> Tensor:
-        """bool [R,B]: whether a slot has any position of an image; the others cost nothing."""
-        return (self.weights > 0).any(-1)
-
     def to(self, device: torch.device) -> RegionalClasses:
         """The same on another device."""
-        return RegionalClasses(self.classes.to(device), self.weights.to(device), self.guidance)
+        slots, images = self.rows
+        rows = slots.to(device), images.to(device)
+        return RegionalClasses(self.classes.to(device), self.weights.to(device), rows, self.guidance)
 
     def at(self, scale: float | Tensor, null_class: int) -> RegionalGuidance:
         """Guidance of all classes of all images at a scale: a number, or one of every position float [B,L]."""
-        slots, items = self.active.nonzero(as_tuple=True)
+        slots, items = self.rows
         classes = self.classes[slots, items]
         guided = isinstance(scale, Tensor) or scale != 1
         if guided:
@@ -72,7 +71,7 @@ class RegionalClasses:
         scales = [guidance_schedule(own or ends, splits)[stage] for own in self.guidance]
         if len(set(scales)) == 1:
             return scales[0]
-        return (self.weights * self.weights.new_tensor(scales)[:, None, None]).sum(0)
+        return torch.stack([share * scale for share, scale in zip(self.weights, scales, strict=True)]).sum(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +95,7 @@ class RegionalGuidance(Guidance):
         own = len(results) - self.regions.batch * (self.passes - 1)
         # A sum over the slots in their fixed order: the same on every device, and alone as in a batch.
         dense = results.new_zeros(*weights.shape, results.shape[-1])
-        dense[self.regions.active] = results[:own]
+        dense[self.regions.rows] = results[:own]
         return torch.cat([(weights[..., None] * dense).sum(0), results[own:]])
 
     def combine(self, results: Tensor) -> Tensor:
@@ -120,7 +119,7 @@ def regional(
     shares: dict[tuple[int, tuple[float, float] | None], Tensor] = {}
     for number, (region, index) in enumerate(zip(regions, indices, strict=True), 1):
         key = (index, _ends(region.guidance, number))
-        mask = grid_mask(region.mask, batch, grid, f"the mask of region {number}").to(classes.device)
+        mask = grid_mask(region.mask.cpu(), batch, grid, f"the mask of region {number}")
         shares[key] = shares.get(key, 0) + mask  # two regions of one class are one
     keys = sorted(shares, key=lambda key: (key[0], key[1] or ()))  # their order must not matter
     weights = torch.stack([shares[key] for key in keys])
@@ -137,7 +136,8 @@ def regional(
     weights = torch.cat([base[None], weights])
     weights = weights / weights.sum(0)
     slots = torch.stack([classes, *(torch.full_like(classes, index) for index, _ in keys)])
-    return RegionalClasses(slots, weights, (None, *(own for _, own in keys)))
+    slot, image = (weights > 0).any(-1).nonzero(as_tuple=True)  # now, on the CPU: the stage loop reads nothing
+    return RegionalClasses(slots, weights, (slot, image), (None, *(own for _, own in keys)))
 
 
 def _ends(guidance: float | tuple[float, float] | None, number: int) -> tuple[float, float] | None:

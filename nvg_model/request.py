@@ -121,10 +121,10 @@ def _class_index(names: Sequence[str], one: str | int | None, most: int) -> int:
 def given_structure(request: Request, positions: int, batch: int) -> Tensor:
     """The structure to follow, long [B,S',L], S' >= 1. Raises NVGError."""
     structure, keep = request.structure, request.keep_structure
+    if structure is None and not keep:
+        return torch.zeros(batch, 1, positions, dtype=torch.long)
     if structure is None:
-        structure = torch.zeros(1, 1, positions, dtype=torch.long)
-        if keep:
-            structure = _kept(request, keep, "keep_structure").structure[:, :keep]
+        structure = _kept(request, keep, "keep_structure").structure[:, :keep]
     elif keep:
         raise NVGError("give either a structure or keep_structure, not both: one stage cannot follow two")
     hierarchy.check(structure, positions)

@@ -100,8 +100,10 @@ class StructureGenerator(nn.Module):
         """
         condition = context.condition + self.time_mlp(self._sinusoid(times * self.time_factor))
         if self.averages:
-            span = torch.as_tensor(spans, device=times.device).expand_as(times)
-            scale = torch.as_tensor(guidance, device=times.device).expand_as(times)
+            span, scale = (
+                value.expand_as(times) if isinstance(value, Tensor) else torch.full_like(times, value)
+                for value in (spans, guidance)
+            )
             both = torch.cat([self._sinusoid(span * SPAN_FACTOR), self._sinusoid(scale)], dim=-1)
             condition = condition + self.average_mlp(both)
         return self.transformer.modulate(condition)

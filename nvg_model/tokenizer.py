@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nvg_model.autoencoder import Decoder, Encoder
 from nvg_model.config import NVGConfig
-from nvg_model.errors import NVGError
+from nvg_model.errors import NVGError, all_finite
 from nvg_model.hierarchy import cluster
 from nvg_model.quantizer import Quantizer
 from nvg_model.sequence import VisualGranularitySequence
@@ -48,7 +48,7 @@ class Tokenizer(nn.Module):
             )
         if not images.is_floating_point():
             raise NVGError(f"the images have type {images.dtype}; give floating-point values in [-1, 1]")
-        if not bool(torch.isfinite(images).all()):
+        if not all_finite(images):
             raise NVGError("the images hold NaN or infinity; values must lie in [-1, 1]")
         if images.shape[1] == 4:
             images = on_white(images)

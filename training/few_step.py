@@ -301,7 +301,7 @@ class FewStepObjective(nn.Module):
 
     def _trajectory(self, rows: Rows, noise: Tensor, jitter: Tensor, parts: Tensor) -> Example:
         """Spans of the teacher's own path from the noise."""
-        grid = time_grid(self.settings.teacher_steps, noise.shape[1])
+        grid = torch.tensor(time_grid(self.settings.teacher_steps, noise.shape[1]))
         middles = (grid[1:] + grid[:-1]) / 2
         inner = torch.lerp(middles[1:], middles[:-1], jitter)
         ends = torch.ones(len(inner), 1)

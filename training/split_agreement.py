@@ -92,7 +92,7 @@ def split(model: NVG, images: Images, settings: SamplingSettings, stage: int, gr
     """The same for one stage: bool [B,L]."""
     canvas, labels = images.sequence.canvases[:, stage], images.sequence.structure[:, stage]
     run = model.run(Request(images.classes, settings=settings))
-    end = run.integrate(canvas, labels, images.noise, stage, grid)
+    end = run.integrate(canvas, labels, images.noise, stage, None if grid is None else grid.tolist())
     return hierarchy.split(labels, end[..., stage]) % 2 == 1
 
 

@@ -44,7 +44,7 @@ def test_a_step_moves_by_the_average_velocity_and_needs_no_second_pass(average):
         [0, 2], settings=SETTINGS, structure_noise=noise, on_evaluation=lambda: evaluations.append(1)
     )
     assert len(evaluations) == 5 + 3 * SETTINGS.structure_steps  # content of 5 stages, and 3 splits
-    times = time_grid(2, 16).tolist()
+    times = time_grid(2, 16)
     for stage, guidance in ((0, 1.0), (1, 1.5), (2, 2.0)):
         canvas, labels = sequence.canvases[:, stage], sequence.structure[:, stage]
         known = known_channels(labels, stage, 4)

@@ -128,7 +128,7 @@ def test_a_solver_may_ask_at_any_time(tiny_model, monkeypatch):
     def velocity(z, t):
         return tiny_model.structure.velocity(z, t, canvas, labels, torch.tensor([0]), 0)
 
-    end = midpoint(velocity, noise, time_grid(settings.structure_steps, 16).tolist(), lambda z: z)
+    end = midpoint(velocity, noise, time_grid(settings.structure_steps, 16), lambda z: z)
     assert torch.equal(split(labels, end[..., 0]), run.structure[:, 1])
 
 

@@ -177,7 +177,9 @@ def test_last_prediction_of_generation(nvg, generated, tensors):
 
 def test_schedules(nvg, tensors, steps):
     for count in steps:
-        assert_within(time_grid(count, nvg.config.positions), tensors[f"schedule.t_{count}"], absolute=1e-6)
+        assert_within(
+            torch.tensor(time_grid(count, nvg.config.positions)), tensors[f"schedule.t_{count}"], absolute=1e-6
+        )
     for of, name in (
         (top_p_schedule, "top_p"),
         (guidance_schedule, "content_cfg"),

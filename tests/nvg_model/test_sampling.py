@@ -52,15 +52,15 @@ def test_top_p_between_other_ends():
 @pytest.mark.parametrize(("positions", "mu"), [(256, 0.5), (4096, 1.15), (1024, 0.63), (2176, 0.825), (64, 0.4675)])
 def test_time_grid(positions, mu):
     times = time_grid(7, positions)
-    assert times.dtype == torch.float32 and len(times) == 8
-    assert times[0] == 1 and times[-1] == 0 and (times.diff() < 0).all()
+    assert times == torch.tensor(times).tolist() and len(times) == 8  # in the precision of float32
+    assert times[0] == 1 and times[-1] == 0 and times == sorted(times, reverse=True)
     for index in range(7):
         u = 1 - index / 7
-        assert times[index].item() == pytest.approx(math.exp(mu) / (math.exp(mu) + 1 / u - 1), abs=1e-6)
+        assert times[index] == pytest.approx(math.exp(mu) / (math.exp(mu) + 1 / u - 1), abs=1e-6)
 
 
 def test_time_grid_of_one_step():
-    assert time_grid(1, 256).tolist() == [1, 0]
+    assert time_grid(1, 256) == [1, 0]
 
 
 def test_time_sinusoid():
@@ -247,15 +247,6 @@ def test_top_k_of_one_is_argmax(logits):
     assert torch.equal(choose_tokens(logits, settings, 0.5, gumbel_noise(*logits.shape)), logits.argmax(-1))
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
-@pytest.mark.parametrize("top_k", [0, 1])
-def test_nan_logits_are_refused(logits, value, top_k, refuses):
-    broken = logits.clone()
-    broken[1, 2, 3] = value
-    with refuses("NaN"):
-        choose_tokens(broken, SamplingSettings(top_k=top_k), 1.0, gumbel_noise(*logits.shape))
-
-
 def test_tokens_of_a_run_are_drawn_from_the_softmax(tiny_model):
     """The noise of the seeds is Gumbel, and independent over the items: stage 0 of many items at once."""
     draws = 1500
@@ -292,7 +283,7 @@ START = torch.tensor([[[1.0, -2.0, 0.3]]], dtype=torch.float64)
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_straight_lines_are_exact(name, steps):
     slope = torch.tensor([0.5, 1.0, -3.0], dtype=torch.float64)
-    end, _ = solve(SOLVERS[name], lambda z, t: slope, START, time_grid(steps, 256).tolist())
+    end, _ = solve(SOLVERS[name], lambda z, t: slope, START, time_grid(steps, 256))
     assert torch.allclose(end, START - slope, atol=1e-12)
 
 
@@ -310,7 +301,7 @@ def test_order_of_convergence(solver, order, grid, field):
     derivative, factor = FIELDS[field]
 
     def error(steps):
-        times = torch.linspace(1, 0, steps + 1).tolist() if grid == "even" else time_grid(steps, 256).tolist()
+        times = torch.linspace(1, 0, steps + 1).tolist() if grid == "even" else time_grid(steps, 256)
         end, _ = solve(solver, derivative, START, times)
         return (end - factor * START).abs().max().item()
 
@@ -321,7 +312,7 @@ def test_order_of_convergence(solver, order, grid, field):
 @pytest.mark.parametrize("solver", [heun, multistep])
 @pytest.mark.parametrize("steps", [3, 5, 8])
 def test_few_steps_of_second_order_help(solver, steps):
-    times = time_grid(steps, 256).tolist()
+    times = time_grid(steps, 256)
     first, second = (solve(s, FIELDS["exponential"][0], START, times)[0] for s in (euler, solver))
     exact = START * math.exp(-1)
     assert (second - exact).abs().max() < 0.7 * (first - exact).abs().max()
@@ -350,7 +341,7 @@ def test_multistep_on_uneven_steps():
 
 @pytest.mark.parametrize(("name", "evaluations"), [("euler", 6), ("heun", 12), ("multistep", 6)])
 def test_solvers_ask_within_the_grid(name, evaluations):
-    times = time_grid(6, 256).tolist()
+    times = time_grid(6, 256)
     _, asked = solve(SOLVERS[name], lambda z, t: z, START, times)
     assert len(asked) == evaluations
     assert {t for t, _ in asked} == set(times if name == "heun" else times[:-1])
@@ -367,7 +358,7 @@ def test_the_known_channel_is_clean_at_every_evaluation(name):
         seen.append(z)
         return torch.ones_like(z)
 
-    end = SOLVERS[name](velocity, project(START), time_grid(4, 256).tolist(), project)
+    end = SOLVERS[name](velocity, project(START), time_grid(4, 256), project)
     assert all((z[..., 0] == 7).all() for z in [*seen, end])
     assert torch.allclose(end[..., 1:], START[..., 1:] - 1)
 
@@ -375,7 +366,7 @@ def test_the_known_channel_is_clean_at_every_evaluation(name):
 @pytest.mark.parametrize("name", SOLVERS)
 def test_solvers_leave_the_start_alone(name):
     start = START.clone()
-    solve(SOLVERS[name], lambda z, t: z, start, time_grid(3, 256).tolist())
+    solve(SOLVERS[name], lambda z, t: z, start, time_grid(3, 256))
     assert torch.equal(start, START)
 
 

@@ -144,7 +144,7 @@ def test_the_teachers_path_is_that_of_sampling(tiny_model, structure_input):
         a_batch(3, random, splits_each=1), structure_stages=torch.full((3, 1), stage), classes=torch.tensor([0, 1, 2])
     )
     rows = make_rows(batch, model, torch.full((3,), guidance))
-    grid = time_grid(steps, 16)
+    grid = torch.tensor(time_grid(steps, 16))
     path = teacher_run(model.structure, rows, rows.project(batch.noise), grid.expand(3, -1), no_autocast)
     settings = SamplingSettings(structure_guidance=(guidance, guidance), structure_steps=steps, solver="multistep")
     stages = assemble(batch, model.tokenizer)
@@ -375,7 +375,7 @@ def test_agreement_and_its_table(tiny_model):
     settings = with_steps(tiny_model.settings, 2)
     wanted = splits(tiny_model, images, settings)
     assert agreement(wanted, wanted) == [1, 1, 1] and agreement(~wanted, wanted) == [0, 0, 0]
-    usual = [time_grid(2, 16)] * 3
+    usual = [torch.tensor(time_grid(2, 16))] * 3
     assert torch.equal(splits(tiny_model, images, settings, usual), wanted)
     assert not torch.equal(splits(tiny_model, images, settings, [torch.tensor([1, 0.2, 0])] * 3), wanted)
     rows = [
