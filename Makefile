@@ -7,12 +7,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 DEMO := demo.png
 
 .DEFAULT_GOAL := help
-.PHONY: help demo thumbnails pictures test wheel ci publishable publish clean distclean
+.PHONY: help demo thumbnails derived pictures test wheel ci publishable publish clean distclean
 .NOTPARALLEL:
 
 help:
 	@echo "make demo       draw a picture with the checkpoint that comes with the package ($(DEMO))"
 	@echo "make thumbnails the pictures of workflows/ again, after a change of the checkpoint"
+	@echo "make derived    what follows from the schemas of the nodes: contract, English texts, docs/nodes.md"
 	@echo "make pictures   the pictures of README.md and docs/ again (docs/pictures.py)"
 	@echo "make test       ruff, mypy, import-linter and pytest, in an environment of their own (PYTEST_ARGS='-k name')"
 	@echo "make wheel      dist/*.whl, for pip install"
@@ -38,6 +39,10 @@ thumbnails: $(VENV)/.installed
 
 pictures: $(VENV)/.installed-test
 	$(BIN)/python docs/pictures.py
+
+# A node is its schema: the contract with saved workflows, the English texts and docs/nodes.md follow from it.
+derived: $(VENV)/.installed
+	@$(BIN)/python tests/shared/derived.py
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check
