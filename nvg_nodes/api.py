@@ -23,7 +23,7 @@ else:
 
 _Input = TypeVar("_Input", bound="io.Input")
 
-__all__ = ["HOSTED", "ComfyExtension", "advanced", "io", "schema", "ui"]
+__all__ = ["HOSTED", "ComfyExtension", "advanced", "io", "schema", "ui", "words"]
 
 
 def schema(**words: Any) -> io.Schema:
@@ -39,3 +39,8 @@ def advanced(input: _Input) -> _Input:
     """
     input.extra_dict = {**input.extra_dict, "advanced": True}
     return input
+
+
+def words(text: str) -> list[str]:
+    """What users may type to find a node: words and phrases, separated by commas."""
+    return text.split(", ")

@@ -61,7 +61,7 @@ def to_pil(image: Tensor) -> list[Image.Image]:
 
 
 def from_pil(pictures: Sequence[Image.Image]) -> Tensor:
-    """IMAGE of RGB pictures of one size."""
+    """IMAGE of RGB pictures of one size, or MASK of grey ones."""
     return torch.stack([torch.from_numpy(np.array(picture)) for picture in pictures]).float() / 255
 
 

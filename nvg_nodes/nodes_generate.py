@@ -12,7 +12,7 @@ from torch import Tensor
 from nvg_model import NVG, NVGError, SamplingSettings, VisualGranularitySequence, solvers
 from nvg_model.generation import count_evaluations
 from nvg_nodes import host, images
-from nvg_nodes.api import io, schema
+from nvg_nodes.api import io, schema, words
 from nvg_nodes.sockets import (
     MAIN,
     NVGSequence,
@@ -27,6 +27,39 @@ from nvg_nodes.types import Model, Settings, Structure, check_sequence, structur
 THE_CHECKPOINTS, THE_CHECKPOINTS_NUMBER = "checkpoint", -1
 
 
+def _given_inputs() -> list[io.Input]:
+    """What need not be generated: a structure, and stages of a sequence."""
+    return [
+        NVGStructure.Input(
+            "structure",
+            optional=True,
+            tooltip="Structure of the first stages, which is followed exactly; the rest is generated. One "
+            "serves the whole batch; a batch of them gives one picture each.",
+        ),
+        NVGSequence.Input(
+            "sequence", optional=True, tooltip="A picture to keep stages of, as many as the two numbers say."
+        ),
+        io.Int.Input(
+            "keep_structure",
+            optional=True,
+            default=0,
+            min=0,
+            max=32,
+            tooltip="Keep the structure of so many stages of the sequence (counting the first, which is one "
+            "region). 0 keeps none.",
+        ),
+        io.Int.Input(
+            "keep_content",
+            optional=True,
+            default=0,
+            min=0,
+            max=32,
+            tooltip="Keep the content of so many stages of the sequence: every region keeps its token, "
+            "whatever shape it now has. 0 keeps none.",
+        ),
+    ]
+
+
 class NVGGenerate(io.ComfyNode):
     """Class -> pictures: the whole stage loop."""
 
@@ -38,52 +71,11 @@ class NVGGenerate(io.ComfyNode):
             category=MAIN,
             description="Draws pictures of a class from coarse to fine. Their structure can be given, and stages of "
             "another picture can be kept.",
-            search_aliases=[
-                "nvg",
-                "ksampler",
-                "sampler",
-                "class conditional",
-                "text to image",
-                "next visual granularity",
-                "img2img",
-                "inpaint",
-                "edit",
-                "reference",
-                "style",
-                "regional",
-            ],
-            inputs=[
-                *request_inputs(),
-                NVGStructure.Input(
-                    "structure",
-                    optional=True,
-                    tooltip="Structure of the first stages, which is followed exactly; the rest is generated. One "
-                    "serves the whole batch; a batch of them gives one picture each.",
-                ),
-                NVGSequence.Input(
-                    "sequence", optional=True, tooltip="A picture to keep stages of, as many as the two numbers say."
-                ),
-                io.Int.Input(
-                    "keep_structure",
-                    optional=True,
-                    default=0,
-                    min=0,
-                    max=32,
-                    tooltip="Keep the structure of so many stages of the sequence (counting the first, which is one "
-                    "region). 0 keeps none.",
-                ),
-                io.Int.Input(
-                    "keep_content",
-                    optional=True,
-                    default=0,
-                    min=0,
-                    max=32,
-                    tooltip="Keep the content of so many stages of the sequence: every region keeps its token, "
-                    "whatever shape it now has. 0 keeps none.",
-                ),
-                settings_input(),
-                first_item_input(),
-            ],
+            search_aliases=words(
+                "nvg, ksampler, sampler, class conditional, text to image, next visual granularity, img2img, inpaint, "
+                "edit, reference, style, regional"
+            ),
+            inputs=[*request_inputs(), *_given_inputs(), settings_input(), first_item_input()],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The pictures."),
                 NVGSequence.Output(display_name="sequence", tooltip="All stages, to decode or to keep some of."),
@@ -115,26 +107,17 @@ class NVGGenerate(io.ComfyNode):
         chosen = (settings or Settings()).over(model.nvg.settings)
         given = structure.fitting(model) if structure is not None else None
         known = given.shape[1] if given is not None else keep_structure
-        progress = host.current().progress(count_evaluations(chosen, model.config.splits, known, keep_content))
+        bar = host.current().progress(count_evaluations(chosen, model.config.splits, known, keep_content))
         nvg = model.ready(len(classes))
-        states = nvg.stages(
-            classes,
-            seed,
-            chosen,
-            given,
-            sequence,
-            keep_structure,
-            keep_content,
-            first_item=first_item,
-            on_evaluation=progress,
-        )
+        keep = keep_structure, keep_content
+        states = nvg.stages(classes, seed, chosen, given, sequence, *keep, first_item=first_item, on_evaluation=bar)
         for state in states:
             if not state.is_whole:
-                progress.show(lambda state=state: images.preview(nvg, state))  # type: ignore[misc]
+                bar.show(lambda state=state: images.preview(nvg, state))  # type: ignore[misc]
         result = state.to("cpu")
         whole = structure_of(model, result.structure)
         pictures = images.decode(nvg, result)
-        progress.show(lambda: images.contact_sheet(pictures))  # the last preview stays on the node: the result
+        bar.show(lambda: images.contact_sheet(pictures))  # the last preview stays on the node: the result
         return io.NodeOutput(images.from_model(pictures), result, whole, images.structure_sheet(whole))
 
 
@@ -143,34 +126,20 @@ class NVGSamplingSettings(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        def pair(name: str, what: str, paper: tuple[float, float], most: float) -> list[io.Input]:
-            return [
-                _number(io.Float, f"{name}_{end}", f"{what} at the {end} stage", value, most, step=0.05)
-                for end, value in zip(("first", "last"), paper, strict=True)
-            ]
-
         return schema(
             node_id="NVGSamplingSettings",
             display_name="NVG Sampling Settings",
             category=MAIN,
             description="Settings of the generation. What is left at -1 (or 'checkpoint') stays as the checkpoint "
             "says, so change only what you mean to.",
-            search_aliases=["nvg", "cfg", "guidance", "temperature", "top p", "top k", "steps", "solver"],
+            search_aliases=words("nvg, cfg, guidance, temperature, top p, top k, steps, solver"),
             inputs=[
-                *pair(
-                    "content_guidance", "How strongly the content follows the class (1: unguided)", (1.0, 3.5), 100.0
-                ),
-                *pair(
-                    "structure_guidance", "How strongly the layout follows the class (1: unguided)", (1.0, 2.5), 100.0
-                ),
-                *pair("top_p", "Share of the probability that tokens are drawn from", (1.0, 0.5), 1.0),
-                _number(io.Int, "top_k", "Draw among so many best tokens only; 0: all, 1: always the best", 0, 65536),
-                _number(
-                    io.Float, "temperature", "Above 1 draws rarer tokens, below 1 likelier ones", 1.0, 100.0, step=0.05
-                ),
-                _number(
-                    io.Int, "structure_steps", "Steps of the structure flow at every stage; fewer are faster", 25, 1000
-                ),
+                *_first_and_last("content_guidance", "How strongly the content follows the class", (1.0, 3.5), 100.0),
+                *_first_and_last("structure_guidance", "How strongly the layout follows the class", (1.0, 2.5), 100.0),
+                *_first_and_last("top_p", "Share of the probability that tokens are drawn from", (1.0, 0.5), 1.0),
+                _int("top_k", "Draw among so many best tokens only; 0: all, 1: always the best", 0, 65536),
+                _float("temperature", "Above 1 draws rarer tokens, below 1 likelier ones", 1.0, 100.0),
+                _int("structure_steps", "Steps of the structure flow at every stage; fewer are faster", 25, 1000),
                 io.Combo.Input(
                     "solver",
                     options=[THE_CHECKPOINTS, *solvers.SOLVERS],
@@ -200,11 +169,25 @@ class NVGSamplingSettings(io.ComfyNode):
         return io.NodeOutput(settings)
 
 
-def _number(kind: Any, name: str, what: str, paper: float, most: float, **words: Any) -> io.Input:
+def _first_and_last(name: str, what: str, paper: tuple[float, float], most: float) -> list[io.Input]:
+    """Two numbers: at the first stage and at the last, with a straight line between them."""
+    note = " (1: unguided)" if name.endswith("guidance") else ""
+    ends = zip(("first", "last"), paper, strict=True)
+    return [_float(f"{name}_{end}", f"{what}{note} at the {end} stage", value, most) for end, value in ends]
+
+
+def _float(name: str, what: str, paper: float, most: float) -> io.Input:
     """A number whose -1 means the checkpoint's own."""
-    least = -1 if kind is io.Int else -1.0
-    tooltip = f"{what}. -1: as the checkpoint says (the paper has {paper:g})."
-    return kind.Input(name, default=least, min=least, max=most, tooltip=tooltip, **words)
+    return io.Float.Input(name, default=-1.0, min=-1.0, max=most, step=0.05, tooltip=_tooltip(what, paper))
+
+
+def _int(name: str, what: str, paper: int, most: int) -> io.Input:
+    """A whole number whose -1 means the checkpoint's own."""
+    return io.Int.Input(name, default=-1, min=-1, max=most, tooltip=_tooltip(what, paper))
+
+
+def _tooltip(what: str, paper: float) -> str:
+    return f"{what}. -1: as the checkpoint says (the paper has {paper:g})."
 
 
 def parse_classes(nvg: NVG, text: str) -> Tensor:

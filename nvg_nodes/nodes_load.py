@@ -11,7 +11,7 @@ import nvg_model
 from nvg_model import NVG, NVGError
 from nvg_model.errors import UnreachableError, shortened
 from nvg_nodes import host
-from nvg_nodes.api import advanced, io, schema
+from nvg_nodes.api import advanced, io, schema, words
 from nvg_nodes.sockets import MAIN, NVGModel
 from nvg_nodes.types import Model
 
@@ -52,7 +52,7 @@ class NVGLoadModel(io.ComfyNode):
             category=MAIN,
             description="Loads an NVG checkpoint: one that comes with the nodes, a file in models/nvg, or one from the "
             "Hugging Face hub.",
-            search_aliases=["nvg", "next visual granularity", "load checkpoint", "emoji64"],
+            search_aliases=words("nvg, next visual granularity, load checkpoint, emoji64"),
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
@@ -108,7 +108,7 @@ class NVGLoadReleased(io.ComfyNode):
             category=MAIN,
             description="Loads the released files of the NVG authors (ae.ckpt with d16.ckpt, d20.ckpt or d24.ckpt), "
             "which you fetch yourself and put into models/nvg. Only tensors are read from them, never code.",
-            search_aliases=["nvg", "imagenet", "ae.ckpt", "d16.ckpt", "released weights"],
+            search_aliases=words("nvg, imagenet, ae.ckpt, d16.ckpt, released weights"),
             inputs=[
                 io.Combo.Input(
                     "autoencoder", options=files or [NO_FILE], tooltip="The autoencoder's file, such as ae.ckpt."

@@ -20,7 +20,7 @@ from torch import Tensor
 from nvg_model import NVGError
 from nvg_model.errors import shortened
 from nvg_nodes import images, layout
-from nvg_nodes.api import io, schema
+from nvg_nodes.api import io, schema, words
 from nvg_nodes.sockets import STRUCTURE, before_input, model_input, stages_input, structure_outputs
 from nvg_nodes.types import Model, Structure
 
@@ -42,20 +42,10 @@ class NVGPaintStructure(io.ComfyNode):
             category=STRUCTURE,
             description="Paint the first structure maps in the node. Every region must have exactly half the positions "
             "of its parent, so a painted area is grown or shrunk along lines of equal distance to its outline.",
-            search_aliases=[
-                "nvg",
-                "draw",
-                "painter",
-                "sketch",
-                "layout",
-                "mask editor",
-                "outline",
-                "silhouette",
-                "composition",
-                "control",
-                "edit",
-                "regional",
-            ],
+            search_aliases=words(
+                "nvg, draw, painter, sketch, layout, mask editor, outline, silhouette, composition, control, edit, "
+                "regional"
+            ),
             inputs=[
                 model_input(),
                 io.String.Input(

@@ -14,7 +14,7 @@ from torch import Tensor
 from nvg_model import NVGError, VisualGranularitySequence, hierarchy
 from nvg_model.generation import count_evaluations
 from nvg_nodes import host, images, layout
-from nvg_nodes.api import io, schema
+from nvg_nodes.api import io, schema, words
 from nvg_nodes.nodes_generate import batch_of_classes
 from nvg_nodes.sockets import (
     BY_STAGE,
@@ -46,7 +46,7 @@ class NVGStart(io.ComfyNode):
             category=BY_STAGE,
             description="Begins a generation stage by stage. Connect NVG Generate Structure and NVG Generate Content "
             "Stage in turn, once per stage; a change to a late stage runs only what follows it.",
-            search_aliases=["nvg", "stage by stage", "chain", "empty latent", "edit"],
+            search_aliases=words("nvg, stage by stage, chain, empty latent, edit"),
             inputs=[
                 *request_inputs(),
                 NVGStructure.Input(
@@ -90,7 +90,7 @@ class NVGGenerateStructure(io.ComfyNode):
             display_name="NVG Generate Structure",
             category=BY_STAGE,
             description="Splits every region in half for the next stage. The first stage is one region.",
-            search_aliases=["nvg", "structure", "stage", "split", "layout", "composition"],
+            search_aliases=words("nvg, structure, stage, split, layout, composition"),
             inputs=[
                 model_input(),
                 state_input(),
@@ -139,7 +139,7 @@ class NVGGenerateContentStage(io.ComfyNode):
             category=BY_STAGE,
             description="Fills the regions of the next stage, one token each. It comes after the stage's structure; "
             "the first stage needs none.",
-            search_aliases=["nvg", "content", "stage", "tokens", "inpaint", "edit", "style"],
+            search_aliases=words("nvg, content, stage, tokens, inpaint, edit, style"),
             inputs=[
                 model_input(),
                 state_input(),

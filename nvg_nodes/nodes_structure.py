@@ -11,7 +11,7 @@ import torch
 
 from nvg_model import NVGError
 from nvg_nodes import images, layout
-from nvg_nodes.api import io, schema, ui
+from nvg_nodes.api import io, schema, ui, words
 from nvg_nodes.sockets import STRUCTURE, NVGStructure, structure_output, structure_outputs
 from nvg_nodes.types import Structure
 
@@ -43,7 +43,7 @@ class NVGStructureTransform(io.ComfyNode):
             display_name="NVG Structure Transform",
             category=STRUCTURE,
             description="Flips, scales, turns and shifts a structure, in this order. Regions are balanced again.",
-            search_aliases=["nvg", "flip", "mirror", "shift", "rotate", "scale", "edit", "composition"],
+            search_aliases=words("nvg, flip, mirror, shift, rotate, scale, edit, composition"),
             inputs=[
                 structure_input("The structure to move."),
                 io.Combo.Input(
@@ -90,7 +90,7 @@ class NVGStructureBlend(io.ComfyNode):
             display_name="NVG Structure Blend",
             category=STRUCTURE,
             description="Goes from one structure to another: positions are ranked by a mean of both orders.",
-            search_aliases=["nvg", "mix", "morph", "interpolate", "edit"],
+            search_aliases=words("nvg, mix, morph, interpolate, edit"),
             inputs=[
                 structure_input("What amount 0 gives.", "structure_a"),
                 structure_input("What amount 1 gives.", "structure_b"),
@@ -124,7 +124,7 @@ class NVGStructureSwap(io.ComfyNode):
             category=STRUCTURE,
             description="Takes the first stages of one structure, then the splits of another: every region is halved "
             "in the other's order.",
-            search_aliases=["nvg", "combine", "exchange", "layout and detail", "composition", "style", "reference"],
+            search_aliases=words("nvg, combine, exchange, layout and detail, composition, style, reference"),
             inputs=[
                 structure_input("Its first stages are taken: the layout.", "structure_a"),
                 structure_input("Its splits follow: the detail.", "structure_b"),
@@ -158,7 +158,7 @@ class NVGStructureKeep(io.ComfyNode):
             display_name="NVG Structure Keep Stages",
             category=STRUCTURE,
             description="Keeps the first stages of a structure; the generator makes the others anew.",
-            search_aliases=["nvg", "truncate", "variations", "edit", "composition"],
+            search_aliases=words("nvg, truncate, variations, edit, composition"),
             inputs=[
                 structure_input("The structure to shorten."),
                 io.Int.Input(
@@ -188,7 +188,7 @@ class NVGStructureToMask(io.ComfyNode):
             display_name="NVG Structure to Mask",
             category=STRUCTURE,
             description="Masks of regions of one stage, at the size of the model's pictures.",
-            search_aliases=["nvg", "region mask", "segment", "regional", "outline", "silhouette"],
+            search_aliases=words("nvg, region mask, segment, regional, outline, silhouette"),
             inputs=[
                 structure_input("The structure whose regions are wanted."),
                 stage_input("The stage whose regions are wanted."),
@@ -232,7 +232,7 @@ class NVGStructureToImage(io.ComfyNode):
             category=STRUCTURE,
             description="The map of one stage, a colour per region, at the size of the model's pictures. NVG Structure "
             "from Label Image reads it again.",
-            search_aliases=["nvg", "palette", "segmentation map", "label map"],
+            search_aliases=words("nvg, palette, segmentation map, label map"),
             inputs=[structure_input("The structure to draw."), stage_input("The stage to draw.")],
             outputs=[io.Image.Output(display_name="image", tooltip="One map per picture of the batch.")],
         )
@@ -253,7 +253,7 @@ class NVGStructurePreview(io.ComfyNode):
             display_name="NVG Structure Preview",
             category=STRUCTURE,
             description="Shows the maps of all stages of a structure on the node.",
-            search_aliases=["nvg", "show structure", "grid", "preview", "compare"],
+            search_aliases=words("nvg, show structure, grid, preview, compare"),
             inputs=[structure_input("The structure to show.")],
             outputs=[io.Image.Output(display_name="image", tooltip="A sheet per picture with the maps of its stages.")],
             is_output_node=True,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nvg_model import NVGError
 from nvg_nodes import images, layout
-from nvg_nodes.api import io, schema
+from nvg_nodes.api import io, schema, words
 from nvg_nodes.sockets import (
     STRUCTURE,
     before_input,
@@ -39,18 +39,9 @@ class NVGStructureFromMask(io.ComfyNode):
             description="Makes a structure of drawn areas. Every region must have exactly half the positions of its "
             "parent, so an area of any size is grown or shrunk along lines of equal distance to its outline until it "
             "fits: the drawn shape stays recognisable.",
-            search_aliases=[
-                "nvg",
-                "mask to structure",
-                "draw",
-                "regional",
-                "layout",
-                "outline",
-                "silhouette",
-                "composition",
-                "control",
-                "inpaint",
-            ],
+            search_aliases=words(
+                "nvg, mask to structure, draw, regional, layout, outline, silhouette, composition, control, inpaint"
+            ),
             inputs=[
                 model_input(),
                 io.Mask.Input("mask", tooltip="One drawn area, or several."),
@@ -105,17 +96,9 @@ class NVGStructureFromImage(io.ComfyNode):
             description="Makes a structure of a picture whose colours are labels (a segmentation, a palette picture, "
             "a map painted elsewhere). Labels that come after each other in the order share regions; one that has to "
             "be cut is cut along its neighbours.",
-            search_aliases=[
-                "nvg",
-                "segmentation",
-                "palette",
-                "label map",
-                "image to structure",
-                "regional",
-                "composition",
-                "layout",
-                "control",
-            ],
+            search_aliases=words(
+                "nvg, segmentation, palette, label map, image to structure, regional, composition, layout, control"
+            ),
             inputs=[
                 model_input(),
                 io.Image.Input("image", tooltip="Label or palette pictures; sampled without smoothing."),
@@ -164,7 +147,7 @@ class NVGStructureShape(io.ComfyNode):
             category=STRUCTURE,
             description="Makes a structure of a shape placed by numbers. Its area becomes exactly one half; more "
             "stages repeat it as rings or bands.",
-            search_aliases=["nvg", "circle", "rectangle", "gradient", "layout", "composition", "regional"],
+            search_aliases=words("nvg, circle, rectangle, gradient, layout, composition, regional"),
             inputs=[
                 model_input(),
                 io.Combo.Input(

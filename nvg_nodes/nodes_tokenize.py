@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nvg_model import NVGError, VisualGranularitySequence
 from nvg_nodes import host, images
-from nvg_nodes.api import io, schema
+from nvg_nodes.api import io, schema, words
 from nvg_nodes.sockets import MAIN, STRUCTURE, NVGSequence, NVGStructure, fit_input, model_input
 from nvg_nodes.types import Model, check_sequence, structure_of
 
@@ -25,18 +25,9 @@ class NVGTokenize(io.ComfyNode):
             category=MAIN,
             description="Takes pictures apart into structure, tokens and canvases of all stages. NVG Decode puts them "
             "together again.",
-            search_aliases=[
-                "nvg",
-                "encode",
-                "vae encode",
-                "tokens",
-                "sequence",
-                "img2img",
-                "inpaint",
-                "edit",
-                "reference",
-                "compare",
-            ],
+            search_aliases=words(
+                "nvg, encode, vae encode, tokens, sequence, img2img, inpaint, edit, reference, compare"
+            ),
             inputs=[
                 model_input(),
                 io.Image.Input("image", tooltip="One or more pictures of any size with 1, 3 or 4 channels."),
@@ -66,7 +57,7 @@ class NVGDecode(io.ComfyNode):
             category=MAIN,
             description="Makes pictures of a sequence: the finished ones, those of one stage, or all stages as a "
             "batch.",
-            search_aliases=["nvg", "vae decode", "sequence to image", "stages", "compare"],
+            search_aliases=words("nvg, vae decode, sequence to image, stages, compare"),
             inputs=[
                 model_input(),
                 NVGSequence.Input("sequence", tooltip="From NVG Tokenize Image, NVG Generate or a content stage."),
@@ -104,20 +95,10 @@ class NVGExtractStructure(io.ComfyNode):
             category=STRUCTURE,
             description="Finds the structure of pictures: which regions belong together, stage by stage. NVG Generate "
             "can follow it with another content.",
-            search_aliases=[
-                "nvg",
-                "structure transfer",
-                "segmentation",
-                "layout",
-                "controlnet",
-                "composition",
-                "reference",
-                "style",
-                "control",
-                "outline",
-                "silhouette",
-                "img2img",
-            ],
+            search_aliases=words(
+                "nvg, structure transfer, segmentation, layout, controlnet, composition, reference, style, control, "
+                "outline, silhouette, img2img"
+            ),
             inputs=[
                 model_input(),
                 io.Image.Input("image", tooltip="One or more pictures of any size with 1, 3 or 4 channels."),

@@ -24,6 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from nvg_model import NVGError, pictures
+from nvg_nodes.images import from_pil
 from nvg_nodes.standalone import schema as io
 
 CHANNELS = ["red", "green", "blue", "alpha"]
@@ -88,12 +89,10 @@ class LoadImage(CoreNode):
     def execute(cls, image: str) -> io.NodeOutput:
         """RGB and the mask, one for every frame; without transparency the host's masks are 64 x 64 zeros."""
         frames = _frames(cls.files.find(image))
-        pixels = [np.array(frame.convert("RGB")) for frame in frames]
         masks = torch.zeros(len(frames), 64, 64)
         if any(frame.has_transparency_data for frame in frames):
-            alphas = [np.array(frame.convert("RGBA").getchannel("A")) for frame in frames]
-            masks = 1 - torch.from_numpy(np.stack(alphas)).float() / 255
-        return io.NodeOutput(torch.from_numpy(np.stack(pixels)).float() / 255, masks)
+            masks = 1 - from_pil([frame.convert("RGBA").getchannel("A") for frame in frames])
+        return io.NodeOutput(from_pil([frame.convert("RGB") for frame in frames]), masks)
 
 
 def _frames(path: Path) -> list[Image.Image]:
@@ -154,8 +153,7 @@ class SaveImage(CoreNode):
         counter = max((int(found[1]) for found in taken if found), default=0) + 1
         for number, image in enumerate(images):
             path = folder / f"{name.replace('%batch_num%', str(number))}_{counter + number:05}_.png"
-            pixels = np.clip(255.0 * image.cpu().numpy(), 0, 255).astype(np.uint8)  # cut off, as the host does
-            Image.fromarray(pixels).save(path, pnginfo=metadata, compress_level=4)
+            Image.fromarray(_bytes(image)).save(path, pnginfo=metadata, compress_level=4)
             cls.files.written.append(path)
 
 
@@ -169,6 +167,11 @@ def _filled_in(prefix: str, images: Tensor) -> str:
     for word, value in two.items():
         prefix = prefix.replace(f"%{word}%", f"{value:02}")
     return prefix
+
+
+def _bytes(image: Tensor) -> np.ndarray:
+    """The pixels in 8 bits, cut off instead of rounded, as the host does."""
+    return (255.0 * image.cpu()).clamp(0, 255).to(torch.uint8).numpy()
 
 
 class PreviewImage(SaveImage):
@@ -204,9 +207,8 @@ class ImageScaleBy(CoreNode):
         """Both sides times `scale_by`, rounded."""
         height, width = (round(side * scale_by) for side in image.shape[1:3])
         if upscale_method == LANCZOS:  # the host's way is Pillow's, by way of 8 bits
-            pixels = (255.0 * image).clamp(0, 255).to(torch.uint8).numpy()
-            scaled = [Image.fromarray(one).resize((width, height), Image.Resampling.LANCZOS) for one in pixels]
-            return io.NodeOutput(torch.from_numpy(np.stack(list(map(np.asarray, scaled)))).float() / 255)
+            sizes = (width, height), Image.Resampling.LANCZOS
+            return io.NodeOutput(from_pil([Image.fromarray(one).resize(*sizes) for one in _bytes(image)]))
         channels_first = image.movedim(-1, 1)
         return io.NodeOutput(F.interpolate(channels_first, (height, width), mode=upscale_method).movedim(1, -1))
 
