@@ -135,11 +135,11 @@ def tokenizer(arguments: Sequence[str]) -> None:
 
 def decoder(arguments: Sequence[str]) -> None:
     """Trains the decoder of the run's tokenizer once more, adversarially, or goes on where the last call stopped."""
-    from training import decoder as cached
-    from training import tokenizer
+    from training.decoder import train_decoder
+    from training.tokenizer import finish_decoder
 
     chosen, given = options("decoder", "decoder", arguments)
-    train = cached.train_decoder if chosen.decoder.cached_views else tokenizer.train_decoder
+    train = train_decoder if chosen.decoder.cached_views else finish_decoder
     train(chosen, given.data, given.folder)
 
 
@@ -219,8 +219,8 @@ def export(arguments: Sequence[str]) -> None:
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Measures a checkpoint: reconstruction, samples, memorisation, structure adherence, cost."""
-    from training.evaluate import EvaluationSettings
     from training.evaluate import evaluate as measure
+    from training.metrics.evaluation import EvaluationSettings
 
     settings = tyro.cli(
         EvaluationSettings,

@@ -39,15 +39,16 @@ from training.losses.adversarial import (
     non_saturating_discriminator,
     non_saturating_generator,
 )
+from training.losses.autoencoder import make_discriminator
 from training.losses.diffaug import augment
 from training.losses.perceptual import load_perceptual
 from training.losses.reconstruction import multiscale_gradient, psnr, ssim
-from training.optim import adamw, cosine
+from training.optim import adamw, cosine, trained
 from training.precision import with_precision
 from training.recipes.base import FINISH, DecoderRecipe, Recipe
 from training.run_folder import Identity, alone_in, open_run, weights_digest
 from training.samples import reconstruction_sheet
-from training.tokenizer import DECODER, WEIGHTS, make_discriminator, tokenizer_weights, trained
+from training.warm_start import DECODER, WEIGHTS, tokenizer_weights
 from training.widen import widened
 
 

@@ -14,11 +14,10 @@ from training import checkpointing
 from training.decoder import with_trained_decoder
 from training.errors import TrainingError
 from training.few_step import converted
-from training.generator import trained_generator
 from training.provenance import provenance, with_few_step
 from training.recipes.base import Recipe
 from training.split_agreement import with_steps
-from training.tokenizer import use_trained_decoder
+from training.warm_start import trained_generator, use_trained_decoder
 
 
 def export(recipe: Recipe, run: Path, out: Path, best: bool = False) -> Path:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from training import precision
 from training.checkpointing import like, whole
 from training.errors import TrainingError
+from training.recipes.base import GeneratorRecipe
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:
@@ -110,8 +111,64 @@ def muon(matrices: Sequence[Tensor], learning_rate: float, weight_decay: float) 
     """
     if not hasattr(torch.optim, "Muon"):
         raise TrainingError(f"Muon needs torch 2.9 or newer, this is {torch.__version__}; use --optimizer adamw")
-    from training.muon import Float32Muon
+    from training.cpu.muon import Float32Muon
 
     slow = any(precision.is_slow(device) for device in {matrix.device.type for matrix in matrices})
     kind = Float32Muon if slow else torch.optim.Muon
     return kind(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+
+
+def optimizers(objective: nn.Module, settings: GeneratorRecipe) -> list[torch.optim.Optimizer]:
+    """Muon or AdamW for the matrices of the blocks, AdamW for everything else; weight decay on matrices only.
+
+    The code head and the start canvas decay where the settings say so (`decay_all`).
+    """
+    found: list[list[Tensor]] = [[] for _ in range(6)]
+    matrices, classes, tables, vectors, head, head_bias = found
+    for name, parameter in objective.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if ".code_head." in name:
+            (head_bias if parameter.dim() < 2 and settings.decay_all else head).append(parameter)
+        elif parameter.dim() < 2 or name.endswith("qk_scale"):  # two vectors
+            vectors.append(parameter)
+        elif name.endswith("start_canvas"):
+            (tables if settings.decay_all else vectors).append(parameter)
+        elif ".linear_" in name:
+            matrices.append(parameter)
+        elif name.endswith("class_embedding.weight") and (settings.class_learning_rate or settings.class_steps):
+            classes.append(parameter)
+        else:
+            tables.append(parameter)
+    decay = settings.weight_decay
+    of_head = decay if settings.decay_all else 0.0
+    alone = min(settings.class_steps, settings.steps // 5)
+    groups: list[dict[str, Any]] = [
+        {"params": classes, "weight_decay": decay, "lr": settings.class_learning_rate or settings.learning_rate},
+        {"params": tables, "weight_decay": decay},
+        {"params": vectors, "weight_decay": 0.0},
+        {"params": head, "weight_decay": of_head, "lr": settings.head_learning_rate},
+        {"params": head_bias, "weight_decay": 0.0, "lr": settings.head_learning_rate},
+    ]
+    if settings.optimizer == "adamw":
+        groups.insert(0, {"params": matrices, "weight_decay": decay})
+        return with_classes_first([adamw(groups, settings.learning_rate)], classes, alone)
+    if settings.parallel == "fsdp":
+        raise TrainingError("Muon needs whole matrices, which fsdp parts among the processes; use --optimizer adamw")
+    both = [muon(matrices, settings.matrix_learning_rate, decay), adamw(groups, settings.learning_rate)]
+    return with_classes_first(both, classes, alone)
+
+
+def with_classes_first(
+    optimizers: list[torch.optim.Optimizer], classes: list[Tensor], steps: int
+) -> list[torch.optim.Optimizer]:
+    """The same, whose groups but that of the class embeddings have a rate of 0 for so many steps."""
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups if steps):
+        if group["params"][0] is not classes[0]:
+            group["start"] = steps
+    return optimizers
+
+
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are trained."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -32,7 +32,10 @@ try:
 except ImportError:  # Windows: two runs in one folder are not noticed there
     fcntl = None  # type: ignore[assignment]
 
+
 IDENTITY, LOCK = "identity.json", ".lock"
+
+
 CACHE = "cache.safetensors"
 
 
@@ -271,3 +274,8 @@ def _check_meta(folder: Path, meta: dict[str, Any], identity: Identity) -> None:
         differs = differs or f"was started from {had}, not from {has}"
     if differs:
         raise TrainingError(f"{folder} {differs}: give what it had, or choose another --folder")
+
+
+def generator_folder(run: Path, networks: str = "both") -> Path:
+    """Where the training of these networks keeps its saves; that of both has the token cache of all."""
+    return run / ("generator" if networks == "both" else f"generator-{networks}")

@@ -24,10 +24,10 @@ from nvg_model.model import NVG
 from nvg_model.request import Request
 from nvg_model.sampling import SamplingSettings
 from nvg_model.sequence import VisualGranularitySequence
-from training.evaluate import CLASSIFIERS
 from training.files import replacing
 from training.metrics.classifier import ClassifierSettings, classify, load_or_train
 from training.metrics.distribution import frechet_distance, gaussian
+from training.metrics.evaluation import CLASSIFIERS
 from training.metrics.pictures import read_split, to_pixels
 from training.metrics.sampler import sample_classes
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import nvg_model
 from nvg_model.sampling import SamplingSettings
 from training.errors import TrainingError
-from training.evaluate import CLASSIFIERS
 from training.files import replacing
 from training.metrics.classifier import ClassifierSettings
+from training.metrics.evaluation import CLASSIFIERS
 from training.split_agreement import picture_measure
 
 Pair = tuple[float, float]

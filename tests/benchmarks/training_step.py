@@ -23,7 +23,9 @@ from nvg_model.config import preset
 from nvg_model.hierarchy import all_stages
 from nvg_model.model import NVG
 from training.cpu.allocator import keep_freed_memory
-from training.generator import Batch, GeneratorObjective, assemble, optimizers
+from training.data.generator_batch import Batch, assemble
+from training.generator import GeneratorObjective
+from training.optim import optimizers
 from training.recipes.base import GeneratorRecipe
 
 

@@ -57,7 +57,8 @@ def test_a_wider_transparent_decoder_for_a_checkpoint(data: Path, start: Path, t
 
 
 def test_a_decoder_for_a_run_without_generators(data: Path, tmp_path: Path) -> None:
-    from training.tokenizer import train_tokenizer, use_trained_decoder
+    from training.tokenizer import train_tokenizer
+    from training.warm_start import use_trained_decoder
 
     chosen = dataclasses.replace(
         with_decoder(), tokenizer=dataclasses.replace(recipe("smoke").tokenizer, steps=1, batch=4)
@@ -65,7 +66,7 @@ def test_a_decoder_for_a_run_without_generators(data: Path, tmp_path: Path) -> N
     train_tokenizer(chosen, data, tmp_path)
     train_decoder(chosen, data, tmp_path)
     model = nvg_model.NVG(dataclasses.replace(chosen.config, generator=None))
-    from training.tokenizer import tokenizer_weights
+    from training.warm_start import tokenizer_weights
 
     model.tokenizer.load_state_dict(tokenizer_weights(tmp_path))
     assert use_trained_decoder(model.tokenizer, tmp_path)

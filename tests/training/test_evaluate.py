@@ -12,8 +12,10 @@ from nvg_model.render import to_pil
 from nvg_model.sampling import SamplingSettings
 from training.distributed import World
 from training.errors import TrainingError
-from training.evaluate import PARTS, EvaluationSettings, evaluate, halves, train_classifier, write_samples_of
+from training.evaluate import evaluate, train_classifier, write_samples_of
 from training.metrics.classifier import ClassifierSettings
+from training.metrics.evaluation import EvaluationSettings
+from training.metrics.parts import PARTS, halves
 from training.metrics.pictures import Labelled, read_split
 from training.metrics.sampler import SampleSettings
 from training.tune import TuneSettings, tune

@@ -17,25 +17,23 @@ from nvg_model.structure_flow import StructureGenerator
 from training import checkpointing
 from training.__main__ import main
 from training.data.augmentation import AugmentationSettings
+from training.data.few_step_batch import draw, draw_parts, draw_spans
+from training.data.generator_batch import Batch, Source, assemble
 from training.distributed import Shard, World
 from training.errors import TrainingError
 from training.export import export
-from training.few_step import (
+from training.few_step import as_generator, converted, train_few_step
+from training.generator import train_generator
+from training.losses.average_velocity import (
     FewStepObjective,
     Rows,
-    as_generator,
-    converted,
-    draw,
-    draw_parts,
-    draw_spans,
     guided_velocity,
     make_rows,
     student_velocity,
     teacher_run,
-    train_few_step,
 )
-from training.generator import Batch, Source, assemble, optimizers, train_generator
 from training.metrics.classifier import ClassifierSettings
+from training.optim import optimizers
 from training.recipes import recipe
 from training.recipes.base import FewStepRecipe, Recipe
 from training.split_agreement import METHODS, Images, agreement, picture_measure, splits, to_markdown, with_steps

@@ -15,30 +15,20 @@ from nvg_model.model import NVG
 from nvg_model.sequence import VisualGranularitySequence
 from training import distributed
 from training.data.augmentation import stream
+from training.data.generator_batch import Source, assemble, draw_stages
 from training.distributed import Shard, World
 from training.errors import TrainingError
 from training.export import export
-from training.generator import (
-    GeneratorObjective,
-    OwnTokens,
-    Source,
-    assemble,
-    content_loss,
-    draw_stages,
-    generator_folder,
-    make_cache,
-    optimizers,
-    starting_point,
-    structure_loss,
-    train_generator,
-    with_classes,
-    with_mistakes,
-)
-from training.lora import plain_weights
-from training.optim import set_learning_rate
+from training.generator import GeneratorObjective, make_cache, train_generator
+from training.losses.content import content_loss
+from training.losses.own_tokens import OwnTokens, with_mistakes
+from training.losses.structure import structure_loss
+from training.optim import optimizers, set_learning_rate
 from training.recipes import recipe
 from training.recipes.base import GeneratorRecipe, Recipe, TokenizerRecipe
+from training.run_folder import generator_folder
 from training.tokenizer import train_tokenizer
+from training.warm_start import plain_weights, starting_point, with_classes
 
 
 @pytest.fixture(scope="module")
@@ -381,7 +371,7 @@ def test_a_cache_is_made_on_the_device_of_the_process(
     seen: list[torch.device] = []
     monkeypatch.setattr(distributed, "start", lambda *_: World(device=torch.device("meta")))
     monkeypatch.setattr(
-        "training.generator.load_or_make",
+        "training.data.generator_batch.load_or_make",
         lambda path, tokenizer, *_, **__: seen.extend(one.device for one in tokenizer.parameters()),
     )
     make_cache(recipe("smoke"), data, tmp_path)

@@ -12,8 +12,9 @@ from nvg_model.render import to_pil
 from nvg_model.sampling import SamplingSettings
 from training.data.augmentation import stream
 from training.errors import TrainingError
-from training.evaluate import EvaluationSettings, evaluate
+from training.evaluate import evaluate
 from training.metrics.distribution import frechet_distance, frechet_of_sets, gaussian, kernel_distance
+from training.metrics.evaluation import EvaluationSettings
 from training.metrics.judge import Judge, Verdict, with_noise
 from training.metrics.lite import Probe, nearest_classes
 from training.metrics.pictures import Labelled

@@ -12,8 +12,9 @@ import torch
 import nvg_model
 from nvg_model.sampling import SamplingSettings
 from training.data.dataset import open_dataset
-from training.evaluate import EvaluationSettings, evaluate
+from training.evaluate import evaluate
 from training.metrics.classifier import ClassifierSettings
+from training.metrics.evaluation import EvaluationSettings
 from training.metrics.opacity import of_reconstructions, of_splits, overlap
 
 CLASSES = ("disc", "ring", "square")

@@ -22,21 +22,23 @@ from nvg_model.config import PRESETS
 from nvg_model.hierarchy import cluster
 from nvg_model.model import NVG
 from nvg_model.tokenizer import Tokenizer
-from training import initialisation
+from training import warm_start as initialisation
 from training.data.augmentation import draw_augmented, draw_epochs, stream
+from training.data.generator_batch import Source
+from training.data.tokenizer_batch import Batch
 from training.distributed import Shard, World
-from training.generator import GeneratorObjective, Source, optimizers, prepare, schedule, train_generator
+from training.generator import GeneratorObjective, prepare, schedule, train_generator
 from training.losses import discriminators
 from training.losses.adversarial import non_saturating_generator
 from training.losses.diffaug import augment
 from training.losses.dino import DinoFeatures
 from training.losses.discriminators import DinoDiscriminator
 from training.losses.lpips import LPIPS
-from training.optim import AveragedWeights, cosine
+from training.optim import AveragedWeights, cosine, optimizers
 from training.recipes import recipe
 from training.recipes.base import Recipe
 from training.recipes.paper import IMAGENET, PAPER, TOKENIZER
-from training.tokenizer import Batch, train_tokenizer, training_phases
+from training.tokenizer import train_tokenizer, training_phases
 
 GENERATORS = ["d12", "d16", "d20", "d24"]
 

@@ -13,8 +13,8 @@ import torch
 
 from training import checkpointing, precision
 from training.__main__ import options
+from training.cpu.muon import Float32Muon, orthogonalised
 from training.distributed import World
-from training.muon import Float32Muon, orthogonalised
 from training.optim import muon
 from training.precision import with_precision
 from training.recipes import recipe

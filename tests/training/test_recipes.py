@@ -7,9 +7,10 @@ import pytest
 
 import nvg_model
 from training.__main__ import main, options, with_recipe_name
+from training.data.generator_batch import Source, number_of_views
 from training.distributed import Shard
 from training.errors import TrainingError
-from training.generator import Source, held_out_loss, number_of_views
+from training.generator import held_out_loss
 from training.loop import LoopSettings
 from training.recipes import RECIPES, recipe
 from training.recipes.base import GeneratorRecipe, Running

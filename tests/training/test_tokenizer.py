@@ -15,24 +15,14 @@ from nvg_model.model import NVG
 from nvg_model.tokenizer import Tokenizer
 from training import checkpointing
 from training.data.cache import fingerprint
+from training.data.tokenizer_batch import Batch
 from training.distributed import World
 from training.errors import TrainingError
+from training.losses.separation import principal_halves, settled, shared_by_images, strays, subject_sides, within_parts
 from training.recipes import recipe
 from training.recipes.base import Recipe
-from training.tokenizer import (
-    Batch,
-    principal_halves,
-    settled,
-    shared_by_images,
-    strays,
-    subject_sides,
-    tokenizer_weights,
-    train_decoder,
-    train_tokenizer,
-    training_phases,
-    use_trained_decoder,
-    within_parts,
-)
+from training.tokenizer import finish_decoder, train_tokenizer, training_phases
+from training.warm_start import tokenizer_weights, use_trained_decoder
 
 
 def changed(**settings: object) -> Recipe:
@@ -97,7 +87,7 @@ def test_a_decoder_trained_once_more_leaves_the_tokens_as_they_are(data: Path, t
     plain = tokenizer()
     plain.load_state_dict(tokenizer_weights(tmp_path))
     assert not use_trained_decoder(plain, tmp_path)
-    train_decoder(chosen, data, tmp_path)
+    finish_decoder(chosen, data, tmp_path)
     finished = tokenizer()
     finished.load_state_dict(tokenizer_weights(tmp_path))
     assert use_trained_decoder(finished, tmp_path)

@@ -212,7 +212,7 @@ class GeneratorRecipe(Running):
     """Factor on the rate at the end."""
     initialisation: Literal["normal", "xavier"] = "normal"
     """Of the weights: normal with a deviation of 0.02 and a code head made of the codes, or the release's
-    (`training.initialisation`)."""
+    (`training.warm_start`)."""
     order: Order = "balanced"
     """Of the pictures, or of the cached views: drawn with replacement, every class of pictures equally often, or
     epochs, in which every one comes once (the paper's)."""
