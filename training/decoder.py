@@ -30,7 +30,7 @@ from training.distributed import Shard, World
 from training.errors import TrainingError
 from training.files import replacing
 from training.logging import describe_run
-from training.loop import LoopSettings, Phase, Task, train
+from training.loop import Phase, Task, train
 from training.losses import diffaug
 from training.losses.adversarial import (
     LeCam,
@@ -116,8 +116,9 @@ def _train(recipe: Recipe, data: Path | str, folder: Path, before: NVG, world: W
             best=("largest", "psnr"),
             sample=lambda: {"reconstructions": reconstruction_sheet(tokenizer, held_out)},
             meta=opened.meta(recipe, identity),
+            seed=recipe.seed,
         ),
-        LoopSettings.of(settings, recipe.seed),
+        settings,
         folder,
         world,
     )

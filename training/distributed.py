@@ -46,7 +46,7 @@ class World:
         """Whether the flag is set in some process; the same answer in all."""
         if self.size == 1:
             return flag
-        value = torch.tensor(float(flag), device=self.device)
+        value = torch.tensor(float(flag))  # between the hosts: no waiting for what the GPUs still have to do
         dist.all_reduce(value, dist.ReduceOp.MAX)
         return bool(value)
 
@@ -118,7 +118,7 @@ def start(timeout: float = TIMEOUT) -> World:
             if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
                 _PULSES.append(Pulse(rank, size, timeout))
                 _PULSES[-1].start()
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WORK)
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=WORK)
         except (RuntimeError, ValueError) as error:
             raise TrainingError(
                 f"the {size} processes could not find each other ({error}); start with torchrun"

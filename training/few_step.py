@@ -34,7 +34,7 @@ from training.distributed import World
 from training.errors import TrainingError
 from training.generator import schedule
 from training.logging import describe_run
-from training.loop import LoopSettings, Phase, Task, train
+from training.loop import Phase, Task, train
 from training.losses.average_velocity import FewStepObjective
 from training.optim import optimizers
 from training.precision import with_precision
@@ -89,8 +89,9 @@ def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
             validate=split_error(teacher, student, images),
             best=("smallest", "split_error"),
             meta=meta,
+            seed=recipe.seed,
         ),
-        LoopSettings.of(settings, recipe.seed),
+        settings,
         folder,
         world,
     )

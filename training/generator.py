@@ -22,7 +22,7 @@ from training.data.generator_batch import Batch, Source, assemble
 from training.distributed import Shard, World
 from training.errors import TrainingError
 from training.logging import describe_run
-from training.loop import LoopSettings, Phase, Task, train
+from training.loop import Phase, Task, train
 from training.losses.content import content_loss
 from training.losses.own_tokens import OwnTokens, with_mistakes
 from training.losses.repa import make_repa
@@ -100,8 +100,9 @@ def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
             validate=held_out_loss(recipe, nvg, objective, held_out, world.first),
             sample=lambda: sample_sheets(nvg, recipe.sampling or nvg.settings),
             meta=opened.meta(recipe, identity),
+            seed=recipe.seed,
         ),
-        LoopSettings.of(settings, recipe.seed),
+        settings,
         folder,
         world,
     )

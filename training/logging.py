@@ -69,7 +69,7 @@ class Log:
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Takes in the values of a step, or of a part of one."""
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().cpu().double()
+            self.sums[name] = self.sums.get(name, 0) + value.detach().double()  # where the value is: reading it waits
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def write(self, step: int, batch: int) -> dict[str, str]:
@@ -111,7 +111,9 @@ class Log:
 
     def pending(self) -> dict[str, tuple[float, int]]:
         """Sums and counts since the last line, over the processes; not all of them log every value."""
-        own = {name: (float(total), self.counts[name]) for name, total in self.sums.items()}
+        sums = [value.to(self.world.device) for value in self.sums.values()]
+        totals_here = torch.stack(sums).tolist() if sums else []
+        own = {name: (total, self.counts[name]) for name, total in zip(self.sums, totals_here, strict=True)}
         totals: dict[str, tuple[float, int]] = {}
         for part in self.world.gather(own):
             for name, (total, count) in part.items():

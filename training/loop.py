@@ -6,7 +6,7 @@ number of processes, so resuming needs the saved state and nothing else.
 
 from __future__ import annotations
 
-import dataclasses
+import math
 import signal
 import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -31,40 +31,6 @@ from training.optim import AveragedWeights, set_learning_rate
 from training.recipes.base import Running
 
 Batch = TypeVar("Batch")
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """What every run needs to know."""
-
-    steps: int
-    batch: int
-    """Images of a step, over all processes and accumulation steps."""
-    seed: int = 0
-    ema: float = 0.999
-    ema_warmup: bool = True
-    clip: float = 1.0
-    accumulate: int = 1
-    """Parts that a process computes a step's batch in, one after the other, to save memory."""
-    workers: int = 0
-    """Processes that prepare batches ahead; 0 prepares them in the training process."""
-    save_every: int = 500
-    """Steps between saves of the resumable state."""
-    log_every: int = 50
-    sample_every: int = 0
-    """Steps between sample pictures and the validation, the first of them at a tenth of it; 0: at the end only."""
-    track: tuple[str, ...] = ()
-    """More than log.jsonl: tensorboard, wandb."""
-
-    def looks_after(self, step: int) -> bool:
-        """Whether sample pictures are made after so many steps: early once, to see what is wrong with the data."""
-        return self.sample_every > 0 and (step % self.sample_every == 0 or step == self.sample_every // 10)
-
-    @classmethod
-    def of(cls, recipe: Running, seed: int) -> LoopSettings:
-        """Those of a recipe."""
-        names = {one.name for one in dataclasses.fields(cls)} - {"seed"}
-        return cls(seed=seed, **{name: getattr(recipe, name) for name in names})
 
 
 @dataclass
@@ -97,13 +63,15 @@ class Task(Generic[Batch]):
     """Pictures of what the averaged weights can do."""
     meta: dict[str, Any] = field(default_factory=dict)
     """Plain values saved with the weights, for the export."""
+    seed: int = 0
+    """Of dropped paths and the like; the batches have noise of their own."""
 
 
 class Interrupted(Exception):
     """SIGTERM or SIGINT arrived; the state has been saved."""
 
 
-def train(task: Task[Batch], settings: LoopSettings, folder: Path, world: World | None = None) -> AveragedWeights:
+def train(task: Task[Batch], settings: Running, folder: Path, world: World | None = None) -> AveragedWeights:
     """Runs, or goes on with, a training in `folder`.
 
     Returns:
@@ -131,11 +99,15 @@ def train(task: Task[Batch], settings: LoopSettings, folder: Path, world: World 
             log.add(run.step(step, [next(parts) for _ in range(settings.accumulate)]))
             done = step + 1
             last, asked = done == settings.steps, world.any(bool(stop))
-            if done % settings.log_every == 0:
+            logs, saves = done % settings.log_every == 0, last or asked or done % settings.save_every == 0
+            watches = last or settings.watches_after(done)
+            if logs or saves or watches:  # only here is anything read from the device
+                run.require_finite()
+            if logs:
                 bar.set_postfix(log.write(done, settings.batch), refresh=False)
             with log.paused():
-                saved = run.save(done) if last or asked or done % settings.save_every == 0 else None
-                if last or settings.looks_after(done):
+                saved = run.save(done) if saves else None
+                if watches:
                     run.watch(done, log, saved)
             if asked and not last:
                 raise Interrupted(f"stopped at step {done}, saved in {saved}; the same command goes on from there")
@@ -145,13 +117,15 @@ def train(task: Task[Batch], settings: LoopSettings, folder: Path, world: World 
 class _Run(Generic[Batch]):
     """A training under way."""
 
-    def __init__(self, task: Task[Batch], settings: LoopSettings, folder: Path, world: World) -> None:
+    def __init__(self, task: Task[Batch], settings: Running, folder: Path, world: World) -> None:
         self.task, self.settings, self.folder, self.world = task, settings, folder, world
         self.calls = [replicate(phase.objective, world) for phase in task.phases]
         self.average = AveragedWeights(task.phases[0].objective, settings.ema, settings.ema_warmup)
         self.lowest = float("inf")
         self.id = uuid.uuid4().hex[:12]
         self.pending: dict[str, tuple[float, int]] = {}
+        self.unchecked: list[tuple[int, Sequence[str], Tensor]] = []
+        """Step, files and loss of every part of a batch since the losses were last read."""
         self.log: Log | None = None
 
     def batches(self, start: int) -> Generator[Batch, None, None]:
@@ -167,6 +141,13 @@ class _Run(Generic[Batch]):
 
     def step(self, step: int, parts: list[Batch]) -> dict[str, Tensor]:
         """All phases of a step; returns the values to log."""
+        try:
+            return self._step(step, parts)
+        except (RuntimeError, ValueError):
+            self.require_finite()  # what follows from a NaN of the steps before
+            raise
+
+    def _step(self, step: int, parts: list[Batch]) -> dict[str, Tensor]:
         logged: dict[str, Tensor] = {}
         for number, phase in enumerate(self.task.phases):
             if step >= phase.start:
@@ -183,10 +164,10 @@ class _Run(Generic[Batch]):
         sums: dict[str, list[Tensor]] = {}
         for index, part in enumerate(parts):
             # Dropped paths and the like; everything else has noise of its own in the batch.
-            torch.manual_seed(stream(self.settings.seed, 3, number, step, self.world.rank, index).initial_seed())
+            torch.manual_seed(stream(self.task.seed, 3, number, step, self.world.rank, index).initial_seed())
             with self._synchronised(number, index + 1 == len(parts)):
                 loss, values = self.calls[number](part, step)
-                self._require_finite(loss, part, step)
+                self.unchecked.append((step, self.task.names(part), loss.detach()))
                 (loss / len(parts)).backward()
             for name, value in values.items():
                 sums.setdefault(name, []).append(value.detach())
@@ -205,16 +186,25 @@ class _Run(Generic[Batch]):
             call.set_requires_gradient_sync(last)  # type: ignore[operator]
         return nullcontext()
 
-    def _require_finite(self, loss: Tensor, part: Batch, step: int) -> None:
-        bad = not bool(torch.isfinite(loss))
-        if not self.world.any(bad):
+    def require_finite(self) -> None:
+        """Checks the losses since the last check, all at once: reading one from a GPU waits for everything before it.
+
+        Raises:
+            TrainingError: one is infinite or NaN, in some process; names the files of the first such batch.
+        """
+        unchecked, self.unchecked = self.unchecked, []
+        values = torch.stack([loss for _, _, loss in unchecked]).tolist() if unchecked else []
+        bad = [index for index, value in enumerate(values) if not math.isfinite(value)][:1]
+        if not self.world.any(bool(bad)):
             return
-        names = sorted({name for part_names in self.world.gather(list(self.task.names(part)) if bad else [])
-                        for name in part_names})  # fmt: skip
+        own = [(unchecked[index][0], values[index], list(unchecked[index][1])) for index in bad]
+        found = [one for process in self.world.gather(own) for one in process]
+        step, value, _ = min(found, key=lambda one: one[0])
+        names = sorted({name for when, _, files in found if when == step for name in files})
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         where = f" with the files {shown}" if names else ""
         raise TrainingError(
-            f"the loss is {loss.item()} at step {step}{where}; the last save in {self.folder} is intact: "
+            f"the loss is {value} at step {step}{where}; the last save in {self.folder} is intact: "
             "look at these files, or go on with a lower learning rate"
         )
 

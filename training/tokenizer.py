@@ -24,7 +24,7 @@ from training.distributed import World
 from training.errors import TrainingError
 from training.files import replacing
 from training.logging import describe_run
-from training.loop import LoopSettings, Phase, Task, train
+from training.loop import Phase, Task, train
 from training.losses.autoencoder import DiscriminatorObjective, TokenizerObjective, make_discriminator
 from training.losses.reconstruction import psnr
 from training.metrics.codes import CodeCounts
@@ -114,8 +114,9 @@ def _train_in(
             best=("largest", "psnr"),
             sample=lambda: {"reconstructions": reconstruction_sheet(tokenizer, held_out)},
             meta=opened.meta(recipe, identity),
+            seed=recipe.seed,
         ),
-        LoopSettings.of(settings, recipe.seed),
+        settings,
         folder,
         world,
     )

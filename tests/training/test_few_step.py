@@ -36,6 +36,7 @@ from training.metrics.classifier import ClassifierSettings
 from training.optim import optimizers
 from training.recipes import recipe
 from training.recipes.base import FewStepRecipe, Recipe
+from training.run_folder import Identity
 from training.split_agreement import METHODS, Images, agreement, picture_measure, splits, to_markdown, with_steps
 from training.tokenizer import train_tokenizer
 
@@ -310,7 +311,8 @@ def test_photos_in_a_flat_folder_are_read_as_for_the_generator(tiny_model, photo
     base = dataclasses.replace(few_step_recipe(teacher=str(teacher), steps=1), views=AugmentationSettings(margin=1.0))
     train_few_step(base, photos, tmp_path / "run")
     model = nvg_model.load(teacher)
-    wanted = Source.make(base, model, base.dataset(photos, "train"), tmp_path, World()).cache
+    dataset = base.dataset(photos, "train")
+    wanted = Source.make(base, model, dataset, tmp_path, World(), Identity.of(dataset, photos, "", {})).cache
     with safe_open(tmp_path / "run" / "few-step" / "cache.safetensors", framework="pt") as file:
         assert wanted is not None and torch.equal(file.get_tensor("tokens"), wanted.tokens)
 

@@ -11,7 +11,6 @@ from training.data.generator_batch import Source, number_of_views
 from training.distributed import Shard
 from training.errors import TrainingError
 from training.generator import held_out_loss
-from training.loop import LoopSettings
 from training.recipes import RECIPES, recipe
 from training.recipes.base import GeneratorRecipe, Running
 from training.recipes.own import OWN, SIZES
@@ -147,8 +146,7 @@ def test_a_negative_number_of_views_is_refused() -> None:
 
 @pytest.mark.parametrize("base", [recipe("finetune").generator, recipe("small").tokenizer])
 def test_samples_are_made_early_by_default(base: Running) -> None:
-    settings = LoopSettings.of(base, 0)
-    looks = [step for step in range(1, settings.steps) if settings.looks_after(step)]
+    looks = [step for step in range(1, base.steps) if base.watches_after(step)]
     assert looks[0] <= 50 and len(looks) >= 3
 
 

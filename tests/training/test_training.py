@@ -33,10 +33,11 @@ from training.errors import TrainingError
 from training.export import export
 from training.generator import train_generator
 from training.logging import Log
-from training.loop import Interrupted, LoopSettings, Phase, Task, train
+from training.loop import Interrupted, Phase, Task, train
 from training.losses.reconstruction import multiscale_gradient, psnr
 from training.optim import cosine, warmup_stable_decay
 from training.recipes import RECIPES, recipe
+from training.recipes.base import Running
 from training.tokenizer import train_tokenizer
 
 
@@ -97,10 +98,11 @@ class _Toy:
         self.objective = _ToyObjective()
         self.optimizer = torch.optim.AdamW(self.objective.parameters(), lr=1e-2)
         self.at: dict[int, object] = {}
-        self.settings = LoopSettings(steps=12, batch=16, save_every=4, log_every=3, ema=0.9, **settings)  # type: ignore[arg-type]
+        self.step = -1
+        self.settings = Running(steps=12, batch=16, save_every=4, log_every=3, ema=0.9, **settings)  # type: ignore[arg-type]
 
     def draw(self, step: int, share: Shard) -> torch.Tensor:
-        action = self.at.get(step)
+        self.step, action = step, self.at.get(step)
         if callable(action):
             action()
         x = share.of(torch.randn(16, 4, generator=stream(0, step)))
@@ -208,6 +210,36 @@ def test_a_nan_loss_stops_with_the_last_save_intact(tmp_path: Path) -> None:
         toy.train()
     state = checkpointing.latest(tmp_path)
     assert state is not None and state["step"] == 4
+
+
+def test_what_fails_after_a_nan_is_told_by_the_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The losses are read at the next line of the log, and by then NaN weights may have broken something else."""
+    toy = _Toy(tmp_path)
+
+    def fail() -> None:
+        monkeypatch.setattr(toy.optimizer, "step", lambda: torch.linalg.eigh(torch.full((2, 2), torch.nan)))
+
+    toy.at = {6: "nan", 7: fail}
+    with pytest.raises(TrainingError, match=r"nan at step 6 with the files 0\.png"):
+        toy.train()
+
+
+def test_nothing_is_read_from_the_device_between_lines_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy, reads = _Toy(tmp_path), []
+    toy.optimizer = torch.optim.SGD(toy.objective.parameters(), lr=1e-2)  # AdamW reads its count of steps, on the CPU
+    for name in ("item", "tolist", "__bool__", "__float__", "cpu", "numpy"):
+        method = getattr(torch.Tensor, name)
+
+        def read(value: torch.Tensor, *others: Any, method: Any = method) -> Any:
+            reads.append(toy.step)
+            return method(value, *others)
+
+        monkeypatch.setattr(torch.Tensor, name, read)
+    toy.train()
+    assert reads, "the lines of the log are read"
+    assert {step for step in reads if (step + 1) % 3 and (step + 1) % 4} <= {-1}  # the start; a line, or a save
 
 
 def test_a_full_disk_leaves_the_saves_and_the_run_goes_on(tmp_path: Path) -> None:

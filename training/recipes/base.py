@@ -55,6 +55,10 @@ class Running:
     timeout: float = 600.0
     """Of several processes: seconds without a sign of life of one (it is frozen or dead) after which the others end."""
 
+    def watches_after(self, step: int) -> bool:
+        """Whether sample pictures are made after so many steps: early once, to see what is wrong with the data."""
+        return self.sample_every > 0 and (step % self.sample_every == 0 or step == self.sample_every // 10)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerRecipe(Running):
