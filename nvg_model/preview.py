@@ -26,7 +26,7 @@ def fit(tokenizer: Tokenizer) -> Tensor:
     middle and the last stage. (Canvases of codes drawn at random are too far from any picture: 10 dB instead of 20 on
     emoji64, while these are as good as generated ones.) The same for the same weights; the global RNG is not touched.
     """
-    device = tokenizer.quantizer.codebook.device
+    device = tokenizer.quantizer.device
     count = max(2, _POSITIONS // (tokenizer.grid[0] * tokenizer.grid[1]))
     canvases = tokenizer.tokenize(_shapes(count, tokenizer.image_size).to(device)).canvases
     splits = canvases.shape[1] - 1
