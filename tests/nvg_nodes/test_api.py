@@ -7,11 +7,14 @@ import sys
 import textwrap
 import types
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 
+from nvg_model import VisualGranularitySequence
 from nvg_nodes import api, extension, host
+from nvg_nodes import types as values
 from nvg_nodes.standalone import schema
 from nvg_nodes.standalone.graph import inputs_of
 from nvg_nodes.standalone.runner import KINDS
@@ -43,6 +46,32 @@ def test_execute_takes_what_the_schema_says(name):
     for input_name, _, options, optional in described:
         default = parameters[input_name].default
         assert default == (options.get("default") if optional else inspect.Parameter.empty), input_name
+
+
+TYPES = {
+    "INT": int,
+    "FLOAT": float,
+    "STRING": str,
+    "COMBO": str,
+    "BOOLEAN": bool,
+    "IMAGE": torch.Tensor,
+    "MASK": torch.Tensor,
+    "NVG_MODEL": values.Model,
+    "NVG_STRUCTURE": values.Structure,
+    "NVG_SEQUENCE": VisualGranularitySequence,
+    "NVG_SETTINGS": values.Settings,
+    "NVG_STATE": values.State,
+}
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_execute_is_annotated_with_the_types_of_the_sockets(name):
+    execute = NODES[name].execute
+    hints = {key: hint for key, hint in get_type_hints(execute).items() if key in inspect.signature(execute).parameters}
+    for one in NODES[name].GET_SCHEMA().inputs:
+        hint = hints.get(one.id, hints.get("numbers"))
+        kinds = {float, int} if one.id not in hints else {*(get_args(hint) or (hint,))} - {types.NoneType}
+        assert TYPES[one.io_type] in kinds, one.id
 
 
 def test_unknown_words_are_refused_as_by_the_host():
