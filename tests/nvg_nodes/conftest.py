@@ -1,5 +1,6 @@
 """Fixtures for the nodes: run here without ComfyUI, with the tiny model, or the embedded one where there is one."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import nvg_model
 from nvg_nodes import host
-from nvg_nodes.standalone import runner
+from nvg_nodes.standalone import runner, workflow
 from nvg_nodes.standalone.graph import inputs_of
 from nvg_nodes.types import Model
 
@@ -69,3 +71,18 @@ def disc() -> torch.Tensor:
     """MASK [1,40,40]: a disc left of the middle with a quarter of the area."""
     y, x = torch.meshgrid(torch.arange(40.0), torch.arange(40.0), indexing="ij")
     return (torch.hypot(y - 20, x - 14) < 11.3).float()[None]
+
+
+@pytest.fixture
+def plain(folder):
+    """input/plain.png and the workflow file; `start(content, *options)` runs nvg-run."""
+    (folder / "input/sub").mkdir(parents=True)
+    Image.new("RGB", (6, 4), (200, 100, 50)).save(folder / "input/plain.png")
+    Image.new("RGB", (5, 3), (1, 2, 3)).save(folder / "input/sub/in.png")
+
+    def start(content, *options, name="workflow.json"):
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (folder / name).write_bytes(data)
+        return workflow.main([name, "--out", "out", "--quiet", *options])
+
+    return start

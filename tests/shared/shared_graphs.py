@@ -147,3 +147,13 @@ def graphs():
         **{f"primitive of mode {mode}": primitive((3.0, "fixed"), mode) for mode in (0, 2, 4)},
         "primitive without a value": primitive(),
     }
+
+
+API = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "plain.png"}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+}
+
+
+def saved_to(prefix):
+    return API | {"2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": prefix}}}
