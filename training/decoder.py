@@ -48,8 +48,7 @@ from training.precision import with_precision
 from training.recipes.base import FINISH, DecoderRecipe, Recipe
 from training.run_folder import Identity, alone_in, open_run, weights_digest
 from training.samples import reconstruction_sheet
-from training.warm_start import DECODER, WEIGHTS, tokenizer_weights
-from training.widen import widened
+from training.warm_start import DECODER, WEIGHTS, tokenizer_weights, widened
 
 
 @dataclass

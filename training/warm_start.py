@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import nvg_model
+from nvg_model.autoencoder import Decoder
 from nvg_model.config import GeneratorConfig
 from nvg_model.model import NVG
 from nvg_model.tokenizer import Tokenizer
@@ -284,3 +285,62 @@ def xavier(module: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
         elif isinstance(part, nn.Embedding):
             nn.init.normal_(part.weight, std=0.02)
+
+
+WIDENING_NOISE = 0.05
+"""Deviation of the noise, as a share of the weights' own."""
+
+
+def widened(weights: dict[str, Tensor], decoder: Decoder, groups: int) -> dict[str, Tensor] | None:
+    """Weights for `decoder` of a smaller one's; None where that has other blocks, or more channels somewhere.
+
+    Args:
+        groups: of the normalisation; the same in both.
+    """
+    wanted = decoder.state_dict()
+    if weights.keys() != wanted.keys() or any(
+        weights[name].shape[axis] > value.shape[axis] for name, value in wanted.items() for axis in range(value.ndim)
+    ):
+        return None
+    if all(weights[name].shape == value.shape for name, value in wanted.items()):
+        return weights
+    generator = torch.Generator().manual_seed(0)
+    result = {}
+    for name, value in wanted.items():
+        old = weights[name].float()
+        if name.startswith("head.2."):
+            result[name] = _widened_head(old, value, decoder, groups)
+            continue
+        rows = _channel_copies(len(old), len(value), groups)
+        new = old[rows]
+        if new.ndim == 4:
+            if not name.startswith("stem."):
+                new = _shared_input(new, value.shape[1], groups)
+            if new.shape[1:] != old.shape[1:] or len(new) != len(old):
+                new = new + WIDENING_NOISE * new.std() * torch.randn(new.shape, generator=generator)
+        result[name] = new
+    return result
+
+
+def _channel_copies(old: int, new: int, groups: int) -> Tensor:
+    """Of which of `old` channels each of `new` is a copy, long [new], group by group."""
+    group = torch.arange(groups)[:, None] * (old // groups)
+    return (group + torch.arange(new // groups) % (old // groups)).flatten()
+
+
+def _shared_input(weight: Tensor, channels: int, groups: int) -> Tensor:
+    """A convolution [O,I,k,k] that reads `channels` copies, each of which has its part of the original's weight."""
+    columns = _channel_copies(weight.shape[1], channels, groups)
+    count = torch.bincount(columns, minlength=weight.shape[1])
+    return weight[:, columns] / count[columns][None, :, None, None]
+
+
+def _widened_head(old: Tensor, wanted: Tensor, decoder: Decoder, groups: int) -> Tensor:
+    """The last convolution: every colour for all pixels of a position alike; an opacity of one half."""
+    pixels = decoder.scale**2
+    before, after = len(old), len(wanted) // pixels
+    new = torch.zeros(after, *old.shape[1:])
+    new[: min(before, after)] = old[: min(before, after)]
+    if new.ndim == 4:
+        new = _shared_input(new, wanted.shape[1], groups)
+    return new.repeat_interleave(pixels, dim=0)

@@ -19,7 +19,7 @@ from training.decoder import laid_on, train_decoder, with_output
 from training.errors import TrainingError
 from training.recipes import recipe
 from training.recipes.base import DecoderRecipe, Recipe
-from training.widen import widened
+from training.warm_start import widened
 
 CLASSES = ("disc", "ring", "square")
 SMALL = DecoderRecipe(steps=3, batch=8, warmup=1, cached_views=64, gradient_weight=0.5, log_every=1)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from training.data import emoji
+from training.data.emoji_classes import EmojiClass
 from training.errors import TrainingError
 
 VENDORS = [package.vendor for package in emoji.PACKAGES]
@@ -115,8 +116,8 @@ def test_class_of_an_emoji(name, subcategory, vendor, expected):
 
 
 def test_an_emoji_wanted_twice_is_an_error(monkeypatch):
-    monkeypatch.setitem(emoji.CLASSES, "bird", emoji.Look(also="crab"))
-    monkeypatch.setitem(emoji.CLASSES, "fish", emoji.Look(also="google/crab"))
+    monkeypatch.setitem(emoji.CLASSES, "bird", EmojiClass(also="crab"))
+    monkeypatch.setitem(emoji.CLASSES, "fish", EmojiClass(also="google/crab"))
     with pytest.raises(TrainingError, match="crab") as error:
         emoji.class_of(record("crab", "elsewhere", "1f980"), "google")
     assert one_sentence(error)
@@ -125,7 +126,7 @@ def test_an_emoji_wanted_twice_is_an_error(monkeypatch):
 def test_misspelt_names_are_found(monkeypatch):
     records = catalogue()
     assert emoji.unknown_names(records) == []
-    monkeypatch.setitem(emoji.CLASSES, "bird", emoji.Look(groups=("animal-brid",), without="google/howl"))
+    monkeypatch.setitem(emoji.CLASSES, "bird", EmojiClass(groups=("animal-brid",), without="google/howl"))
     assert emoji.unknown_names(records) == ["animal-brid", "google/howl"]
 
 

@@ -26,7 +26,7 @@ from training.losses.structure import structure_loss
 from training.optim import optimizers, set_learning_rate
 from training.recipes import recipe
 from training.recipes.base import GeneratorRecipe, Recipe, TokenizerRecipe
-from training.run_folder import generator_folder
+from training.run_folder import Identity, generator_folder
 from training.tokenizer import train_tokenizer
 from training.warm_start import plain_weights, starting_point, with_classes
 
@@ -430,8 +430,9 @@ def test_the_depth_of_a_network_is_a_setting(data: Path, tmp_path: Path) -> None
 def test_repa_and_a_cache_exclude_each_other(data: Path, tmp_path: Path) -> None:
     base = recipe("smoke")
     chosen: Recipe = dataclasses.replace(base, generator=dataclasses.replace(base.generator, repa_weight=0.5))
+    dataset = chosen.dataset(data, "train")
     with pytest.raises(TrainingError, match="train with --cached-views 0"):
-        Source.make(chosen, fresh(), chosen.dataset(data, "train"), tmp_path, world=None)  # type: ignore[arg-type]
+        Source.make(chosen, fresh(), dataset, tmp_path, World(), Identity.of(dataset, data, "", {}))
 
 
 def test_own_tokens_and_fsdp_exclude_each_other() -> None:

@@ -16,7 +16,6 @@ from training.losses.adversarial import (
     LeCam,
     frozen,
     hinge_discriminator,
-    hinge_generator,
     non_saturating_discriminator,
     non_saturating_generator,
 )
@@ -25,7 +24,7 @@ from training.losses.dino import DinoFeatures
 from training.losses.dino_weights import DINO_SMALL, DINOV2_BASE, load_vit
 from training.losses.discriminators import DinoDiscriminator, PatchDiscriminator
 from training.losses.lpips import LPIPS, WeightsFile, load_lpips
-from training.losses.reconstruction import MULTISCALE_WEIGHTS, multiscale_gradient, multiscale_ssim, psnr, ssim
+from training.losses.reconstruction import multiscale_gradient, psnr, ssim
 
 
 def pictures(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -75,21 +74,8 @@ def test_ssim_is_its_definition() -> None:
     torch.testing.assert_close(ssim(output, target), torch.tensor(expected).mean(1), rtol=0, atol=1e-5)
 
 
-def test_multiscale_ssim_is_its_definition() -> None:
-    output, target = pair(1, 3, 12, 12)
-    first, second = MULTISCALE_WEIGHTS[:2]
-    values = []
-    for x, y in zip(((output + 1) / 2)[0].double(), ((target + 1) / 2)[0].double(), strict=True):
-        half_x, half_y = (image.unflatten(0, (6, 2)).unflatten(2, (6, 2)).mean(dim=(1, 3)) for image in (x, y))
-        contrast = similarity_by_loops(x, y, 5, 1.0)[1]
-        similarity = similarity_by_loops(half_x, half_y, 5, 1.0)[0]
-        values.append(contrast ** (first / (first + second)) * similarity ** (second / (first + second)))
-    found = multiscale_ssim(output, target, scales=2, window=5, sigma=1.0)
-    torch.testing.assert_close(found, torch.tensor([sum(values) / 3]), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("measure", [ssim, lambda x, y: multiscale_ssim(x, y, scales=2, window=7)])
-def test_similarity_is_symmetric_and_highest_for_equals(measure) -> None:
+def test_similarity_is_symmetric_and_highest_for_equals() -> None:
+    measure = ssim
     output, target = pair(2, 3, 24, 24)
     worse, _ = pair(2, 3, 24, 24, noise=0.6)
     torch.testing.assert_close(measure(target, target), torch.ones(2))
@@ -103,7 +89,6 @@ def test_similarity_is_symmetric_and_highest_for_equals(measure) -> None:
     [
         lambda x, y: multiscale_gradient(x, y, scales=2),
         lambda x, y: ssim(x, y, window=5),
-        lambda x, y: multiscale_ssim(x, y, scales=2, window=3),
     ],
 )
 def test_reconstruction_gradients(loss) -> None:
@@ -114,7 +99,7 @@ def test_reconstruction_gradients(loss) -> None:
 def test_opposite_images_have_a_finite_gradient() -> None:
     target = pictures(1, 3, 24, 24)
     output = (-target).requires_grad_()
-    multiscale_ssim(output, target, scales=2).sum().backward()
+    ssim(output, target).sum().backward()
     assert output.grad is not None and output.grad.isfinite().all()
 
 
@@ -129,7 +114,7 @@ def test_half_precision_is_measured_in_full() -> None:
 
 @pytest.mark.parametrize(
     ("measure", "needed"),
-    [(ssim, "11x11"), (multiscale_ssim, "176x176"), (multiscale_gradient, "8x8"), (LPIPS(), "16x16")],
+    [(ssim, "11x11"), (multiscale_gradient, "8x8"), (LPIPS(), "16x16")],
 )
 def test_small_and_unequal_images_are_refused(measure, needed: str) -> None:
     one = torch.zeros(1, 3, 1, 1)
@@ -137,11 +122,6 @@ def test_small_and_unequal_images_are_refused(measure, needed: str) -> None:
         measure(one, one)
     with pytest.raises(ValueError, match=r"one shape, not \[1, 3, 64, 64\] with \[1, 3, 64, 32\]$"):
         measure(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 32))
-
-
-def test_number_of_scales_is_checked() -> None:
-    with pytest.raises(ValueError, match="1 to 5 scales, not 6"):
-        multiscale_ssim(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64), scales=6)
 
 
 # LPIPS, with random weights in the places of the published ones
@@ -398,18 +378,16 @@ def test_other_files_are_no_dino(content: object, sentence: str, tmp_path: Path)
 def test_adversarial_losses_by_hand() -> None:
     real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-2.0, 0.0])
     assert hinge_discriminator(real, fake).item() == pytest.approx(0.5 * (0.5 / 2 + 1 / 2))
-    assert hinge_generator(fake).item() == 1
     minus_log_sigmoid = [math.log1p(math.exp(-value)) for value in (2.0, 0.5, -2.0, 0.0)]
     assert non_saturating_generator(fake).item() == pytest.approx(sum(minus_log_sigmoid[2:]) / 2)
     expected = 0.5 * (sum(minus_log_sigmoid[:2]) / 2 + (math.log1p(math.exp(-2)) + math.log(2)) / 2)
     assert non_saturating_discriminator(real, fake).item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("generator", [hinge_generator, non_saturating_generator])
 @pytest.mark.parametrize("discriminator", [hinge_discriminator, non_saturating_discriminator])
-def test_the_two_sides_pull_apart(generator, discriminator) -> None:
+def test_the_two_sides_pull_apart(discriminator) -> None:
     real, fake = torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True)
-    pull = torch.autograd.grad(generator(fake), fake)[0]
+    pull = torch.autograd.grad(non_saturating_generator(fake), fake)[0]
     up, down = torch.autograd.grad(discriminator(real, fake), (real, fake))
     assert (pull < 0).all() and (up < 0).all() and (down > 0).all()
     torch.testing.assert_close(up, -down)
@@ -417,7 +395,7 @@ def test_the_two_sides_pull_apart(generator, discriminator) -> None:
 
 def test_half_precision_logits_are_averaged_in_full() -> None:
     logits = torch.full((1000,), 0.3, dtype=torch.bfloat16)
-    for loss in (hinge_generator(logits), hinge_discriminator(logits, logits), LeCam()(logits, logits)):
+    for loss in (non_saturating_generator(logits), hinge_discriminator(logits, logits), LeCam()(logits, logits)):
         assert loss.dtype == torch.float32
 
 

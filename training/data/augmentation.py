@@ -194,12 +194,22 @@ def _inside(pixels: Tensor, scale: Tensor, flip: Tensor, shift: Tensor) -> Tenso
 def _move(pixels: Tensor, scale: Tensor, flip: Tensor, shift: Tensor) -> Tensor:
     """RGBA pictures uint8 [B,4,H,W] in their place: float [B,4,H,W] in [0,1], premultiplied."""
     premultiplied = _premultiplied(pixels)  # so that borders do not bleed
+    grid = sampling_grid(premultiplied, scale, flip, shift)
+    return F.grid_sample(premultiplied, grid, mode="bicubic", padding_mode="zeros", align_corners=False).clamp(0, 1)
+
+
+def sampling_grid(images: Tensor, scale: Tensor, flip: Tensor, shift: Tensor) -> Tensor:
+    """Where `F.grid_sample` takes the pixels of scaled, mirrored and moved images [B,C,H,W] from: [B,H,W,2].
+
+    Args:
+        scale: [B], size of the picture within the result; flip: [B], -1 for mirrored; shift: [B,2] right and down, as
+            a share of the side.
+    """
     zero = torch.zeros_like(scale)
     affine = torch.stack(
         [flip / scale, zero, -2 * shift[:, 0] * flip / scale, zero, 1 / scale, -2 * shift[:, 1] / scale], dim=1
     ).view(-1, 2, 3)
-    grid = F.affine_grid(affine, list(pixels.shape), align_corners=False)
-    return F.grid_sample(premultiplied, grid, mode="bicubic", padding_mode="zeros", align_corners=False).clamp(0, 1)
+    return F.affine_grid(affine, list(images.shape), align_corners=False)
 
 
 def _premultiplied(pixels: Tensor) -> Tensor:

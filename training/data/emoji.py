@@ -20,134 +20,45 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from training.data import icons
+from training.data.emoji_classes import CLASSES, Record
+from training.data.emoji_packages import LARGE_PACKAGES, PACKAGES, Package
 from training.errors import TrainingError
 
 SIZE = 64
+
+
 COVER = 0.45
 """Share of a picture that its emoji covers: so the first split of the canvas in half is about the emoji's outline."""
+
+
 LONGEST = 60
 """Height and width in pixels that an emoji has at most, whatever it covers: room to be moved without being cut."""
+
+
 HELD_OUT = 0.05
+
+
 SPLITS = ("train", "held-out")
+
+
 DESCRIPTION = "dataset.json"
+
+
 ATTRIBUTION = Path(__file__).parents[2] / "docs" / "emoji64-attribution.md"
+
+
 GENDERED = {"1f468", "1f469", "1f9d1", "2640", "2642", "200d", "fe0f"}  # man, woman, adult, signs, joiners
-Record = Mapping[str, Any]  # one emoji of the catalogue: unified, short_name, subcategory, sort_order, ...
 
 
-@dataclass(frozen=True)
-class Package:
-    """One npm package that holds the pictures of one vendor."""
-
-    vendor: str
-    """The vendor, or a name for one of its older drawings; without dashes."""
-    name: str
-    version: str
-    integrity: str
-    """The sha512 of the archive, written as npm writes it."""
-    licence: str
-    picture: str
-    """Path of an emoji's picture in the archive, with {code} for its code points."""
-    skipped: tuple[str, ...] = ()
-    """Classes that are not taken from this package."""
-    vector: bool = False
-    """It is a package of the Iconify project: vector drawings of all emoji in one file."""
-
-    @property
-    def archive(self) -> str:
-        """The file name that `npm pack` gives the archive."""
-        return f"{self.name.lstrip('@').replace('/', '-')}-{self.version}.tgz"
-
-
-PACKAGES = (
-    Package(
-        "google",
-        "emoji-datasource-google",
-        "16.0.0",
-        "sha512-ZRexfzs7MVoLnmzZmNsO4TKhnAJp5D++Vm6PpUpH/jEQQlemp3l88CjZ+DoZ2faM9R4QxZkOPJCoT8DlPhfQ3A==",
-        "Apache-2.0 (Noto Emoji); MIT (emoji-data)",
-        "package/img/google/64/{code}.png",
-    ),
-    Package(
-        "twitter",
-        "emoji-datasource-twitter",
-        "16.0.0",
-        "sha512-7F+uCuHH+7Qnrc15P5tnbvKkg9E6tlzi4MnT2uW1RlN4pLYTza6cP/dstIfSDMtpjFLWuZewWg8jBbuL2eyELQ==",
-        "CC-BY-4.0 (Twemoji); MIT (emoji-data)",
-        "package/img/twitter/64/{code}.png",
-        skipped=("person",),  # faces twice as large, often without shoulders
-    ),
-    Package(
-        "fluent",
-        "@lobehub/fluent-emoji-3d",
-        "1.1.0",
-        "sha512-Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g==",
-        "MIT (Fluent Emoji)",
-        "package/assets/{code}.webp",
-        # Its faces are shaded in other colours and have other eyes than all others'. Microsoft draws no
-        # countries' flags: those in the package are Noto's waving ones once more.
-        skipped=("smiley", "cat face", "animal face", "person", "flag"),
-    ),
-    # Of the older drawings, the classes that look like today's, and of which there are few pictures without them.
-    Package(
-        "oreo",  # Noto Emoji of Android 8
-        "emoji-datasource-google",
-        "4.1.0",
-        "sha512-QjpXzWdaqbDAOc4fUYmekhFgs7W4ZxbPW5863lRl26O1U5Twmy40Es2Dcyuz6Ni6Mo7gRXjFv/K0xhTGRU5Gow==",
-        "Apache-2.0 (Noto Emoji); MIT (emoji-data)",
-        "package/img/google/64/{code}.png",
-        skipped=("person", "flag"),
-    ),
-    Package(
-        "nougat",  # Noto Emoji of Android 7, where smileys are no circles
-        "emoji-datasource-google",
-        "3.0.0",
-        "sha512-Ms+IO6V40EKcfBjxs76iLYQexo6Tgl8MbTxM7Z4Qm5n/Hwkr/DNNYui40aU3YaVd8oRNLaMXN1/rS++/VHViPQ==",
-        "Apache-2.0 (Noto Emoji); MIT (emoji-data)",
-        "package/img/google/64/{code}.png",
-        skipped=("smiley", "cat face", "person", "flag"),
-    ),
-    Package(
-        "emojione",  # version 2.2.7, the last one under a free licence: grey cats, and clocks with dark dials
-        "emoji-datasource-emojione",
-        "3.0.0",
-        "sha512-IizQzEpqD2X+fJRX1nEoN0ZCAwxyxlrz0sCV+HQAzi9m/jTA7FjPPaVX+P8esTCqCYK6agUHTr9nnjmTTSxYDA==",
-        "CC-BY-4.0 (EmojiOne 2.2.7); MIT (emoji-data)",
-        "package/img/emojione/64/{code}.png",
-        skipped=("smiley", "cat face", "person", "clock", "flag"),
-    ),
-)
-LARGE_PACKAGES = (
-    # Today's drawings, as vectors where there are any; Noto's flags are not among them. Fluent's pictures are large.
-    Package(
-        "google",
-        "@iconify-json/noto",
-        "1.2.9",
-        "sha512-DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rcKF0mqHYeZVAuaw==",
-        "Apache-2.0 (Noto Emoji)",
-        "",
-        vector=True,
-    ),
-    Package(
-        "twitter",
-        "@iconify-json/twemoji",
-        "1.2.5",
-        "sha512-uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw==",
-        "CC-BY-4.0 (Twemoji)",
-        "",
-        skipped=("person",),
-        vector=True,
-    ),
-    PACKAGES[2],
-)
 SIZES = {"emoji64": SIZE, "emoji128": 2 * SIZE}
 """The data sets: pixels along each side of their pictures."""
+
+
 CATALOGUE = "package/emoji.json"  # in the first package; the second has the same
 
 
@@ -161,139 +72,9 @@ class Picture:
     image: Image.Image
 
 
-@dataclass(frozen=True)
-class Look:
-    """What belongs to a class: whole subcategories and emoji of others, without some of both.
-
-    Emoji are short names, parted by spaces; `vendor/name` means only that vendor's picture.
-    """
-
-    groups: tuple[str, ...] = ()
-    without: str = ""
-    also: str = ""
-
-    def takes(self, record: Record, vendor: str) -> bool:
-        """Whether the vendor's picture of this emoji belongs to the class."""
-        names = {record["short_name"], f"{vendor}/{record['short_name']}"}
-        wanted = record["subcategory"] in self.groups or names & set(self.also.split())
-        return bool(wanted) and not names & set(self.without.split())
-
-
-CLASSES: dict[str, Look] = {
-    # Round and yellow, with two eyes and a mouth. Left out: other colours, tears, hands, hearts, stars, glasses, hats,
-    # what covers the face, and faces that are tilted or stand on their head.
-    "smiley": Look(
-        groups=(
-            "face-smiling",
-            "face-affection",
-            "face-tongue",
-            "face-neutral-skeptical",
-            "face-sleepy",
-            "face-concerned",
-            "face-unwell",
-            "face-negative",
-        ),
-        without="melting_face face_in_clouds dotted_line_face shaking_face "
-        "head_shaking_horizontally head_shaking_vertically nauseated_face face_vomiting exploding_head "
-        "hot_face cold_face imp smiling_imp skull skull_and_crossbones rage face_with_symbols_on_mouth "
-        "joy sweat_smile innocent yum heart_eyes sweat kissing_heart cry triumph disappointed_relieved "
-        "fearful sleepy sob face_exhaling cold_sweat scream sleeping dizzy_face face_with_spiral_eyes mask "
-        "upside_down_face zipper_mouth_face face_with_thermometer face_with_head_bandage "
-        "rolling_on_the_floor_laughing drooling_face lying_face sneezing_face star-struck zany_face "
-        "smiling_face_with_3_hearts yawning_face smiling_face_with_tear face_holding_back_tears money_mouth_face "
-        "oreo/angry oreo/tired_face",
-    ),
-    # Left out: tears, and hearts for eyes.
-    "cat face": Look(
-        groups=("cat-face",), also="google/cat twitter/cat", without="joy_cat crying_cat_face heart_eyes_cat"
-    ),
-    # One whole heart of one colour. Left out: several hearts, hearts on a letter or a sign, over a dot, in flames,
-    # broken, bandaged, with a bow, an arrow or sparks.
-    "heart": Look(
-        groups=("heart",),
-        without="love_letter two_hearts revolving_hearts heart_decoration heart_on_fire "
-        "heavy_heart_exclamation_mark_ornament broken_heart mending_heart gift_heart cupid sparkling_heart "
-        "heartbeat heartpulse",
-    ),
-    # Round faces with round ears, from the front; whole animals have thin legs and as many postures as there are
-    # animals. Left out: long ears, long faces, antlers, and what is white on white or sits on a branch.
-    "animal face": Look(
-        also="monkey_face dog raccoon lion_face tiger cow pig mouse hamster bear twitter/polar_bear koala panda_face",
-        without="nougat/koala",
-    ),
-    # Whole birds from the side, looking to the left. Left out: other views, thin or fanned ones, white on white.
-    "bird": Look(
-        groups=("animal-bird",),
-        without="feather wing hatching_chick hatched_chick chicken eagle peacock phoenix penguin owl dove_of_peace "
-        "swan flamingo parrot turkey emojione/duck",
-    ),
-    # Fish from the side, and the dolphin: nothing with arms, claws or a shell. Whales are a shape of their own.
-    "fish": Look(
-        groups=("animal-marine",),
-        without="shell coral oyster octopus jellyfish crab lobster shrimp squid seal whale whale2 emojione/dolphin",
-    ),
-    # An open blossom or a single stem. white_flower is a stamp for good homework.
-    "flower": Look(groups=("plant-flower",), without="white_flower bouquet wilted_flower"),
-    # Green and growing: no thin or dead leaves, bare branches, nests, toadstools or ripe ears.
-    "plant": Look(
-        groups=("plant-other",),
-        without="seedling herb ear_of_rice maple_leaf fallen_leaf leaves leafless_tree mushroom empty_nest "
-        "nest_with_eggs",
-        also="christmas_tree",
-    ),
-    # Whole and round: nothing sliced or curved.
-    "fruit": Look(
-        groups=("food-fruit",), without="olive melon watermelon banana pineapple blueberries kiwifruit coconut"
-    ),
-    # One glass, upright; milk is white on white.
-    "drink": Look(
-        groups=("drink",),
-        without="baby_bottle teapot sake champagne beers clinking_glasses pouring_liquid ice_cube coffee tea "
-        "beverage_box mate_drink glass_of_milk",
-    ),
-    # Cars, buses and lorries from the side: no front views, cycles, trains, tractors or racing cars.
-    "vehicle": Look(
-        also="car blue_car taxi police_car pickup_truck bus trolleybus minibus ambulance fire_engine truck "
-        "articulated_lorry",
-    ),
-    "boat": Look(groups=("transport-water",), without="ring_buoy anchor canoe speedboat"),
-    # The disc in its phases. Crescents alone are thin.
-    "moon": Look(
-        also="new_moon waxing_crescent_moon first_quarter_moon moon full_moon waning_gibbous_moon "
-        "last_quarter_moon waning_crescent_moon new_moon_with_face full_moon_with_face",
-    ),
-    # Sun and clouds.
-    "weather": Look(
-        also="sunny sun_with_face cloud partly_sunny thunder_cloud_and_rain mostly_sunny barely_sunny "
-        "partly_sunny_rain rain_cloud snow_cloud lightning",
-    ),
-    # A dial at the full hour, so that the long hand points upwards.
-    "clock": Look(also="clock1 clock2 clock3 clock4 clock5 clock6 clock7 clock8 clock9 clock10 clock11 clock12"),
-    # One flag for each design: those left out are twins of others. Nepal's is no rectangle.
-    "flag": Look(
-        groups=("country-flag", "subdivision-flag"),
-        without="flag-cp flag-mf flag-ea flag-dg flag-bv flag-sj flag-hm flag-um flag-sark flag-mc flag-td flag-np",
-        also="rainbow-flag transgender_flag pirate_flag",
-    ),
-    # Head and shoulders from the front, by one hand. Left out: whole figures, profiles, heads alone, hidden faces,
-    # large tools, monsters.
-    "person": Look(
-        groups=("person", "person-role"),
-        without="teacher male-teacher female-teacher technologist male-technologist female-technologist "
-        "astronaut male-astronaut female-astronaut factory_worker male-factory-worker female-factory-worker "
-        "farmer male-farmer female-farmer singer male-singer female-singer scientist male-scientist female-scientist "
-        "sleuth_or_spy male-detective female-detective ninja "
-        "baby child boy adult older_man older_woman older_adult prince princess person_with_crown "
-        "pregnant_woman pregnant_man pregnant_person "
-        "breast-feeding woman_feeding_baby man_feeding_baby person_feeding_baby",
-        also="elf female_elf male_elf vampire female_vampire male_vampire",
-    ),
-}
-
-
 def class_of(record: Record, vendor: str) -> str | None:
     """The class of a vendor's picture of an emoji, or None if no class wants it; TrainingError if two do."""
-    wanted_by = [name for name, look in CLASSES.items() if look.takes(record, vendor)]
+    wanted_by = [name for name, one in CLASSES.items() if one.takes(record, vendor)]
     if len(wanted_by) > 1:
         raise TrainingError(f"The emoji {record['short_name']} is in two classes, {wanted_by}: take it out of one.")
     return wanted_by[0] if wanted_by else None
@@ -303,7 +84,7 @@ def unknown_names(records: Iterable[Record]) -> list[str]:
     """Subcategories and emoji that `CLASSES` names and the catalogue lacks: they would have no effect."""
     known = {record[key] for record in records for key in ("short_name", "subcategory")}
     known |= {f"{package.vendor}/{name}" for package in PACKAGES for name in known}
-    named = {n for look in CLASSES.values() for n in (*look.groups, *f"{look.without} {look.also}".split())}
+    named = {n for one in CLASSES.values() for n in (*one.groups, *f"{one.without} {one.also}".split())}
     return sorted(named - known)
 
 

@@ -20,11 +20,6 @@ from torch import Tensor, nn
 from training.distributed import World
 
 
-def hinge_generator(fake: Tensor) -> Tensor:
-    """-mean(fake): the generator's side of the hinge game (Lim and Ye 2017)."""
-    return -fake.float().mean()
-
-
 def non_saturating_generator(fake: Tensor, by_image: bool = False) -> Tensor:
     """mean(-log sigmoid(fake)) (Goodfellow et al. 2014): the generator's loss in the paper.
 

@@ -9,9 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MULTISCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Exponents of the scales, from fine to coarse (Wang, Simoncelli and Bovik 2003, section 3.2)."""
-
 
 def multiscale_gradient(output: Tensor, target: Tensor, scales: int = 3) -> Tensor:
     """Mean absolute difference of the horizontal and vertical gradients over `scales` halvings of the images.
@@ -49,32 +46,6 @@ def ssim(output: Tensor, target: Tensor, window: int = 11, sigma: float = 1.5) -
     check_pair(output, target, window, f"SSIM with a window of {window} pixels")
     luminance, contrast = _similarity(_precise(output), _precise(target), window, sigma)
     return (luminance * contrast).mean(dim=(1, 2, 3))
-
-
-def multiscale_ssim(output: Tensor, target: Tensor, scales: int = 5, window: int = 11, sigma: float = 1.5) -> Tensor:
-    """Multi-scale structural similarity of every image (Wang, Simoncelli and Bovik 2003), 1 where they are equal: [B].
-
-    Contrast and structure at every scale, luminance at the coarsest, images halved in between. With fewer than the
-    five scales of the paper its first exponents are used, scaled to the sum of 1; 64x64 images have room for three.
-
-    Raises:
-        ValueError: the shapes differ, there are more scales than five, or the window is wider than the coarsest scale.
-    """
-    if not 1 <= scales <= len(MULTISCALE_WEIGHTS):
-        raise ValueError(f"multi-scale SSIM takes 1 to {len(MULTISCALE_WEIGHTS)} scales, not {scales}")
-    check_pair(output, target, window * 2 ** (scales - 1), f"multi-scale SSIM with {scales} scales of {window} pixels")
-    output, target = _precise(output), _precise(target)
-    exponents = output.new_tensor(MULTISCALE_WEIGHTS[:scales])
-    factors = []
-    for scale in range(scales):
-        if scale:
-            output, target = F.avg_pool2d(output, 2), F.avg_pool2d(target, 2)
-        luminance, contrast = _similarity(output, target, window, sigma)
-        last = scale == scales - 1
-        factors.append((luminance * contrast if last else contrast).mean(dim=(2, 3)))
-    # A power of a negative value is NaN, and at 0 its slope is infinite: far from alike counts as just above 0.
-    positive = torch.stack(factors, dim=2).clamp(min=1e-6)  # [B,3,scales]
-    return positive.pow(exponents / exponents.sum()).prod(dim=2).mean(dim=1)
 
 
 def _similarity(output: Tensor, target: Tensor, window: int, sigma: float) -> tuple[Tensor, Tensor]:

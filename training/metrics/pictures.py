@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.data.augmentation import plain_images
+from training.data.augmentation import plain_images, sampling_grid
 from training.data.dataset import open_dataset
 from training.data.sources import Split
 from training.errors import TrainingError
@@ -106,9 +106,5 @@ def moved(images: Tensor, scale: Tensor, flip: Tensor, shift: Tensor) -> Tensor:
         scale: [N], size of the picture within the result; flip: [N], -1 for mirrored; shift: [N,2] right and down, as
             a share of the side.
     """
-    zero = torch.zeros_like(scale)
-    affine = torch.stack(
-        [flip / scale, zero, -2 * shift[:, 0] * flip / scale, zero, 1 / scale, -2 * shift[:, 1] / scale], dim=1
-    ).view(-1, 2, 3)
-    places = F.affine_grid(affine, list(images.shape), align_corners=False)
+    places = sampling_grid(images, scale, flip, shift)
     return F.grid_sample(images - 1, places, padding_mode="zeros", align_corners=False) + 1  # white is zero inside
