@@ -86,6 +86,23 @@ def test_a_verdict_tells_good_pictures_from_bad() -> None:
     assert mistaken["probe"] < 0.05 and mistaken["Frechet distance"] == ours["Frechet distance"]
 
 
+def test_every_class_counts_alike() -> None:
+    """A set in which one class comes three times as often is as near to the training pictures as one that is even."""
+    features, labels = groups(60, 8)
+    uneven = torch.cat([torch.arange(180), *[torch.arange(0, 180, 3)] * 2])
+    numbers = Judge(features, labelled(labels)).verdict(features[uneven], labels[uneven]).numbers
+    even = Judge(features, labelled(labels)).verdict(features, labels).numbers
+    assert numbers["Frechet distance"] < 0.05 and even["Frechet distance"] < 1e-6
+    assert numbers["probe"] == pytest.approx(even["probe"]) and numbers["precision"] == pytest.approx(1)
+    others, wanted = groups(60, 9)
+    pairs = [
+        Judge(features[one], labelled(labels[one])).verdict(others[two], wanted[two]).numbers["kernel distance"]
+        for one in (torch.arange(180), uneven) for two in (torch.arange(180), uneven)
+    ]  # fmt: skip
+    far = 1000 * kernel_distance(features + 1, others)
+    assert max(map(abs, pairs)) < 0.1 * far
+
+
 def test_noise_is_told_where_there_are_seeds() -> None:
     base = dict.fromkeys(("kernel distance", "precision", "recall", "probe", "nearest neighbour"), 0.5)
     verdicts = [Verdict(base | {"Frechet distance": value}, torch.zeros(1)) for value in (10.0, 14.0)]

@@ -49,16 +49,16 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     return max(0.0, float(squared))  # rounding can leave a zero slightly below it
 
 
-def frechet_of_sets(a: Tensor, b: Tensor, b_weights: Tensor | None = None) -> float:
+def frechet_of_sets(a: Tensor, b: Tensor, b_weights: Tensor | None = None, a_weights: Tensor | None = None) -> float:
     """The same of the Gaussians of two sets of features [N,D] and [M,D].
 
     The singular values of A^(1/2) B^(1/2) are those of X Y^T, where A = X^T X and B = Y^T Y: no roots of large
     matrices, and little to do where there are fewer pictures than features.
 
     Args:
-        b_weights: [M], summing to 1, where some of `b` count more than others; None: all alike.
+        a_weights, b_weights: [N] and [M], summing to 1, where some count more than others; None: all alike.
     """
-    (mean_a, x), (mean_b, y) = _centred(a, None), _centred(b, b_weights)
+    (mean_a, x), (mean_b, y) = _centred(a, a_weights), _centred(b, b_weights)
     cross = torch.linalg.svdvals(x @ y.T).sum()
     squared = (mean_a - mean_b).square().sum() + x.square().sum() + y.square().sum() - 2 * cross
     return max(0.0, float(squared))
@@ -80,16 +80,16 @@ def _root(covariance: Tensor) -> Tensor:
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
 
-def kernel_distance(a: Tensor, b: Tensor, b_weights: Tensor | None = None) -> float:
+def kernel_distance(a: Tensor, b: Tensor, b_weights: Tensor | None = None, a_weights: Tensor | None = None) -> float:
     """Squared maximum mean discrepancy of features [N,D] and [M,D] under the kernel (x y / D + 1)^3, without bias
     (kernel inception distance; Binkowski et al. 2018). Unlike the Frechet distance it does not grow when there are few
     pictures.
 
     Args:
-        b_weights: [M], summing to 1, where some of `b` count more than others; None: all alike.
+        a_weights, b_weights: [N] and [M], summing to 1, where some count more than others; None: all alike.
     """
     a, b = a.double(), b.double()
-    weights_a = a.new_full((len(a),), 1 / len(a))
+    weights_a = a.new_full((len(a),), 1 / len(a)) if a_weights is None else a_weights.double()
     weights_b = b.new_full((len(b),), 1 / len(b)) if b_weights is None else b_weights.double()
     within = _kernel_mean(a, a, weights_a, weights_a) + _kernel_mean(b, b, weights_b, weights_b)
     return within - 2 * _kernel_mean(a, b, weights_a, weights_b)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.metrics.distribution import frechet_of_sets, kernel_distance, precision_recall
 from training.metrics.lite import Probe, nearest_classes
-from training.metrics.pictures import Labelled
+from training.metrics.pictures import Labelled, class_weights
 from training.metrics.report import Measured
 
 NEIGHBOURS = 3  # of precision and recall
@@ -52,17 +52,20 @@ class Judge:
         self.probe = Probe(features, train.labels, len(train.classes), train.weights)
 
     def verdict(self, features: Tensor, labels: Tensor) -> Verdict:
-        """Of pictures with these features [N,D] and classes long [N]; every class counts alike where N follows them."""
+        """Of pictures with these features [N,D] and classes long [N]; every class that has some counts alike, here and
+        among the training pictures."""
         real, weights = self.features, self.train.weights
-        precision, recall = precision_recall(features, real, NEIGHBOURS, weights)
+        ours = class_weights(labels, len(self.train.classes))
+        _, recall = precision_recall(features, real, NEIGHBOURS, weights)
+        _, precision = precision_recall(real, features, NEIGHBOURS, ours)  # the same with the sets exchanged
         taken, nearest = self.probe(features), nearest_classes(features, real, self.train.labels)
         numbers = {
-            "Frechet distance": frechet_of_sets(features, real, weights),
-            "kernel distance": 1000 * kernel_distance(features, real, weights),
+            "Frechet distance": frechet_of_sets(features, real, weights, ours),
+            "kernel distance": 1000 * kernel_distance(features, real, weights, ours),
             "precision": precision,
             "recall": recall,
-            "probe": float((taken == labels).double().mean()),
-            "nearest neighbour": float((nearest == labels).double().mean()),
+            "probe": float(ours @ (taken == labels).double()),
+            "nearest neighbour": float(ours @ (nearest == labels).double()),
         }
         return Verdict(numbers, taken)
 

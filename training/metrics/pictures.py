@@ -41,9 +41,7 @@ class Labelled:
     @property
     def weights(self) -> Tensor:
         """float64 [N], summing to 1: every class that has pictures counts alike, however many it has."""
-        counts = torch.bincount(self.labels, minlength=len(self.classes)).double()
-        weights = 1 / counts[self.labels]
-        return weights / weights.sum()
+        return class_weights(self.labels, len(self.classes))
 
     def fingerprint(self) -> str:
         """A short hash of pixels, labels and class names."""
@@ -51,6 +49,12 @@ class Labelled:
         digest.update(self.pixels.contiguous().numpy().tobytes())
         digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def class_weights(labels: Tensor, classes: int) -> Tensor:
+    """float64 [N], summing to 1, of pictures with these labels long [N]: every class that has some counts alike."""
+    weights = 1 / torch.bincount(labels, minlength=classes).double()[labels]
+    return weights / weights.sum()
 
 
 def read_split(
