@@ -15,7 +15,7 @@ from typing import Any, ClassVar, cast
 
 _INFO_NAMES = {"dynamic_prompts": "dynamicPrompts", "force_input": "forceInput"}
 """Keywords that the node catalogue spells differently."""
-_NOT_SHOWN = ("id", "optional", "extra_dict")
+_NOT_SHOWN = ("id", "optional")
 
 
 @dataclass(eq=False)
@@ -34,9 +34,11 @@ class InputBase:
 
     def as_dict(self) -> dict[str, Any]:
         """The catalogue's entry: the keywords that were given, or that the host writes even where they were not."""
-        names = [one.name for one in dataclasses.fields(self) if one.name not in _NOT_SHOWN]
-        given = {_INFO_NAMES.get(name, name): getattr(self, name) for name in names}
-        return {name: value for name, value in given.items() if value is not None} | self.extra_dict
+        entry: dict[str, Any] = {}
+        for one in dataclasses.fields(self):  # in the host's order, in which `extra_dict` has its place
+            value = getattr(self, one.name)
+            entry |= value if one.name == "extra_dict" else {_INFO_NAMES.get(one.name, one.name): value}
+        return {name: value for name, value in entry.items() if value is not None and name not in _NOT_SHOWN}
 
 
 @dataclass(eq=False)
