@@ -71,9 +71,6 @@ def rotate(values: Tensor, rope: Tensor) -> Tensor:
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention of queries [B,H,Q,64] over keys and values [B,H,T,64]: [B,H,Q,64]."""
-    if value.requires_grad and value.dtype is torch.bfloat16 and value.device.type == "cpu":
-        # Torch's fused backward there takes several times as long as these plain products.
-        return (query * HEAD_DIM**-0.5 @ key.mT).softmax(-1) @ value
     return F.scaled_dot_product_attention(query, key, value)
 
 
@@ -86,6 +83,7 @@ class Block(nn.Module):
     def __init__(self, width: int, drop_path: float = 0.0) -> None:
         super().__init__()
         self.width, self.drop_path = width, drop_path
+        self.attention = attention  # training may put in another one, of the same result
         self.modulation = nn.Linear(width, 3 * width)
         self.linear_in = nn.Linear(width, 7 * width)  # q, k, v and the MLP's input of 4 widths
         self.linear_out = nn.Linear(5 * width, width)  # of attention and MLP
@@ -133,7 +131,7 @@ class Block(nn.Module):
         pair = F.rms_norm(qkv[:, :, :2].float(), (HEAD_DIM,), eps=1e-6) * self.qk_scale[:, None].float()
         query, key = rearrange(rotate(pair, rope).to(qkv.dtype), "b t part head channel -> part b head t channel")
         value = rearrange(qkv[:, :, 2], "b t head channel -> b head t channel")
-        attended = attention(query[:, :, -queries:], key, value)
+        attended = self.attention(query[:, :, -queries:], key, value)
         return rearrange(attended, "b head t channel -> b t (head channel)")
 
     def _project_out(self, attended: Tensor, mlp: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from training import checkpointing
 from training.cpu.allocator import keep_freed_memory
+from training.cpu.attention import use_plain_attention
 from training.data.augmentation import stream
 from training.data.loader import batches
 from training.distributed import Shard, World, is_sharded, parts_callable, replicate
@@ -83,6 +84,8 @@ def train(task: Task[Batch], settings: Running, folder: Path, world: World | Non
     world = world or World()
     if world.device.type == "cpu":
         keep_freed_memory()
+        for phase in task.phases:
+            use_plain_attention(phase.objective)
     run = _Run(task, settings, folder, world)
     start = run.restore()
     log = run.log = Log(folder, start, world, settings.track, run.pending, run.id)
@@ -99,16 +102,7 @@ def train(task: Task[Batch], settings: Running, folder: Path, world: World | Non
             log.add(run.step(step, [next(parts) for _ in range(settings.accumulate)]))
             done = step + 1
             last, asked = done == settings.steps, world.any(bool(stop))
-            logs, saves = done % settings.log_every == 0, last or asked or done % settings.save_every == 0
-            watches = last or settings.watches_after(done)
-            if logs or saves or watches:  # only here is anything read from the device
-                run.require_finite()
-            if logs:
-                bar.set_postfix(log.write(done, settings.batch), refresh=False)
-            with log.paused():
-                saved = run.save(done) if saves else None
-                if watches:
-                    run.watch(done, log, saved)
+            saved = run.report(done, log, bar, last or asked, last)
             if asked and not last:
                 raise Interrupted(f"stopped at step {done}, saved in {saved}; the same command goes on from there")
     return run.average
@@ -207,6 +201,24 @@ class _Run(Generic[Batch]):
             f"the loss is {value} at step {step}{where}; the last save in {self.folder} is intact: "
             "look at these files, or go on with a lower learning rate"
         )
+
+    def report(self, done: int, log: Log, bar: tqdm[int], saves: bool, watches: bool) -> Path | None:
+        """The line of the log, the save and the samples that are due after so many steps; returns the save.
+
+        Only here is anything read from the device.
+        """
+        settings = self.settings
+        logs, saves = done % settings.log_every == 0, saves or done % settings.save_every == 0
+        watches = watches or settings.watches_after(done)
+        if logs or saves or watches:
+            self.require_finite()
+        if logs:
+            bar.set_postfix(log.write(done, settings.batch), refresh=False)
+        with log.paused():
+            saved = self.save(done) if saves else None
+            if watches:
+                self.watch(done, log, saved)
+        return saved
 
     def save(self, done: int) -> Path:
         """Writes the resumable state; every process takes part, the first one writes."""

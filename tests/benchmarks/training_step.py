@@ -23,6 +23,7 @@ from nvg_model.config import preset
 from nvg_model.hierarchy import all_stages
 from nvg_model.model import NVG
 from training.cpu.allocator import keep_freed_memory
+from training.cpu.attention import use_plain_attention
 from training.data.generator_batch import Batch, assemble
 from training.generator import GeneratorObjective
 from training.optim import optimizers
@@ -126,6 +127,7 @@ def main() -> None:
     nvg = random_model(preset(options.preset))
     nvg.tokenizer.requires_grad_(False)
     objective = GeneratorObjective(nvg, settings).train()
+    use_plain_attention(objective)
     optimisers = optimizers(objective, settings)
     batch = make_batch(nvg, settings)
     cached = dataclasses.replace(batch, images=None)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import nvg_model
 from nvg_model.hierarchy import all_stages, embed, members
 from nvg_model.quantizer import Quantizer, quantizer_loss, straight_through
-from nvg_model.transformer import Block, attention, class_token_ids, position_ids, rope_axes, rope_table, rotate
+from nvg_model.transformer import Block, class_token_ids, position_ids, rope_axes, rope_table, rotate
 
 TINY = nvg_model.preset("tiny")
 
@@ -374,23 +374,6 @@ def test_rotation_is_a_product_of_complex_numbers():
     wanted = torch.view_as_real(torch.view_as_complex(values.unflatten(-1, (32, 2))) * turns).flatten(-2)
     assert torch.allclose(rotate(values, rope), wanted, atol=1e-5)
     assert not torch.allclose(wanted, values, atol=0.1)
-
-
-def test_attention_trained_in_bfloat16_is_the_same():
-    """It takes another way on CPUs; the result and the gradients are those of float32, rounded."""
-    values, gradients = [], []
-    for dtype in (torch.float32, torch.bfloat16):
-        generator = generator_of()
-        tensors = [torch.randn(2, 3, n, 64, generator=generator).to(dtype).requires_grad_() for n in (7, 9, 9)]
-        value = attention(*tensors)
-        value.float().square().sum().backward()
-        values.append(value.float())
-        gradients.append([one.grad.float() for one in tensors])
-    with torch.no_grad():
-        assert torch.allclose(attention(*tensors).float(), values[1], atol=0.02)
-    assert torch.allclose(*values, atol=0.03)
-    for full, low in zip(*gradients, strict=True):
-        assert (low - full).norm() < 0.02 * full.norm()
 
 
 # Gradients.
