@@ -38,6 +38,7 @@ thumbnails: $(VENV)/.installed
 	done
 
 pictures: $(VENV)/.installed-test
+	$(BIN)/python docs/diagram.py
 	$(BIN)/python docs/pictures.py
 
 # A node is its schema: the contract with saved workflows, the English texts and docs/nodes.md follow from it.

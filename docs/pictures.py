@@ -29,7 +29,14 @@ def growing(path: Path) -> None:
     frames = [_frame(model, state) for state in model.stages(CLASSES, seed=SEED)]
     durations = [500] * (len(frames) - 1) + [2500]
     frames[0].save(
-        path, save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=85, method=6, minimize_size=True
+        path,
+        save_all=True,
+        append_images=frames[1:],
+        duration=durations,
+        loop=0,
+        quality=85,
+        method=6,
+        minimize_size=True,
     )
 
 
