@@ -1,4 +1,4 @@
-// A painting as kept in the workflow, and its history. nvg_nodes/paint.py reads the same text: nothing; a picture as a
+// A painting as kept in the workflow, and its history. nodes_paint.py reads the same text: nothing; a picture as a
 // data URL; or JSON {"version": 1, "masks": [data URL or null, ...]}, a mask per split, null repeating the one before.
 
 const VERSION = 1;

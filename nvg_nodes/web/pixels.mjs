@@ -2,7 +2,7 @@
 
 /** Pixels along a side of a map: many times the model's positions, and a PNG of some two kilobytes. */
 export const SIDE = 256;
-const HALF = 128; // of the opacity: from here on a pixel is inside, as nvg_nodes/structure_sources.py reads it
+const HALF = 128; // of the opacity: from here on a pixel is inside, as nvg_nodes/layout.py reads it
 
 /** Paints the empty area around a pixel, and its soft edge. */
 export function fill(data, x, y) {
