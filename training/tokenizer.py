@@ -93,12 +93,8 @@ def _train_in(
     held_out = recipe.dataset(data, "held-out", dataset.classes)
     if settings.separation_weight and settings.separation_by == "subject":
         require_transparency(dataset, data)
-    torch.manual_seed(recipe.seed)  # the initial weights only
-    tokenizer = Tokenizer(recipe.config).to(world.device)
-    tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # three times faster on CPUs
     describe_run(folder, recipe, world, data=str(data))
-    if start is not None:
-        tokenizer.load_state_dict(start)
+    tokenizer = new_tokenizer(recipe, start, world)
     phases = training_phases(tokenizer, settings, world)
 
     def validate() -> dict[str, float]:
@@ -125,6 +121,16 @@ def _train_in(
         _report(tokenizer, path, held_out)
     world.wait()
     return path
+
+
+def new_tokenizer(recipe: Recipe, start: dict[str, Tensor] | None, world: World) -> Tokenizer:
+    """The tokenizer before training: random weights of the recipe's seed, or those to start from."""
+    torch.manual_seed(recipe.seed)
+    tokenizer = Tokenizer(recipe.config).to(world.device)
+    tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # three times faster on CPUs
+    if start is not None:
+        tokenizer.load_state_dict(start)
+    return tokenizer
 
 
 def require_transparency(dataset: ImageDataset, data: Path | str) -> None:

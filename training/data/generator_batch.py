@@ -126,17 +126,7 @@ class Source:
         if config.generator is not None and config.generator.content_input != "canvas":
             shape = settings.batch, config.positions, config.autoencoder.latent_channels
             canvas_noise = shard.of(torch.randn(shape, generator=generator))
-        tokens = 2 ** (config.splits + 1) - 1
-        wrong = None
-        if settings.token_noise:
-            rate = settings.token_noise * torch.rand(settings.batch, 1, generator=generator)
-            wrong = shard.of(torch.rand(settings.batch, tokens, generator=generator) < rate)
-        start = chance = None
-        if settings.own_tokens:
-            own = torch.rand(settings.batch, generator=generator) < settings.own_tokens
-            late = torch.randint(config.splits // 2, config.splits, (settings.batch,), generator=generator)
-            start = shard.of(torch.where(own, late, config.splits))
-            chance = shard.of(torch.rand(settings.batch, tokens, generator=generator))
+        mistakes = self._mistakes(generator, shard)
         what = self._images(index, generator, shard) if self.cache is None else self._tokens(shard.of(index))
         classes = what.pop("classes")
         return Batch(
@@ -145,12 +135,24 @@ class Source:
             structure_stages=shard.of(structure),
             noise=shard.of(noise),
             canvas_noise=canvas_noise,
-            wrong=wrong,
-            start=start,
-            chance=chance,
             times=shard.of(times),
+            **mistakes,
             **what,
         )
+
+    def _mistakes(self, generator: torch.Generator, shard: Shard) -> dict[str, Any]:
+        """Which tokens of this shard are exchanged, and which the content generator draws, where a recipe has it so."""
+        settings, splits = self.settings, self.config.splits
+        batch, tokens, drawn = settings.batch, 2 ** (splits + 1) - 1, {}
+        if settings.token_noise:
+            rate = settings.token_noise * torch.rand(batch, 1, generator=generator)
+            drawn["wrong"] = torch.rand(batch, tokens, generator=generator) < rate
+        if settings.own_tokens:
+            own = torch.rand(batch, generator=generator) < settings.own_tokens
+            late = torch.randint(splits // 2, splits, (batch,), generator=generator)
+            drawn["start"] = torch.where(own, late, splits)
+            drawn["chance"] = torch.rand(batch, tokens, generator=generator)
+        return {name: shard.of(one) for name, one in drawn.items()}
 
     def _index(self, step: int, generator: torch.Generator) -> Tensor:
         """Of the step's views in the cache, or of its pictures."""
