@@ -118,7 +118,7 @@ def test_half_precision_is_measured_in_full() -> None:
 )
 def test_small_and_unequal_images_are_refused(measure, needed: str) -> None:
     one = torch.zeros(1, 3, 1, 1)
-    with pytest.raises(ValueError, match=f"at least {needed} pixels; these have 1x1$"):
+    with pytest.raises(TrainingError, match=f"at least {needed} pixels; these have 1x1$"):
         measure(one, one)
     with pytest.raises(ValueError, match=r"one shape, not \[1, 3, 64, 64\] with \[1, 3, 64, 32\]$"):
         measure(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 32))
@@ -267,7 +267,7 @@ def test_dino_refusals(vit: nn.Module) -> None:
             DinoFeatures(vit, depths)
     with pytest.raises(ValueError, match=r"takes images \[B,3,H,W\], not \[1, 1, 8, 8\]"):
         DinoFeatures(vit, (1,))(torch.zeros(1, 1, 8, 8))
-    with pytest.raises(ValueError, match="need as many patches"):
+    with pytest.raises(TrainingError, match="need as many patches"):
         DinoDiscriminator(DinoFeatures(vit, (1,), grid=(2, 2)))
 
 
@@ -487,7 +487,7 @@ def test_frozen_gives_the_true_gradient(discriminator: nn.Module) -> None:
 def test_frozen_restores_after_an_error() -> None:
     discriminator = patch_discriminator().train()
     discriminator.blocks[0].eval().weight.requires_grad_(False)
-    with pytest.raises(ValueError, match="at least 12x12"), frozen(discriminator):
+    with pytest.raises(TrainingError, match="at least 12x12"), frozen(discriminator):
         discriminator(torch.zeros(1, 3, 8, 8))
     assert [part.training for part in discriminator.blocks[:2]] == [False, True]
     assert not discriminator.blocks[0].weight.requires_grad and discriminator.blocks[0].bias.requires_grad
@@ -551,7 +551,7 @@ def test_patch_discriminator_judges_patches_of_the_stated_size() -> None:
 
 def test_patch_discriminator_refusals() -> None:
     discriminator = PatchDiscriminator(width=8, layers=3)
-    with pytest.raises(ValueError, match="at least 24x24 pixels; these have 1x1: give it fewer layers"):
+    with pytest.raises(TrainingError, match="at least 24x24 pixels; these have 1x1: give it fewer layers"):
         discriminator(torch.zeros(1, 3, 1, 1))
     with pytest.raises(ValueError, match=r"not \[1, 1, 64, 64\]"):
         discriminator(torch.zeros(1, 1, 64, 64))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from training.errors import TrainingError
 from training.losses.dino import DinoFeatures
 from training.losses.dino_weights import DINO_SMALL, load_vit
 
@@ -33,7 +34,7 @@ class DinoDiscriminator(nn.Module):
     def __init__(self, features: DinoFeatures, kernel: int = 9) -> None:
         super().__init__()
         if math.prod(features.grid) < kernel:
-            raise ValueError(f"heads with a kernel of {kernel} need as many patches; the grid is {features.grid}")
+            raise TrainingError(f"heads with a kernel of {kernel} need as many patches; the grid is {features.grid}")
         self.features = features
         self.heads = nn.ModuleList(_DinoHead(features.width, kernel) for _ in features.depths)
 
@@ -122,15 +123,15 @@ class PatchDiscriminator(nn.Module):
         """Logits [B, patches]; `places` changes nothing.
 
         Raises:
-            ValueError: the images are too small, or without three channels.
+            TrainingError: the images are too small.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"the discriminator takes images [B,3,H,W], not {list(images.shape)}")
         if min(images.shape[2:]) < self.smallest:
             height, width = images.shape[2:]
-            raise ValueError(
+            raise TrainingError(
                 f"the discriminator needs images of at least {self.smallest}x{self.smallest} pixels; "
-                f"these have {height}x{width}: give it fewer layers"
+                f"these have {height}x{width}: give it fewer layers (--discriminator-layers)"
             )
         return self.blocks(images).flatten(1)
 

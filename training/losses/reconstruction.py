@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.errors import TrainingError
+
 
 def multiscale_gradient(output: Tensor, target: Tensor, scales: int = 3) -> Tensor:
     """Mean absolute difference of the horizontal and vertical gradients over `scales` halvings of the images.
@@ -82,4 +84,4 @@ def check_pair(output: Tensor, target: Tensor, side: int, what: str) -> None:
         )
     if min(output.shape[2:]) < side:
         height, width = output.shape[2:]
-        raise ValueError(f"{what} needs images of at least {side}x{side} pixels; these have {height}x{width}")
+        raise TrainingError(f"{what} needs images of at least {side}x{side} pixels; these have {height}x{width}")
