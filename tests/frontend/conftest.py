@@ -226,7 +226,11 @@ def _fetch(version: str, folder: Path) -> str:
             return (done.stderr.strip().splitlines() or ["no wheel"])[-1]
         with zipfile.ZipFile(found[0]) as wheel:
             wheel.extractall(unpacked)
-        unpacked.rename(folder)
+        try:
+            unpacked.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first
+                raise
     return ""
 
 
