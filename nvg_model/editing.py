@@ -63,7 +63,7 @@ class EditedRun(Run):
     regions: RegionalClasses | None = None
     kept: Kept | None = None
 
-    def guidance(self, scale: float, null_class: int) -> Guidance:
+    def guidance(self, scale: float | Tensor, null_class: int) -> Guidance:
         """Of the classes of all regions."""
         return super().guidance(scale, null_class) if self.regions is None else self.regions.at(scale, null_class)
 
@@ -71,8 +71,7 @@ class EditedRun(Run):
         """As of a plain run, but with the predicted final canvases mixed by the regions' masks before they are averaged
         over the clusters, and averaged over the new positions only where a cluster has kept ones too."""
         scale = self._content_scale(stage)
-        null = self.content.num_classes
-        guidance = Guidance.at(scale, self.classes, null) if self.regions is None else self.regions.at(scale, null)
+        guidance = self.guidance(scale, self.content.num_classes)
         noise = self._canvas_noise(guidance, canvas, stage)
         self.on_evaluation()
         rows = guidance.repeat(canvas), guidance.repeat(labels), guidance.classes

@@ -88,7 +88,7 @@ class Run:
                 torch.stack(structure, 1), torch.stack(tokens, 1), torch.stack(canvases, 1), self.quantizer.grid
             )
 
-    def guidance(self, scale: float, null_class: int) -> Guidance:
+    def guidance(self, scale: float | Tensor, null_class: int) -> Guidance:
         """What a network sees at once, and how its results become one."""
         return Guidance.at(scale, self.classes, null_class)
 
