@@ -3,12 +3,14 @@
 COMFYUI_PATH        a ComfyUI checkout; without it these tests are skipped
 COMFYUI_PYTHON      the Python that has the checkout's requirements (default: the one that runs pytest)
 COMFYUI_PYTHONPATH  PYTHONPATH of the host, if it needs one
+COMFYUI_FLAGS       further flags of main.py, such as --front-end-root with the `static` folder of another front end
 """
 
 import base64
 import io
 import json
 import os
+import shlex
 import shutil
 import socket
 import struct
@@ -259,6 +261,7 @@ def host(checkout, environment, python, tiny, tmp_path_factory):
     port, log = _free_port(), base.parent / "log.txt"
     flags = ["--cpu", "--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch", "--disable-api-nodes"]
     flags += ["--preview-method", "auto"]  # ComfyUI's default is none
+    flags += shlex.split(os.environ.get("COMFYUI_FLAGS", ""))
     paths = ["--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
     with log.open("wb") as output:
         process = subprocess.Popen(
