@@ -85,6 +85,13 @@ class NVG(nn.Module):
         """The same with opacity: [B,4,H,W] in [-1,1], not premultiplied; opaque where the model has no opacity."""
         return self.tokenizer.decode_rgba(self._canvas(sequence, stage))
 
+    @torch.no_grad()
+    def decode_with_opacity(
+        self, sequence: VisualGranularitySequence, stage: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The images of `decode`, and their opacity [B,H,W] in [0,1]: 1 everywhere where the model has none."""
+        return self.tokenizer.decode_with_opacity(self._canvas(sequence, stage))
+
     def _canvas(self, sequence: VisualGranularitySequence, stage: int | None) -> Tensor:
         """The canvas [B,L,C] after `stage`. Raises NVGError where the sequence has no such stage."""
         last = sequence.num_stages - 1

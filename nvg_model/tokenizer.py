@@ -71,6 +71,12 @@ class Tokenizer(nn.Module):
         """Images float32 [B,3,H,W] in [-1,1] of a canvas [B,L,C]; what is transparent is white."""
         return self._output(canvas)[:, :3]
 
+    def decode_with_opacity(self, canvas: Tensor) -> tuple[Tensor, Tensor]:
+        """What `decode` gives, and its opacity [B,H,W] in [0,1]: 1 everywhere where the model has none."""
+        output = self._output(canvas)
+        opacity = (output[:, 3] + 1) / 2 if output.shape[1] == 4 else torch.ones_like(output[:, 0])
+        return output[:, :3], opacity
+
     def decode_rgba(self, canvas: Tensor) -> Tensor:
         """Images float32 [B,4,H,W] in [-1,1] of a canvas [B,L,C], with opacity; opaque where the model has none."""
         output = self._output(canvas)

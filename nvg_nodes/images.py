@@ -71,13 +71,18 @@ def from_model(images: Tensor) -> Tensor:
     return pixels.permute(0, 2, 3, 1).contiguous() / 255
 
 
-def decode(nvg: NVG, sequence: VisualGranularitySequence, stage: int | None = None) -> Tensor:
-    """The model's images of a sequence after a stage (the last one by default), a few at a time."""
+def decode(nvg: NVG, sequence: VisualGranularitySequence, stage: int | None = None) -> tuple[Tensor, Tensor]:
+    """The model's images of a sequence after a stage (the last one by default), and the MASK of what is drawn.
+
+    The mask is 1 on the subject and 0 where the picture is transparent; 1 everywhere where the model has no opacity.
+    A few pictures at a time.
+    """
     parts = []
     for start in range(0, len(sequence), AT_ONCE):
         host.current().check_cancelled()
-        parts.append(nvg.decode(sequence.items(slice(start, start + AT_ONCE)), stage).cpu())
-    return torch.cat(parts)
+        parts.append(nvg.decode_with_opacity(sequence.items(slice(start, start + AT_ONCE)), stage))
+    pictures, masks = zip(*parts, strict=True)
+    return torch.cat(pictures).cpu(), torch.cat(masks).cpu()
 
 
 def checked_mask(mask: Tensor) -> Tensor:

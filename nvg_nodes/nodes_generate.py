@@ -19,6 +19,7 @@ from nvg_nodes.sockets import (
     NVGSettings,
     NVGStructure,
     first_item_input,
+    opacity_output,
     request_inputs,
     settings_input,
 )
@@ -81,6 +82,7 @@ class NVGGenerate(io.ComfyNode):
                 NVGSequence.Output(display_name="sequence", tooltip="All stages, to decode or to keep some of."),
                 NVGStructure.Output(display_name="structure", tooltip="The structure of all stages."),
                 io.Image.Output(display_name="preview", tooltip="A sheet per picture with the maps of its stages."),
+                opacity_output(),
             ],
         )
 
@@ -116,9 +118,9 @@ class NVGGenerate(io.ComfyNode):
                 bar.show(lambda state=state: images.preview(nvg, state))  # type: ignore[misc]
         result = state.to("cpu")
         whole = structure_of(model, result.structure)
-        pictures = images.decode(nvg, result)
+        pictures, mask = images.decode(nvg, result)
         bar.show(lambda: images.contact_sheet(pictures))  # the last preview stays on the node: the result
-        return io.NodeOutput(images.from_model(pictures), result, whole, images.structure_sheet(whole))
+        return io.NodeOutput(images.from_model(pictures), result, whole, images.structure_sheet(whole), mask)
 
 
 class NVGSamplingSettings(io.ComfyNode):

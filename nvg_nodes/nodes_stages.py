@@ -185,7 +185,7 @@ class NVGGenerateContentStage(io.ComfyNode):
                     f"{stage}"
                 )
         result = _next_content(model, state, sequence, stage_seed)
-        pictures = images.from_model(images.decode(model.nvg, result))
+        pictures = images.from_model(images.decode(model.nvg, result)[0])
         return io.NodeOutput(dataclasses.replace(state, sequence=result, labels=None), pictures, result)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from nvg_model import NVGError, VisualGranularitySequence
 from nvg_nodes import host, images
 from nvg_nodes.api import io, schema, words
-from nvg_nodes.sockets import MAIN, STRUCTURE, NVGSequence, NVGStructure, fit_input, model_input
+from nvg_nodes.sockets import MAIN, STRUCTURE, NVGSequence, NVGStructure, fit_input, model_input, opacity_output
 from nvg_nodes.types import Model, check_sequence, structure_of
 
 FINAL, ONE, ALL = "final", "one stage", "all stages"
@@ -70,7 +70,7 @@ class NVGDecode(io.ComfyNode):
                 ),
                 io.Int.Input("stage", default=0, min=0, max=31, tooltip="Which one, if one is shown; 0 is the first."),
             ],
-            outputs=[io.Image.Output(display_name="image", tooltip="The pictures.")],
+            outputs=[io.Image.Output(display_name="image", tooltip="The pictures, on white."), opacity_output()],
         )
 
     @classmethod
@@ -79,9 +79,11 @@ class NVGDecode(io.ComfyNode):
         check_sequence(model, sequence)
         nvg = model.ready(min(len(sequence), images.AT_ONCE))
         if show != ALL:
-            return io.NodeOutput(images.from_model(images.decode(nvg, sequence, stage if show == ONE else None)))
+            pictures, mask = images.decode(nvg, sequence, stage if show == ONE else None)
+            return io.NodeOutput(images.from_model(pictures), mask)
         stages = [images.decode(nvg, sequence, one) for one in range(sequence.num_stages)]
-        return io.NodeOutput(images.from_model(torch.stack(stages, 1).flatten(0, 1)))
+        every, masks = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*stages, strict=True))
+        return io.NodeOutput(images.from_model(every), masks)
 
 
 class NVGExtractStructure(io.ComfyNode):

@@ -83,6 +83,15 @@ def settings_input() -> io.Input:
     )
 
 
+def opacity_output() -> io.Output:
+    """What of the pictures is drawn, and what is transparent."""
+    return io.Mask.Output(
+        display_name="mask",
+        tooltip="1 where something is drawn, 0 where the picture is transparent, to lay it on another (ImageComposite"
+        "Masked). 1 everywhere with a model that draws no transparency; NVG Cut Out finds the subject there.",
+    )
+
+
 def stages_input(default: int, what: str) -> io.Input:
     """How many stages a tool makes."""
     return io.Int.Input(

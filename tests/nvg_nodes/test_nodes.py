@@ -9,7 +9,7 @@ import torch
 
 import nvg_model
 from nvg_nodes import extension, host, images, nodes_generate
-from nvg_nodes.types import Settings
+from nvg_nodes.types import Model, Settings
 
 
 def same(a, b) -> bool:
@@ -71,11 +71,12 @@ def test_a_picture_of_the_right_size_keeps_its_values(model):
 
 def test_decode_shows_the_end_one_stage_or_all(run, model, picture):
     sequence, _ = run("NVGTokenize", model=model, image=picture)
-    (final,) = run("NVGDecode", model=model, sequence=sequence)
-    (second,) = run("NVGDecode", model=model, sequence=sequence, show="one stage", stage=1)
-    (every,) = run("NVGDecode", model=model, sequence=sequence, show="all stages")
+    final, opaque = run("NVGDecode", model=model, sequence=sequence)
+    second, _ = run("NVGDecode", model=model, sequence=sequence, show="one stage", stage=1)
+    every, masks = run("NVGDecode", model=model, sequence=sequence, show="all stages")
     assert final.shape == (2, 16, 16, 3) and every.shape == (10, 16, 16, 3)
     assert torch.equal(every[4], final[0]) and torch.equal(every[6], second[1])
+    assert torch.equal(opaque, torch.ones(2, 16, 16)) and masks.shape == (10, 16, 16)
 
 
 def test_pixels_are_those_that_nvg_generate_saves(run, model, tiny_model):
@@ -92,12 +93,28 @@ def test_pixels_are_those_that_nvg_generate_saves(run, model, tiny_model):
 
 
 def test_generate_is_that_of_the_model(run, model, tiny_model):
-    image, sequence, structure, preview = run(
+    image, sequence, structure, preview, mask = run(
         "NVGGenerate", model=model, class_name="heart, bird", seed=5, batch_size=2
     )
     assert same(sequence, tiny_model.generate(["heart", "heart", "bird", "bird"], seed=5))
     assert torch.equal(image, images.from_model(tiny_model.decode(sequence)))
     assert torch.equal(structure.labels, sequence.structure) and len(preview) == 4
+    assert torch.equal(mask, torch.ones(4, 16, 16)), "the tiny model draws no transparency"
+
+
+def test_opacity_comes_as_a_mask(run):
+    config = nvg_model.preset("tiny")
+    config = dataclasses.replace(
+        config, autoencoder=dataclasses.replace(config.autoencoder, output_channels=4, output_scale=2)
+    )
+    nvg = nvg_model.NVG(config, classes=("heart", "bird", "boat")).eval().requires_grad_(False)
+    model = Model("stickers", host.current().networks(nvg))
+    image, sequence, _, _, mask = run("NVGGenerate", model=model, class_name="bird", batch_size=2)
+    rgba = nvg.decode_rgba(sequence)
+    assert image.shape == (2, 32, 32, 3) and torch.equal(mask, (rgba[:, 3] + 1) / 2)
+    assert 0 < float(mask.mean()) < 1 and torch.equal(image, images.from_model(nvg.decode(sequence)))
+    again, second = run("NVGDecode", model=model, sequence=sequence)
+    assert torch.equal(again, image) and torch.equal(second, mask)
 
 
 def test_one_item_of_a_batch_alone(run, model):

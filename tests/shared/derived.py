@@ -1,4 +1,5 @@
-"""Files that follow from the nodes' schemas: the contract, the English texts and the reference page.
+"""Files that follow from the nodes' schemas: the contract, the English texts, the reference page, and the slots of the
+shipped workflows and blueprints.
 
 `make derived` writes them again after a node was added or changed; tests compare. It refuses to write a contract that
 would break saved workflows.
@@ -8,6 +9,8 @@ import json
 import re
 import sys
 from pathlib import Path
+
+import workflow_slots
 
 from nvg_nodes.extension import NODES
 from nvg_nodes.standalone.graph import inputs_of, is_widget
@@ -166,7 +169,9 @@ def _rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 
 def contents() -> dict[Path, str]:
     """What the derived files should hold."""
+    graphs = [*(ROOT / "workflows").glob("*.json"), *(ROOT / "subgraphs").glob("*.json")]
     return {
+        **{path: workflow_slots.completed(path.read_text(encoding="utf-8"), present()) for path in sorted(graphs)},
         CONTRACT: json.dumps(present(), indent=1) + "\n",
         ENGLISH: json.dumps(definitions(), ensure_ascii=False, indent=2) + "\n",
         REFERENCE: reference(),
