@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nvg_model.regions import Region
     from nvg_model.released import load_released
     from nvg_model.sampling import SamplingSettings
-    from nvg_model.sequence import VisualGranularitySequence
+    from nvg_model.tokenizer import VisualGranularitySequence
 
 _HOMES = {
     "checkpoint": ("embedded", "info", "load", "save"),
@@ -32,7 +32,7 @@ _HOMES = {
     "model": ("NVG",),
     "released": ("load_released",),
     "sampling": ("SamplingSettings",),
-    "sequence": ("VisualGranularitySequence",),
+    "tokenizer": ("VisualGranularitySequence",),
     "hierarchy": ("cluster",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from nvg_model import hierarchy
 from nvg_model.errors import NVGError
-from nvg_model.generation import Run
+from nvg_model.generation import Request, Run
 from nvg_model.regions import RegionalClasses, RegionalGuidance, full_mask
-from nvg_model.request import Request
 from nvg_model.sampling import Guidance, guidance_schedule
-from nvg_model.sequence import VisualGranularitySequence
+from nvg_model.tokenizer import VisualGranularitySequence
 
 SEAM = 1 / 16
 """Width of the seam inside the new part, as a share of the picture's shorter side: half a cell of an 8x8 grid."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from nvg_model import hierarchy
 from nvg_model.errors import NVGError
 from nvg_model.quantizer import Quantizer
-from nvg_model.sequence import VisualGranularitySequence
+from nvg_model.tokenizer import VisualGranularitySequence
 
 CONTENT = ("blend", "nearer", "stages")
 """How the content changes: mixed little by little, at once in the middle, or stage by stage from coarse to fine."""

@@ -5,8 +5,10 @@ Shapes: images [B,3,H,W] in [-1,1]; B batch, S = K+1 stages, L positions, C late
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,22 +17,31 @@ from torch import Tensor, nn
 
 from nvg_model import preview
 from nvg_model.config import NVGConfig
-from nvg_model.content import ContentGenerator
 from nvg_model.editing import EditedRun, kept_of, paste, pixel_mask
-from nvg_model.errors import NVGError
-from nvg_model.generation import Run
+from nvg_model.errors import NVGError, shortened
+from nvg_model.generation import (
+    NO_CLASS,
+    Classes,
+    Request,
+    Run,
+    given_noise,
+    given_structure,
+    given_tokens,
+    noise_of,
+)
 from nvg_model.interpolation import interpolate
+from nvg_model.networks import ContentGenerator, StructureGenerator
 from nvg_model.regions import Region, regional
-from nvg_model.request import Classes, Request, class_indices, given_noise, given_structure, given_tokens, noise_of
 from nvg_model.sampling import SamplingSettings
-from nvg_model.sequence import VisualGranularitySequence
-from nvg_model.structure_flow import StructureGenerator
-from nvg_model.tokenizer import Tokenizer
+from nvg_model.tokenizer import Tokenizer, VisualGranularitySequence
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from nvg_model.request import More
+    from nvg_model.generation import More
+
+_NEAR = 0.7
+"""How alike a slip and the name that was meant are, by difflib: hart and heart 0.89, but car and cat 0.67."""
 
 
 class NVG(nn.Module):
@@ -223,7 +234,7 @@ class NVG(nn.Module):
         if request.regions:
             own = [int(self.class_indices(region.class_name)) for region in request.regions]
             edits["regions"] = regional(classes, request.regions, own, grid).to(self.device)
-        if (kept := kept_of(request, grid, len(classes))) is not None:
+        if request.keep is not None and (kept := kept_of(request, grid, len(classes))) is not None:
             edits["kept"] = kept.to(self.device)
         return edits
 
@@ -310,4 +321,44 @@ class NVG(nn.Module):
 
         In a tensor, and only there, the number after the last class is the null class: what this function returns.
         """
-        return class_indices(self.classes, classes)
+        return _class_indices(self.classes, classes)
+
+
+def _class_indices(names: Sequence[str], classes: Classes) -> Tensor:
+    """Indices long [B] of classes given by name or index. Raises NVGError."""
+    most = len(names) - 1
+    if isinstance(classes, Tensor):
+        classes, most = classes.reshape(-1).tolist(), most + 1
+    elif isinstance(classes, str | int) or classes is None:
+        classes = [classes]  # type: ignore[list-item]
+    if not len(classes):
+        raise NVGError("no class was given; name at least one")
+    return torch.tensor([_class_index(names, one, most) for one in classes])
+
+
+def _class_index(names: Sequence[str], one: str | int | None, most: int) -> int:
+    """The index of one class; an index may be at most `most`."""
+    if one is None:
+        return len(names)
+    if isinstance(one, str):
+        folded = {name.casefold(): index for index, name in enumerate(names)}
+        if one.casefold() in folded:
+            return folded[one.casefold()]
+        if one.casefold() == NO_CLASS:
+            return len(names)
+        near = difflib.get_close_matches(one.casefold(), folded, n=3, cutoff=_NEAR)
+        near += [name for name in folded if one.casefold().strip() in name.split() and name not in near]
+        if near:
+            hint = f"did you mean {' or '.join(names[folded[name]] for name in near[:3])}?"
+        else:
+            more = f" and {len(names) - 30} more" if len(names) > 30 else ""
+            hint = f"there are {', '.join(names[:30])}{more}"
+        raise NVGError(f"there is no class {shortened(one)!r}; {hint}")
+    if not isinstance(one, Integral):
+        raise NVGError(f"{one!r} is no class; give a name or an index")
+    if not 0 <= one <= most:
+        raise NVGError(
+            f"class {one} is out of range; this model has classes 0 to {len(names) - 1} "
+            f"(for no class at all write {NO_CLASS!r})"
+        )
+    return int(one)

@@ -17,7 +17,7 @@ from torch import Tensor
 from nvg_model.errors import NVGError
 from nvg_model.model import NVG
 from nvg_model.pictures import eight_bits
-from nvg_model.sequence import VisualGranularitySequence
+from nvg_model.tokenizer import VisualGranularitySequence
 
 FITS = ("crop", "pad", "stretch")
 MARGIN = 4

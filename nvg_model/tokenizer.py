@@ -1,22 +1,79 @@
-"""Image <-> VisualGranularitySequence (paper section 2.1).
+"""Image <-> VisualGranularitySequence: the sequence, the tokenizer and its convolutional encoder and decoder
+(paper section 2.1; the VQGAN family without attention).
 
 Shapes: images [B,3,H,W] in [-1,1], or [B,4,H,W] with opacity, also in [-1,1], and colours that are not premultiplied;
-L = h*w positions, row-major; C latent channels; S stages.
+L = h*w positions, row-major; C latent channels; S stages; N clusters of a stage.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from nvg_model.autoencoder import Decoder, Encoder
-from nvg_model.config import NVGConfig
+from nvg_model import hierarchy
+from nvg_model.config import AutoencoderConfig, NVGConfig
 from nvg_model.errors import NVGError, all_finite
-from nvg_model.hierarchy import cluster
 from nvg_model.quantizer import Quantizer
-from nvg_model.sequence import VisualGranularitySequence
+
+
+@dataclass(frozen=True, eq=False)
+class VisualGranularitySequence:
+    """Structure, tokens and canvases of the first S stages of a batch (paper section 2.1).
+
+    It is whole when S = K+1; generation passes through the shorter ones, and any of them can be gone on from.
+    """
+
+    structure: Tensor
+    """long [B,S,L]: label of every position at every stage, reindexed (j -> 2j, 2j+1)."""
+    tokens: Tensor
+    """long [B,S,L]: codebook index of every position at every stage."""
+    canvases: Tensor
+    """float [B,S,L,C]: the canvas after each stage."""
+    grid: tuple[int, int]
+    """(h, w): rows and columns of the L positions."""
+
+    def __len__(self) -> int:
+        """Number of images B."""
+        return self.structure.shape[0]
+
+    @property
+    def num_stages(self) -> int:
+        """S, the number of stages present."""
+        return self.structure.shape[1]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last stage, with one position per cluster, is present."""
+        return 2 ** (self.num_stages - 1) == self.structure.shape[-1]
+
+    def cluster_tokens(self, stage: int) -> Tensor:
+        """Codebook index of every cluster of a stage, long [B, 2^stage], in the order of the labels."""
+        first = hierarchy.members(self.structure[:, stage], 2**stage)[..., 0]
+        return self.tokens[:, stage].gather(1, first)
+
+    def first_stages(self, stages: int) -> VisualGranularitySequence:
+        """The same images up to and including stage `stages - 1`."""
+        return VisualGranularitySequence(
+            self.structure[:, :stages], self.tokens[:, :stages], self.canvases[:, :stages], self.grid
+        )
+
+    def items(self, index: slice | list[int]) -> VisualGranularitySequence:
+        """The images at the given places of the batch."""
+        return VisualGranularitySequence(self.structure[index], self.tokens[index], self.canvases[index], self.grid)
+
+    def repeated(self, batch: int) -> VisualGranularitySequence:
+        """One image for a batch of so many, or the batch itself."""
+        return self if len(self) == batch else self.items([0] * batch)
+
+    def to(self, device: torch.device | str) -> VisualGranularitySequence:
+        """The same sequence on another device."""
+        return VisualGranularitySequence(
+            self.structure.to(device), self.tokens.to(device), self.canvases.to(device), self.grid
+        )
 
 
 class Tokenizer(nn.Module):
@@ -63,7 +120,7 @@ class Tokenizer(nn.Module):
     def tokenize(self, images: Tensor) -> VisualGranularitySequence:
         """The whole sequence of images [B,3,H,W]. Raises as `encode` does."""
         latent = self.encode(images)
-        structure = cluster(latent)
+        structure = hierarchy.cluster(latent)
         tokens, canvases = self.quantizer(latent, structure)
         return VisualGranularitySequence(structure, tokens, canvases, self.grid)
 
@@ -105,3 +162,114 @@ def from_white(output: Tensor) -> Tensor:
     opacity = (output[:, 3:] + 1) / 2
     colour = 1 - (1 - output[:, :3]) / opacity.clamp(min=1 / 255)
     return torch.cat([colour.clamp(-1, 1), output[:, 3:]], dim=1)
+
+
+def _conv(channels_in: int, channels_out: int) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 3, padding=1)
+
+
+class ResidualBlock(nn.Module):
+    """(GroupNorm, swish, conv3x3) twice, with a 1x1 shortcut where the channels change."""
+
+    def __init__(self, channels_in: int, channels_out: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, channels_in, eps=1e-6)
+        self.conv1 = _conv(channels_in, channels_out)
+        self.norm2 = nn.GroupNorm(groups, channels_out, eps=1e-6)
+        self.conv2 = _conv(channels_out, channels_out)
+        self.shortcut = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x), inplace=True))
+        h = self.conv2(F.silu(self.norm2(h), inplace=True))
+        return h + self.shortcut(x)
+
+
+class Downsample(nn.Module):
+    """Stride-2 conv3x3, padded with zeros on the right and at the bottom only."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour x2, then conv3x3."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = _conv(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _head(channels_in: int, channels_out: int, groups: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.GroupNorm(groups, channels_in, eps=1e-6), nn.SiLU(inplace=True), _conv(channels_in, channels_out)
+    )
+
+
+class Encoder(nn.Module):
+    """Images [B,3,H,W] to latents [B,C,h,w]."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = config.encoder_widths
+        groups = config.norm_groups
+        self.stem = _conv(3, config.base_channels)
+        self.levels = nn.ModuleList()
+        channels = config.base_channels
+        for index, width in enumerate(widths):
+            level = nn.Sequential()
+            for _ in range(config.residual_blocks):
+                level.append(ResidualBlock(channels, width, groups))
+                channels = width
+            if index < len(widths) - 1:
+                level.append(Downsample(channels))
+            self.levels.append(level)
+        self.middle = nn.Sequential(*(ResidualBlock(channels, channels, groups) for _ in range(2)))
+        self.head = _head(channels, config.latent_channels, groups)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(images)
+        for level in self.levels:
+            x = level(x)
+        return self.head(self.middle(x))
+
+
+class Decoder(nn.Module):
+    """Latents [B,C,h,w] to pictures [B,3 or 4,H,W], not clamped: colours on white, and opacity where it has any.
+
+    Larger pictures than the encoder's come from the finest level, several pixels from each position of it (sub-pixel
+    convolution, Shi et al. 2016).
+    """
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = config.decoder_widths[::-1]
+        groups = config.norm_groups
+        channels = widths[0]
+        self.stem = _conv(config.latent_channels, channels)
+        self.middle = nn.Sequential(*(ResidualBlock(channels, channels, groups) for _ in range(2)))
+        self.levels = nn.ModuleList()  # coarse to fine
+        for index, width in enumerate(widths):
+            level = nn.Sequential()
+            for _ in range(config.residual_blocks + 1):
+                level.append(ResidualBlock(channels, width, groups))
+                channels = width
+            if index < len(widths) - 1:
+                level.append(Upsample(channels))
+            self.levels.append(level)
+        self.scale = config.output_scale
+        self.head = _head(channels, config.output_channels * self.scale**2, groups)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        x = self.middle(self.stem(latent))
+        for level in self.levels:
+            x = level(x)
+        x = self.head(x)
+        return x if self.scale == 1 else F.pixel_shuffle(x, self.scale)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nvg_model import render
-from nvg_model.request import NO_CLASS
+from nvg_model.generation import NO_CLASS
 from nvg_nodes import images
 from nvg_nodes.api import advanced, io
 from nvg_nodes.types import Structure

@@ -20,10 +20,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nvg_model import hierarchy
+from nvg_model.generation import Request
 from nvg_model.model import NVG
-from nvg_model.request import Request
 from nvg_model.sampling import SamplingSettings
-from nvg_model.sequence import VisualGranularitySequence
+from nvg_model.tokenizer import VisualGranularitySequence
 from training.files import replacing
 from training.metrics.classifier import ClassifierSettings, classify, load_or_train
 from training.metrics.distribution import frechet_distance, gaussian

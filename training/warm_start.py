@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import nvg_model
-from nvg_model.autoencoder import Decoder
 from nvg_model.config import GeneratorConfig
 from nvg_model.model import NVG
-from nvg_model.tokenizer import Tokenizer
+from nvg_model.tokenizer import Decoder, Tokenizer
 from nvg_model.transformer import Transformer
 from training import checkpointing
 from training.data.cache import fingerprint

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nvg_model.config import NVGConfig
     from nvg_model.model import NVG
     from nvg_model.sampling import SamplingSettings
-    from nvg_model.sequence import VisualGranularitySequence
+    from nvg_model.tokenizer import VisualGranularitySequence
 
 _INDEX = re.compile(r"\d{1,9}")
 PAIRS = ("content_guidance", "structure_guidance", "top_p")

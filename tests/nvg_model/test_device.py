@@ -16,9 +16,9 @@ from nvg_model import SamplingSettings, hierarchy, tokenizer
 from nvg_model.editing import EditedRun, Kept
 from nvg_model.errors import all_finite
 from nvg_model.generation import Run
-from nvg_model.noise import Noise
 from nvg_model.regions import RegionalClasses
-from nvg_model.sequence import VisualGranularitySequence
+from nvg_model.sampling import Noise
+from nvg_model.tokenizer import VisualGranularitySequence
 
 DEVICE = torch.device("lazy")
 PRESETS = sorted(nvg_model.PRESETS)
@@ -84,7 +84,7 @@ def test_regions_and_kept_positions_read_nothing_in_the_loop(fake, reads, monkey
     """What users give is checked before the loop, with real values; here only the loop is fake."""
     model = model_of("tiny")
     reference = model.generate([0, 1])
-    run = model.run(nvg_model.request.Request([0, 1]))
+    run = model.run(nvg_model.generation.Request([0, 1]))
     positions = model.config.positions
     shares = torch.full((2, 2, positions), 0.5)
     rows = torch.arange(2).repeat_interleave(2), torch.arange(2).repeat(2)
@@ -116,7 +116,7 @@ def test_pairs_one_by_one_are_those_of_the_rounds():
 
 
 def test_what_is_wrong_is_read_at_the_end_and_named(tiny_model, refuses):
-    run = tiny_model.run(nvg_model.request.Request([0]))
+    run = tiny_model.run(nvg_model.generation.Request([0]))
     with contextlib.suppress(StopIteration):
         run.expect_finite("the first thing", torch.zeros(2))
         run.expect_finite("the second thing", torch.tensor([1, torch.inf]))

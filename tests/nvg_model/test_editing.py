@@ -6,8 +6,8 @@ import torch
 import nvg_model
 from nvg_model import Region, SamplingSettings, hierarchy
 from nvg_model.editing import kept_positions, paste, place, seam_weights
+from nvg_model.generation import Request
 from nvg_model.regions import grid_mask, regional
-from nvg_model.request import Request
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import nvg_model
 from nvg_model import NVGConfig, SamplingSettings
 from nvg_model.checkpoint import info
 from nvg_model.cli import main
+from nvg_model.networks import known_channels
 from nvg_model.sampling import time_grid
-from nvg_model.structure_flow import known_channels
 
 SETTINGS = SamplingSettings(structure_guidance=(1.0, 3.0), structure_steps=2, top_k=1)
 

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 import nvg_model
 from nvg_model.hierarchy import split
+from nvg_model.networks import known_channels, time_sinusoid
 from nvg_model.sampling import filter_logits, guidance_schedule, time_grid, top_p_schedule
 from nvg_model.solvers import euler
-from nvg_model.structure_flow import known_channels, time_sinusoid
 
 
 @pytest.fixture(scope="module")

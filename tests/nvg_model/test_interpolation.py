@@ -7,7 +7,7 @@ import torch
 
 from nvg_model import hierarchy
 from nvg_model.interpolation import structures_between
-from nvg_model.noise import Noise, Use, gumbel_noise, gumbel_to_normal, normal_to_gumbel, stream
+from nvg_model.sampling import Noise, Use, gumbel_noise, gumbel_to_normal, normal_to_gumbel, stream
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import torch
 
 from nvg_model import SamplingSettings
 from nvg_model.generation import count_evaluations
+from nvg_model.networks import known_channels, time_sinusoid
 from nvg_model.sampling import choose_tokens, filter_logits, guidance_schedule, time_grid, top_p_schedule
 from nvg_model.solvers import SOLVERS, euler, evaluations, heun, multistep, summary
-from nvg_model.structure_flow import known_channels, time_sinusoid
 
 SPLITS = range(2, 11)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import nvg_model
-from nvg_model.autoencoder import Decoder
+from nvg_model.tokenizer import Decoder
 from training.data.augmentation import AugmentationSettings, on_colour, stream
 from training.data.canvases import DRAWN_STAGES, load_or_make
 from training.data.dataset import open_dataset

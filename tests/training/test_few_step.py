@@ -11,9 +11,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 import nvg_model
-from nvg_model.request import Request
+from nvg_model.generation import Request
+from nvg_model.networks import StructureGenerator
 from nvg_model.sampling import SamplingSettings, time_grid
-from nvg_model.structure_flow import StructureGenerator
 from training import checkpointing
 from training.__main__ import main
 from training.data.augmentation import AugmentationSettings

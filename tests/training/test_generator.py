@@ -12,7 +12,7 @@ import nvg_model
 from nvg_model import hierarchy
 from nvg_model.config import PRESETS
 from nvg_model.model import NVG
-from nvg_model.sequence import VisualGranularitySequence
+from nvg_model.tokenizer import VisualGranularitySequence
 from training import distributed
 from training.data.augmentation import stream
 from training.data.generator_batch import Source, assemble, draw_stages

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nvg_model.model import NVG
+from nvg_model.networks import StructureGenerator, known_channels
 from nvg_model.sampling import time_grid
 from nvg_model.solvers import multistep
-from nvg_model.structure_flow import StructureGenerator, known_channels
 from training.data.few_step_batch import FewStepBatch
 from training.data.generator_batch import Batch, assemble
 from training.errors import TrainingError

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nvg_model import hierarchy
-from nvg_model.content import ContentGenerator
+from nvg_model.networks import ContentGenerator
 from training.data.generator_batch import Batch, Stages, rows_of, stage_weights
 from training.losses.repa import Repa
 from training.recipes.base import GeneratorRecipe

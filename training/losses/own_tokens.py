@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nvg_model import hierarchy
-from nvg_model.content import ContentGenerator
+from nvg_model.networks import ContentGenerator
 from nvg_model.sampling import filter_logits, top_p_schedule
 from nvg_model.tokenizer import Tokenizer
 from training.data.generator_batch import Batch, Stages

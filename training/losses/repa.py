@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nvg_model.content import ContentGenerator
+from nvg_model.networks import ContentGenerator
 from training.errors import TrainingError
 from training.losses.dino import DinoFeatures
 from training.losses.dino_weights import DINOV2_BASE, load_vit

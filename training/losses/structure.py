@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nvg_model.structure_flow import StructureGenerator, known_channels
+from nvg_model.networks import StructureGenerator, known_channels
 from training.data.generator_batch import Batch, Stages, rows_of, stage_weights
 from training.recipes.base import GeneratorRecipe
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nvg_model.sequence import VisualGranularitySequence
+from nvg_model.tokenizer import VisualGranularitySequence
 
 
 @dataclass
