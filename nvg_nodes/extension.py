@@ -6,6 +6,7 @@ from types import ModuleType
 
 from nvg_nodes import (
     host,
+    nodes_edit,
     nodes_generate,
     nodes_load,
     nodes_paint,
@@ -19,6 +20,7 @@ from nvg_nodes.api import ComfyExtension, io
 FAMILIES = (
     nodes_load,
     nodes_generate,
+    nodes_edit,
     nodes_tokenize,
     nodes_stages,
     nodes_structure_from,

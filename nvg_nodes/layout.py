@@ -199,17 +199,26 @@ def resize(x: Tensor, size: tuple[int, int], fit: str, mode: str, fill: float = 
     Raises:
         NVGError: an unknown fit.
     """
+    return F.interpolate(framed(x, size, fit, fill), size=size, mode=mode)
+
+
+def framed(x: Tensor, size: tuple[int, int], fit: str, fill: float = 0.0) -> Tensor:
+    """[B,C,H,W] with the proportions of a size, cut or padded but not resampled; as it is for "stretch".
+
+    Raises:
+        NVGError: an unknown fit.
+    """
     if fit not in render.FITS:
         raise NVGError(f"there is no fit {fit!r}; there are {', '.join(render.FITS)}")
-    if fit != "stretch":
-        height, width = x.shape[2:]
-        # The height and width of the wanted aspect that lie just inside (crop) or just around (pad) the picture.
-        choose = min if fit == "crop" else max
-        unit = choose(height / size[0], width / size[1])
-        # Negative padding cuts off.
-        down, across = max(1, round(unit * size[0])) - height, max(1, round(unit * size[1])) - width
-        x = F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2), value=fill)
-    return F.interpolate(x, size=size, mode=mode)
+    if fit == "stretch":
+        return x
+    height, width = x.shape[2:]
+    # The height and width of the wanted aspect that lie just inside (crop) or just around (pad) the picture.
+    choose = min if fit == "crop" else max
+    unit = choose(height / size[0], width / size[1])
+    # Negative padding cuts off.
+    down, across = max(1, round(unit * size[0])) - height, max(1, round(unit * size[1])) - width
+    return F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2), value=fill)
 
 
 def mask_score(mask: Tensor, grid: tuple[int, int], fit: str, rule: str) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nvg_model import NVG, NVGError, SamplingSettings, VisualGranularitySequence, solvers
 from nvg_model.generation import count_evaluations
+from nvg_model.request import Request
 from nvg_nodes import host, images
 from nvg_nodes.api import io, schema, words
 from nvg_nodes.sockets import (
@@ -20,10 +21,13 @@ from nvg_nodes.sockets import (
     NVGStructure,
     first_item_input,
     opacity_output,
+    regions_input,
     request_inputs,
     settings_input,
+    shared_noise_input,
+    variation_inputs,
 )
-from nvg_nodes.types import Model, Settings, Structure, check_sequence, structure_of
+from nvg_nodes.types import Model, Regions, Settings, Structure, check_sequence, structure_of
 
 THE_CHECKPOINTS, THE_CHECKPOINTS_NUMBER = "checkpoint", -1
 
@@ -61,6 +65,49 @@ def _given_inputs() -> list[io.Input]:
     ]
 
 
+def picture_outputs() -> list[io.Output]:
+    """Pictures with all that they are made of."""
+    return [
+        io.Image.Output(display_name="image", tooltip="The pictures."),
+        NVGSequence.Output(display_name="sequence", tooltip="All stages, to decode or to keep some of."),
+        NVGStructure.Output(display_name="structure", tooltip="The structure of all stages."),
+        io.Image.Output(display_name="preview", tooltip="A sheet per picture with the maps of its stages."),
+        opacity_output(),
+    ]
+
+
+def draw(
+    model: Model, classes: Tensor, settings: SamplingSettings, **request: Any
+) -> tuple[VisualGranularitySequence, Tensor, Tensor]:
+    """Generates, each stage shown on the node as it comes.
+
+    Args:
+        classes: long [B].
+        request: the other fields of a `Request`.
+    Returns:
+        The whole sequence on the CPU, the model's images of it, and the MASK of what is opaque.
+    """
+    given = request.get("structure")
+    known = given.shape[1] if given is not None else request.get("keep_structure", 0)
+    kept = request.get("keep_content", 0)
+    bar = host.current().progress(count_evaluations(settings, model.config.splits, known, kept))
+    # A network sees every picture once for each class and once without; the plain two of it are counted in `ready`.
+    nvg = model.ready(len(classes) * (2 + len(request.get("regions", ()))) // 2)
+    for state in nvg.run(Request(classes, settings=settings, on_evaluation=bar, **request)).stages():
+        if not state.is_whole:
+            bar.show(lambda state=state: images.preview(nvg, state))  # type: ignore[misc]
+    result = state.to("cpu")
+    pictures, mask = images.decode(nvg, result)
+    bar.show(lambda: images.contact_sheet(pictures))  # the last preview stays on the node: the result
+    return result, pictures, mask
+
+
+def picture_output(model: Model, result: VisualGranularitySequence, pictures: Tensor, mask: Tensor) -> io.NodeOutput:
+    """The values of `picture_outputs`."""
+    whole = structure_of(model, result.structure)
+    return io.NodeOutput(images.from_model(pictures), result, whole, images.structure_sheet(whole), mask)
+
+
 class NVGGenerate(io.ComfyNode):
     """Class -> pictures: the whole stage loop."""
 
@@ -70,20 +117,22 @@ class NVGGenerate(io.ComfyNode):
             node_id="NVGGenerate",
             display_name="NVG Generate",
             category=MAIN,
-            description="Draws pictures of a class from coarse to fine. Their structure can be given, and stages of "
-            "another picture can be kept.",
+            description="Draws pictures of a class from coarse to fine. Their structure can be given, parts can have "
+            "classes of their own, and stages of another picture can be kept.",
             search_aliases=words(
                 "nvg, ksampler, sampler, class conditional, text to image, next visual granularity, img2img, inpaint, "
                 "edit, reference, style, regional"
             ),
-            inputs=[*request_inputs(), *_given_inputs(), settings_input(), first_item_input()],
-            outputs=[
-                io.Image.Output(display_name="image", tooltip="The pictures."),
-                NVGSequence.Output(display_name="sequence", tooltip="All stages, to decode or to keep some of."),
-                NVGStructure.Output(display_name="structure", tooltip="The structure of all stages."),
-                io.Image.Output(display_name="preview", tooltip="A sheet per picture with the maps of its stages."),
-                opacity_output(),
+            inputs=[
+                *request_inputs(),
+                *_given_inputs(),
+                settings_input(),
+                first_item_input(),
+                regions_input(),
+                *variation_inputs(),
+                shared_noise_input(),
             ],
+            outputs=picture_outputs(),
         )
 
     @classmethod
@@ -99,28 +148,32 @@ class NVGGenerate(io.ComfyNode):
         keep_content: int = 0,
         settings: Settings | None = None,
         first_item: int = 0,
+        regions: Regions | None = None,
+        variation_seed: int = 0,
+        variation: float = 0.0,
+        shared_noise: bool = False,
     ) -> io.NodeOutput:
         """Draws all stages, each shown on the node as it comes."""
         if not (keep_structure or keep_content):
             sequence = None  # nothing of it is wanted
         if sequence is not None:
             check_sequence(model, sequence)
-        classes = batch_of_classes(model, class_name, batch_size, structure, sequence)
-        chosen = (settings or Settings()).over(model.nvg.settings)
-        given = structure.fitting(model) if structure is not None else None
-        known = given.shape[1] if given is not None else keep_structure
-        bar = host.current().progress(count_evaluations(chosen, model.config.splits, known, keep_content))
-        nvg = model.ready(len(classes))
-        keep = keep_structure, keep_content
-        states = nvg.stages(classes, seed, chosen, given, sequence, *keep, first_item=first_item, on_evaluation=bar)
-        for state in states:
-            if not state.is_whole:
-                bar.show(lambda state=state: images.preview(nvg, state))  # type: ignore[misc]
-        result = state.to("cpu")
-        whole = structure_of(model, result.structure)
-        pictures, mask = images.decode(nvg, result)
-        bar.show(lambda: images.contact_sheet(pictures))  # the last preview stays on the node: the result
-        return io.NodeOutput(images.from_model(pictures), result, whole, images.structure_sheet(whole), mask)
+        drawn = draw(
+            model,
+            batch_of_classes(model, class_name, batch_size, structure, sequence, regions),
+            (settings or Settings()).over(model.nvg.settings),
+            seed=seed,
+            structure=structure.fitting(model) if structure is not None else None,
+            sequence=sequence,
+            keep_structure=keep_structure,
+            keep_content=keep_content,
+            first_item=first_item,
+            regions=(regions or Regions()).items,
+            variation_seed=variation_seed,
+            variation=variation,
+            shared_noise=shared_noise,
+        )
+        return picture_output(model, *drawn)
 
 
 class NVGSamplingSettings(io.ComfyNode):
@@ -220,8 +273,9 @@ def batch_of_classes(
     batch_size: int,
     structure: Structure | None = None,
     sequence: VisualGranularitySequence | None = None,
+    regions: Regions | None = None,
 ) -> Tensor:
-    """One class per picture, long [B]: each class `batch_size` times; a single one goes with every given structure.
+    """One class per picture, long [B]: each class `batch_size` times; a single one goes with all that is given.
 
     Raises:
         NVGError: an unknown class, or no generator to draw it.
@@ -229,5 +283,6 @@ def batch_of_classes(
     if model.config.generator is None:
         raise NVGError(f"{model.name} has a tokenizer but no generator; it can tokenize and decode only")
     classes = parse_classes(model.nvg, text).repeat_interleave(batch_size)
-    items = max(len(structure.labels) if structure else 1, len(sequence) if sequence else 1)
+    given = len(structure.labels) if structure else 1, len(sequence) if sequence else 1
+    items = max(*given, (regions or Regions()).images)
     return classes.expand(items) if len(classes) == 1 else classes

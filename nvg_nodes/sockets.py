@@ -13,6 +13,7 @@ NVGStructure = io.Custom("NVG_STRUCTURE")
 NVGSequence = io.Custom("NVG_SEQUENCE")
 NVGState = io.Custom("NVG_STATE")
 NVGSettings = io.Custom("NVG_SETTINGS")
+NVGRegions = io.Custom("NVG_REGIONS")
 
 MAIN, STRUCTURE, BY_STAGE = "NVG", "NVG/structure", "NVG/stage by stage"
 """Categories of the menu."""
@@ -36,15 +37,18 @@ def fit_input(what: str) -> io.Input:
     )
 
 
+def class_input(what: str) -> io.Input:
+    """The field of a class; the front end adds the list of the model that the node gets."""
+    return io.String.Input("class_name", default="heart", tooltip=f"{what} '{NO_CLASS}' draws anything.")
+
+
 def request_inputs() -> list[io.Input]:
-    """What every generation begins with: model, class, seed, number of pictures. The front end adds the class list."""
+    """What every generation begins with: model, class, seed, number of pictures."""
     return [
         model_input(),
-        io.String.Input(
-            "class_name",
-            default="heart",
-            tooltip="What to draw: the name of a class of the model, or its number. Several, separated by commas or "
-            f"lines, make a batch. '{NO_CLASS}' draws anything.",
+        class_input(
+            "What to draw: the name of a class of the model, or its number. Several, separated by commas or lines, "
+            "make a batch."
         ),
         io.Int.Input(
             "seed",
@@ -89,6 +93,52 @@ def opacity_output() -> io.Output:
         display_name="mask",
         tooltip="1 where something is drawn, 0 where the picture is transparent, to lay it on another (ImageComposite"
         "Masked). 1 everywhere with a model that draws no transparency; NVG Cut Out finds the subject there.",
+    )
+
+
+def regions_input() -> io.Input:
+    """The socket of the regions."""
+    return NVGRegions.Input(
+        "regions",
+        optional=True,
+        tooltip="Parts of the picture with classes of their own, from NVG Region; class_name is drawn elsewhere.",
+    )
+
+
+def variation_inputs() -> list[io.Input]:
+    """Noise between two seeds."""
+    return [
+        io.Int.Input(
+            "variation_seed",
+            optional=True,
+            default=0,
+            min=0,
+            max=SEEDS,
+            tooltip="The seed towards which variation goes.",
+        ),
+        io.Float.Input(
+            "variation",
+            optional=True,
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="How far from the noise of seed to that of variation_seed: 0 is the picture of seed, 0.1 a near "
+            "relative, 1 the picture of variation_seed.",
+        ),
+    ]
+
+
+def shared_noise_input() -> io.Input:
+    """One noise for a whole batch."""
+    return advanced(
+        io.Boolean.Input(
+            "shared_noise",
+            optional=True,
+            default=False,
+            tooltip="Draw all pictures of the batch with the noise of the first. For frames of an animation, which "
+            "differ in structure or regions only.",
+        )
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from nvg_model import NVGError, SamplingSettings, VisualGranularitySequence, hierarchy
+from nvg_model import NVGError, Region, SamplingSettings, VisualGranularitySequence, hierarchy
 
 if TYPE_CHECKING:
     from nvg_model import NVG, NVGConfig
@@ -125,6 +125,19 @@ class Settings:
             else:
                 values[name] = change
         return SamplingSettings(**values)
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """NVG_REGIONS: parts of the canvas with classes of their own, in the order in which they were added."""
+
+    items: tuple[Region, ...] = ()
+    """Their masks are float [B,H,W] on the CPU, of the proportions of the model's images; the classes are names."""
+
+    @property
+    def images(self) -> int:
+        """For how many images the masks are; 1 where each serves them all."""
+        return max((len(region.mask) for region in self.items), default=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ const COLOURS = {
   NVG_SEQUENCE: "#45b39d",
   NVG_STATE: "#dd7596",
   NVG_SETTINGS: "#8fa3ad",
+  NVG_REGIONS: "#7fb04f",
 };
 
 app.registerExtension({

@@ -25,7 +25,7 @@ from page_tools import (
 
 import nvg_model
 from nvg_nodes.nodes_paint import read_painting
-from nvg_nodes.sockets import NVGModel, NVGSequence, NVGSettings, NVGState, NVGStructure
+from nvg_nodes.sockets import NVGModel, NVGRegions, NVGSequence, NVGSettings, NVGState, NVGStructure
 from nvg_nodes.standalone import graph, runner
 from nvg_nodes.standalone.core_nodes import Files
 
@@ -208,7 +208,7 @@ def test_classes_follow_a_primitive(page, elements, painting_graph):
 
 def test_links_have_colours(page, painting_graph):
     show(page, painting_graph)
-    types = [one.io_type for one in (NVGModel, NVGStructure, NVGSequence, NVGState, NVGSettings)]
+    types = [one.io_type for one in (NVGModel, NVGStructure, NVGSequence, NVGState, NVGSettings, NVGRegions)]
     colours = page.evaluate(
         """(types) => types.map((type) => [
             app.canvas.default_connection_color_byType[type],

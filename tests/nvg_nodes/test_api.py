@@ -61,6 +61,7 @@ TYPES = {
     "NVG_SEQUENCE": VisualGranularitySequence,
     "NVG_SETTINGS": values.Settings,
     "NVG_STATE": values.State,
+    "NVG_REGIONS": values.Regions,
 }
 
 

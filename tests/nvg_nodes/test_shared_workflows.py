@@ -236,23 +236,18 @@ def generate(values):
     return flow(node(3, "NVGGenerate", values, inputs, ["IMAGE"]), links=[])
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        ["heart", 7, "fixed", 1, 0, 0, 0],
-        ["heart", 7, "fixed", 1, 0, 0, 0, "a status text"],
-        ["heart", 7, "fixed", 1, 0, 0, 0, None, {"of": "a newer version"}],
-        ["heart", 7, None, 1, 0, 0, 0],
-        ["heart", 7, None, 1, 0, 0, 0, None],
-        ["heart", 7, "increment-wrap", 1, 0, 0, 0],
-        ["heart", 7, "somebody's own word", 1, 0, 0, 0],
-        ["heart", 7, 1, 0, 0, 0],
-    ],
-)
-def test_surplus_and_null_values(prompt, values):
-    inputs = prompt(generate(values))["3"]["inputs"]
+@pytest.mark.parametrize("control", [("fixed",), (None,), ("increment-wrap",), ("somebody's own word",), ()])
+@pytest.mark.parametrize("surplus", [[], ["a status text"], [None, {"of": "a newer version"}], [None]])
+def test_surplus_and_null_values(prompt, control, surplus):
+    inputs = prompt(generate(["heart", 7, *control, 1, 0, 0, 0, 5, 0.5, True, *surplus]))["3"]["inputs"]
     expected = {"class_name": "heart", "seed": 7, "batch_size": 1, "keep_structure": 0, "keep_content": 0}
-    assert inputs == expected | {"first_item": 0}
+    expected |= {"first_item": 0, "variation_seed": 5, "variation": 0.5, "shared_noise": True}
+    assert inputs == expected
+
+
+def test_values_of_an_older_version(prompt):
+    inputs = prompt(generate(["heart", 7, "fixed", 1, 0, 0, 0]))["3"]["inputs"]
+    assert inputs.pop("first_item") == 0 and len(inputs) == 5
 
 
 def test_null_at_the_end_is_the_default(prompt):

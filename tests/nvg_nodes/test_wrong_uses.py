@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 import nvg_model
-from nvg_nodes.types import Settings, Structure
+from nvg_model import Region
+from nvg_nodes.types import Regions, Settings, Structure
 
 
 def structure(rows=4, columns=4, stages=2, batch=1):
@@ -90,6 +91,31 @@ NODES = {
         "NVGStart",
         lambda m: {"class_name": "heart,bird", "structure": structure(batch=3)},
         "structure has 3 items for 2 pictures",
+    ),
+    "two classes in a region": (
+        "NVGRegion",
+        lambda m: {"mask": MASK + 1, "class_name": "heart, bird"},
+        "a region has one class, and class_name names 2; add an NVG Region for each",
+    ),
+    "no class of a region": ("NVGRegion", lambda m: {"mask": MASK, "class_name": "hart"}, "did you mean heart"),
+    "image as the mask of a region": ("NVGRegion", lambda m: {"mask": NAN, "class_name": "heart"}, "mask has shape"),
+    "regions that overlap": (
+        "NVGGenerate",
+        lambda m: {
+            "class_name": "heart",
+            "regions": Regions((Region(MASK + 0.75, "bird"), Region(MASK + 0.5, "boat"))),
+        },
+        "the masks of the regions sum to 1.25",
+    ),
+    "more masks than pictures": (
+        "NVGGenerate",
+        lambda m: {"class_name": "heart,bird", "regions": Regions((Region(MASK.expand(3, -1, -1), "bird"),))},
+        "the mask of region 1 has 3 items for 2 images",
+    ),
+    "a region of another model": (
+        "NVGGenerate",
+        lambda m: {"class_name": "heart", "regions": Regions((Region(MASK + 1, "zebra"),))},
+        "there is no class 'zebra'",
     ),
     "stage that is not there": (
         "NVGDecode",
