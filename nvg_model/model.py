@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nvg_model import preview
 from nvg_model.config import NVGConfig
+from nvg_model.cutout import cut_out
 from nvg_model.editing import EditedRun, kept_of, paste, pixel_mask
 from nvg_model.errors import NVGError, shortened
 from nvg_model.generation import (
@@ -102,6 +103,31 @@ class NVG(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The images of `decode`, and their opacity [B,H,W] in [0,1]: 1 everywhere where the model has none."""
         return self.tokenizer.decode_with_opacity(self._canvas(sequence, stage))
+
+    @torch.no_grad()
+    def cut_out(self, sequence: VisualGranularitySequence | None = None, images: Tensor | None = None) -> Tensor:
+        """Pictures whose ground is transparent: float32 [B,4,H,W] in [-1,1], not premultiplied.
+
+        The opacity is the decoder's where it gives any; otherwise it follows from the first split (`nvg_model.cutout`).
+
+        Args:
+            sequence: whole or with two stages or more; None: that of `images`.
+            images: [B,3,H,W] in [-1,1], of any size with the model's proportions, whose ground is taken away; those
+                with opacity, [B,4,H,W], have it already. None: what `decode` makes of `sequence`.
+        Raises:
+            NVGError: neither of both; as `tokenize` and `cutout.cut_out`.
+        """
+        if images is not None and images.dim() == 4 and images.shape[1] == 4:
+            return images.float()
+        if sequence is None:
+            if images is None:
+                raise NVGError("there is nothing to cut out; give a sequence, or images")
+            sequence = self.tokenize(self._resized(images))
+        if images is None:
+            if self.config.autoencoder.output_channels == 4:
+                return self.decode_rgba(sequence)
+            images = self.decode(sequence)
+        return cut_out(images.to(self.device), sequence.structure.to(self.device), self.config.grid)
 
     def _canvas(self, sequence: VisualGranularitySequence, stage: int | None) -> Tensor:
         """The canvas [B,L,C] after `stage`. Raises NVGError where the sequence has no such stage."""
