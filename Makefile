@@ -88,7 +88,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV), a few minutes the first time ..."
-	$(PIP) -e '.[train,judge,svg,hub,test,frontend]'
+	$(PIP) -e '.[train,judge,svg,semantics,hub,test,frontend]'
 	@touch $@ $(VENV)/.installed
 
 clean:

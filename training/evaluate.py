@@ -33,9 +33,9 @@ def evaluate(settings: EvaluationSettings, world: World = ALONE) -> Report | Non
     work = Evaluation(settings, world)
     parts = settings.parts
     if work.nvg.config.generator is None:
-        parts = tuple(part for part in parts if part == "tokenizer")
+        parts = tuple(part for part in parts if part in ("tokenizer", "semantics"))
         if not parts:
-            raise TrainingError(f"{settings.checkpoint} has no generator; choose --parts tokenizer")
+            raise TrainingError(f"{settings.checkpoint} has no generator; choose --parts tokenizer or semantics")
     if settings.features not in LITE:
         parts = tuple(part for part in parts if part != "judge")
     if not parts:

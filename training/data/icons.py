@@ -43,14 +43,14 @@ def _svg(icons: dict[str, Any], icon: dict[str, Any]) -> str:
     )
 
 
-def render(svg: str) -> Image.Image:
-    """An SVG as RGBA, `PIXELS` high. Raises TrainingError where its renderer is not installed or cannot read it."""
+def render(svg: str, height: int = PIXELS) -> Image.Image:
+    """An SVG as RGBA, `height` pixels high. Raises TrainingError where its renderer is not there or cannot read it."""
     try:
         import resvg_py
     except ImportError as error:
         raise missing("pictures of vector drawings need", "resvg-py", "svg") from error
     try:
-        pixels = resvg_py.svg_to_bytes(svg_string=svg, height=PIXELS, skip_system_fonts=True)
+        pixels = resvg_py.svg_to_bytes(svg_string=svg, height=height, skip_system_fonts=True)
     except ValueError as error:
         raise TrainingError(f"a drawing is no SVG ({error}): delete its archive and try again.") from error
     return Image.open(io.BytesIO(bytes(pixels))).convert("RGBA")

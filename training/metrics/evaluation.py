@@ -26,7 +26,7 @@ from training.metrics.lite import lite
 from training.metrics.pictures import Labelled, read_split
 from training.metrics.sampler import SampleSettings, read_samples, sample_classes, write_samples
 
-Part = Literal["tokenizer", "distribution", "judge", "classifier", "memorisation", "adherence", "cost"]
+Part = Literal["tokenizer", "distribution", "judge", "classifier", "memorisation", "adherence", "cost", "semantics"]
 
 
 CLASSIFIERS = Path("~/nvg-runs/classifiers").expanduser()
@@ -43,7 +43,7 @@ class EvaluationSettings:
     out: Path
     """Folder for evaluation.json, evaluation.md, samples and sheets."""
     parts: tuple[Part, ...] = ("tokenizer", "distribution", "judge", "classifier", "memorisation", "adherence", "cost")
-    """What to measure. The judge needs features of an ImageNet network, lite0 to lite2."""
+    """What to measure. The judge needs features of an ImageNet network, lite0 to lite2; semantics needs drawings."""
     features: Space = "data"
     """Feature space of the distances: `data` is a classifier trained on the training pictures, `inception` the
     network of the published numbers, through torch-fidelity; `lite0` to `lite2` are ImageNet networks that come as
@@ -53,7 +53,9 @@ class EvaluationSettings:
     seeds: int = 1
     """Sets of so many pictures that the judge sees, to tell how much its numbers differ from seed to seed."""
     maps: int = 50
-    """Structure maps taken from held-out pictures."""
+    """Structure maps taken from held-out pictures; drawings of the part semantics."""
+    drawings: Path | None = None
+    """For the part semantics: a folder of flat .svg files, or an Iconify package (`npm pack NAME`)."""
     margin: float | None = None
     """None: whole pictures. For photos 1 or more: the short side is resized to so many sizes, the centre is taken."""
     limit: int = 50_000

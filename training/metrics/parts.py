@@ -28,6 +28,7 @@ from training.metrics.evaluation import Evaluation, Part
 from training.metrics.judge import Judge, with_noise
 from training.metrics.pictures import Labelled, to_images, to_pixels
 from training.metrics.report import Measured, Report, Section
+from training.metrics.semantics import semantics_part
 
 BATCH = 64  # pictures tokenized together
 
@@ -295,6 +296,7 @@ def cost_part(work: Evaluation, report: Report) -> None:
 
 
 PARTS: dict[Part, Callable[[Evaluation, Report], None]] = {
+    "semantics": semantics_part,
     "tokenizer": tokenizer_part,
     "distribution": distribution_part,
     "judge": judge_part,
