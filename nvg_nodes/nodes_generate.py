@@ -10,8 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from nvg_model import NVG, NVGError, SamplingSettings, VisualGranularitySequence, solvers
-from nvg_model.generation import count_evaluations
-from nvg_model.request import Request
+from nvg_model.generation import Request, count_evaluations
 from nvg_nodes import host, images
 from nvg_nodes.api import io, schema, words
 from nvg_nodes.sockets import (
