@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ from nvg_model.generation import Classes
 from nvg_model.model import NVG
 from nvg_model.render import MARGIN
 from nvg_model.sampling import SamplingSettings
-from nvg_model.tokenizer import VisualGranularitySequence
 
 CLASS, SEED, VARIATION = "class", "seed", "variation"
 SETTINGS = tuple(field.name for field in dataclasses.fields(SamplingSettings))
@@ -85,37 +84,39 @@ def _value(name: str, text: str) -> Any:
         raise NVGError(f"{text!r} is no value of the axis {name.replace('_', ' ')}; write {wanted}") from error
 
 
-def cells(
+def jobs(
     model: NVG,
     columns: Axis,
     rows: Axis,
     classes: Classes = None,
     seed: int = 0,
     settings: SamplingSettings | None = None,
-    on_evaluation: Callable[[], None] | None = None,
     **more: Any,
-) -> Iterator[VisualGranularitySequence]:
-    """The pictures of a sheet, row by row, each of one item: what `model.generate` gives for it alone.
+) -> list[dict[str, Any]]:
+    """The arguments of `NVG.generate` for every picture of a sheet, row by row.
 
     Args:
         classes, seed, settings: of what is on no axis; one class.
-        more: further arguments of `NVG.generate`, for all.
+        more: further arguments, for all. On an axis of variations `variation_seed` is the next seed by default.
     Raises:
-        NVGError: two axes of one name; as `NVG.generate`.
+        NVGError: two axes of one name, a class or a setting that is not there: all is checked before anything is drawn.
     """
     if columns.name == rows.name:
         raise NVGError(f"both axes are {columns.name}; give each its own, such as class and seed")
-    jobs: list[dict[str, Any]] = []  # all of them first: what is wrong is said before the first is drawn
+    found: list[dict[str, Any]] = []
     for row in rows.values:
         for column in columns.values:
             chosen = {columns.name: column, rows.name: row}
-            named: dict[str, Any] = {"classes": classes, "seed": seed}
-            named |= {{CLASS: "classes"}.get(name, name): one for name, one in chosen.items() if name not in SETTINGS}
             own = {name: one for name, one in chosen.items() if name in SETTINGS}
-            named["settings"] = dataclasses.replace(settings or model.settings, **own)
-            model.class_indices(named["classes"])
-            jobs.append(named)
-    return (model.generate(**named, on_evaluation=on_evaluation, **more) for named in jobs)
+            job: dict[str, Any] = {"classes": classes, "seed": seed} | more
+            job |= {{CLASS: "classes"}.get(name, name): one for name, one in chosen.items() if name not in own}
+            if VARIATION in chosen:
+                job.setdefault("variation_seed", job["seed"] + 1)
+            job["settings"] = dataclasses.replace(settings or model.settings, **own)
+            if len(model.class_indices(job["classes"])) != 1:
+                raise NVGError(f"{job['classes']} are several classes; a cell has one: put the classes on an axis")
+            found.append(job)
+    return found
 
 
 def labelled(images: Sequence[Image.Image], columns: Sequence[str], rows: Sequence[str]) -> Image.Image:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nvg_model.cli import editing
-from nvg_model.cli.pictures import output_path, read_picture, replacing, save_picture
+from nvg_model.cli.pictures import output_path, read_picture, read_pixels, replacing, save_picture
 from nvg_model.errors import NVGError
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def generate(args: argparse.Namespace) -> int:
     """`nvg generate`: pictures of classes."""
     from nvg_model import render
 
+    if args.transparent and args.filmstrip:
+        raise NVGError("--transparent is for the pictures themselves; leave out --filmstrip, or --transparent")
     if args.keep_structure and not args.structure:
         raise NVGError("--keep-structure says how much of the --structure picture to keep; name the picture as well")
     out = output_path(args.out or _default_name(args, str(args.seed)))
@@ -46,6 +48,8 @@ def generate(args: argparse.Namespace) -> int:
     if args.structure:
         _, structure = _picture_structure(model, args, args.keep_structure or model.config.num_stages)
     drawing = _draw(model, args, structure)
+    if args.transparent:
+        return _save_all(render.to_pil(model.cut_out(drawing.sequence)), out, drawing.recipe, args.scale)
     if args.filmstrip:
         strips = [render.filmstrip(model, drawing.sequence, item) for item in range(len(drawing.captions))]
         picture = render.grid(strips, 1, drawing.captions)
@@ -99,6 +103,43 @@ def inpaint(args: argparse.Namespace) -> int:
     }
     picture = tiles[0] if len(tiles) == 1 else render.grid(tiles, 2 if args.compare else _columns(len(tiles)))
     return save_picture(picture, out, recipe, args.scale)
+
+
+def cutout(args: argparse.Namespace) -> int:
+    """`nvg cutout`: a picture without its ground."""
+    from nvg_model import render
+
+    out = output_path(args.out or f"{Path(args.image).stem}-cutout.png")
+    model = _load(args)
+    images = read_pixels(args.image, model.config.image_size, args.fit)
+    recipe = {"model": args.model, "picture": args.image, "fit": args.fit}
+    return save_picture(render.to_pil(model.cut_out(images=images))[0], out, recipe)
+
+
+def grid(args: argparse.Namespace) -> int:
+    """`nvg grid`: one choice by another."""
+    from nvg_model import render, sheets
+    from nvg_model.generation import count_evaluations
+
+    out = output_path(args.out or f"{args.columns[0]}-{args.rows[0]}-{args.seed}.png")
+    columns, rows = sheets.Axis.read(*args.columns), sheets.Axis.read(*args.rows)
+    model = _load(args)
+    settings = _settings(model, args)
+    if sheets.CLASS not in (columns.name, rows.name) and len(args.classes) != 1:
+        raise NVGError(f"{len(args.classes)} classes are given for one sheet; name one with --class, or an axis class")
+    if sheets.CLASS in (columns.name, rows.name) and args.classes:
+        raise NVGError("the classes are on an axis; leave out --class")
+    args.count = 1
+    classes = _classes(model, args)
+    more = editing.variation(args) | {"first_item": args.first_item, "regions": editing.read_regions(args)}
+    jobs = sheets.jobs(model, columns, rows, classes or None, args.seed, settings, **more)
+    total = sum(count_evaluations(job["settings"], model.config.splits) for job in jobs)
+    with _progress(total, args.quiet) as advance:
+        drawn = [model.decode(model.generate(**job, on_evaluation=advance)) for job in jobs]
+    tiles = [tile for images in drawn for tile in render.to_pil(images)]
+    axes = {axis.name: list(axis.values) for axis in (columns, rows)}
+    recipe = _recipe(model, args, classes or ["unconditional"], settings) | {"axes": axes}
+    return save_picture(sheets.labelled(tiles, columns.captions, rows.captions), out, recipe, args.scale)
 
 
 def interpolate(args: argparse.Namespace) -> int:
@@ -291,6 +332,16 @@ def _sheet(model: NVG, drawing: _Drawing, args: argparse.Namespace) -> Image:
         return images[0]
     columns = args.count if len(args.classes) > 1 < args.count else _columns(len(images))
     return render.grid(images, columns, drawing.captions)
+
+
+def _save_all(pictures: Sequence[Image], out: Path, recipe: dict[str, Any], scale: int) -> int:
+    """Writes one picture, or several whose names are numbered."""
+    if len(pictures) == 1:
+        return save_picture(pictures[0], out, recipe, scale)
+    for item, picture in enumerate(pictures):
+        own = recipe | {"classes": recipe["classes"][item : item + 1], "first_item": recipe["first_item"] + item}
+        save_picture(picture, out.with_stem(f"{out.stem}-{item}"), own, scale)
+    return 0
 
 
 def _columns(images: int) -> int:

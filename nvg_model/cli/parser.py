@@ -47,6 +47,14 @@ def make_parser(with_bench: bool) -> argparse.ArgumentParser:
     editing.add_interpolate_options(
         add(commands.interpolate, "draw the way from one class's picture to another's", parents=frames)
     )
+    _cutout_options(add(commands.cutout, "take the ground of a picture away", parents=[machine, _model_options()]))
+    _grid_options(
+        add(
+            commands.grid,
+            "draw one choice by another, with texts along both sides",
+            parents=[machine, _model_options(), _drawing_options(_png, sheet=True)],
+        )
+    )
     _info_options(add(commands.info, "say what a checkpoint is"))
     _convert_options(add(commands.convert, "make one file of the authors' released checkpoints"))
     benchmark = add(commands.bench, "measure what every part costs on this machine", parents=[machine])
@@ -86,12 +94,14 @@ def _model_options() -> argparse.ArgumentParser:
     return options
 
 
-def _drawing_options(file_name: Callable[[str], str]) -> argparse.ArgumentParser:
+def _drawing_options(file_name: Callable[[str], str], sheet: bool = False) -> argparse.ArgumentParser:
+    """Those of drawing; a sheet has axes instead of some."""
     options = _Parser(add_help=False)
     add = options.add_argument
     what = "what to draw: a class by name or number, or unconditional; may be repeated"
-    add("--class", dest="classes", action="append", required=True, metavar="NAME", help=what)
-    add("--count", type=_whole(1, 1000), default=1, metavar="N", help="pictures per class (1)")
+    add("--class", dest="classes", action="append", required=not sheet, default=[], metavar="NAME", help=what)
+    if not sheet:
+        add("--count", type=_whole(1, 1000), default=1, metavar="N", help="pictures per class (1)")
     add("--seed", type=_whole(0), default=0, help="the same seed, the same pictures (0)")
     add(
         "--region",
@@ -133,8 +143,34 @@ def _drawing_options(file_name: Callable[[str], str]) -> argparse.ArgumentParser
 
 def _generate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--filmstrip", action="store_true", help="show every stage and its structure map")
+    command.add_argument(
+        "--transparent", action="store_true", help="without its ground; several are saved one by one, numbered"
+    )
     command.add_argument("--structure", metavar="IMAGE", help="take the structure from this picture")
     command.add_argument("--keep-structure", type=_whole(1), metavar="N", help="only that of its first N stages")
+
+
+def _cutout_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("image", metavar="IMAGE")
+    command.add_argument("--out", type=_png, metavar="PNG", help="the picture to write (IMAGE-cutout.png)")
+
+
+def _grid_options(command: argparse.ArgumentParser) -> None:
+    for name, what in (("--columns", "from left to right"), ("--rows", "from top to bottom")):
+        command.add_argument(
+            name,
+            type=_axis,
+            required=True,
+            metavar="NAME=VALUES",
+            help=f"{what}: class, seed, variation or a setting, such as class=heart,bird or top_k=1,5",
+        )
+
+
+def _axis(text: str) -> tuple[str, str]:
+    name, equals, values = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is no axis; write a name and its values, such as seed=1,2,3")
+    return name, values
 
 
 def _tokenize_options(command: argparse.ArgumentParser) -> None:

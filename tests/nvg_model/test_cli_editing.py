@@ -68,6 +68,45 @@ def test_variations(nvg, tiny_model, files):
     assert np.array_equal(array(files / "heart-3.png"), np.array(render.to_pil(tiny_model.decode(drawn))[0]))
 
 
+def test_transparent_pictures_equal_the_library(nvg, tiny_model, files):
+    status, out, _ = nvg("generate --class heart --count 2 --seed 3 --transparent TINY")
+    assert (status, out) == (0, "heart-3-0.png\nheart-3-1.png\n")
+    cut = tiny_model.cut_out(tiny_model.generate(["heart"] * 2, 3, SETTINGS))
+    for item, picture in enumerate(render.to_pil(cut)):
+        assert np.array_equal(array(files / f"heart-3-{item}.png"), np.array(picture))
+    with Image.open(files / "heart-3-1.png") as image:
+        recipe = json.loads(image.info["nvg"])
+    assert (recipe["classes"], recipe["first_item"]) == (["heart"], 1)
+
+
+def test_a_picture_is_cut_out_at_its_own_size(nvg, tiny, files):
+    assert nvg(f"cutout photo.png --model {tiny}")[:2] == (0, "photo-cutout.png\n")
+    assert array(files / "photo-cutout.png").shape == (50, 50, 4)  # the square in the middle
+    assert nvg(f"cutout cut.png --model {tiny} --out own.png")[0] == 0
+    assert np.array_equal(array(files / "own.png"), array(files / "cut.png")[:, 10:60])  # it has its own opacity
+
+
+def test_a_grid_has_a_picture_for_every_pair(nvg, tiny_model, files):
+    assert nvg("grid --columns class=heart,bird --rows seed=3,4 TINY")[:2] == (0, "class-seed-0.png\n")
+    found = array(files / "class-seed-0.png")
+    for row, seed in enumerate((3, 4)):
+        for column, name in enumerate(("heart", "bird")):
+            picture = render.to_pil(tiny_model.decode(tiny_model.generate(name, seed, SETTINGS)))[0]
+            wanted = np.array(render.enlarge(picture, 8))
+            bottom, right = (2 - row) * 132, (2 - column) * 132
+            tile = found[len(found) - bottom :][:128, found.shape[1] - right :][:, :128]
+            assert np.array_equal(tile, wanted)
+    with Image.open(files / "class-seed-0.png") as image:
+        assert json.loads(image.info["nvg"])["axes"] == {"class": ["heart", "bird"], "seed": [3, 4]}
+
+
+@pytest.mark.parametrize(
+    "axes", ["--columns top_k=1,3 --rows content-guidance='1,1 4'", "--columns variation=0,0.5 --rows seed=1"]
+)
+def test_grids_of_settings(nvg, files, axes):
+    assert nvg(f"grid --class heart {axes} --out grid.png TINY") == (0, "grid.png\n", "")
+
+
 @pytest.mark.parametrize("out", ["way.webp", "way.gif", "way.png"])
 def test_in_betweens(nvg, files, out):
     assert nvg(f"interpolate --class heart --class bird --frames 3 --out {out} TINY") == (0, f"{out}\n", "")
@@ -91,6 +130,12 @@ def test_in_betweens(nvg, files, out):
         ("interpolate --class heart --class bird --frames 1 TINY", "frames is 1"),
         ("interpolate --class heart --class bird --content soon TINY", "content is 'soon'; it can be blend"),
         ("interpolate --class heart --class bird --out way.bmp TINY", "does not end in .png, .webp or .gif"),
+        ("generate --class heart --transparent --filmstrip TINY", "--transparent is for the pictures themselves"),
+        ("grid --columns class=heart --rows seed TINY", "'seed' is no axis; write a name and its values"),
+        ("grid --columns class=heart --rows colour=1 TINY", "there is no axis 'colour'"),
+        ("grid --columns top_k=1 --rows seed=1 TINY", "0 classes are given for one sheet; name one with --class"),
+        ("grid --class bird --columns class=heart --rows seed=1 TINY", "the classes are on an axis; leave out --class"),
+        ("cutout no.png", "there is no picture no.png"),
         ("generate --class heart --out way.gif TINY", "does not end in .png"),
     ],
 )

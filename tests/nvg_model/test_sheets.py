@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from nvg_model import SamplingSettings, sheets
-from nvg_model.sheets import Axis, cells, compare, labelled
+from nvg_model.sheets import Axis, compare, jobs, labelled
 
 
 def tile(colour, size=(16, 16)):
@@ -26,7 +26,7 @@ def test_axes_are_read_from_text():
 def test_every_cell_is_what_a_call_for_it_gives(tiny_model):
     settings = SamplingSettings(structure_steps=2)
     columns, rows = Axis("class", ("heart", "bird")), Axis("top_k", (1, 3))
-    found = list(cells(tiny_model, columns, rows, seed=4, settings=settings))
+    found = [tiny_model.generate(**job) for job in jobs(tiny_model, columns, rows, seed=4, settings=settings)]
     wanted = [
         tiny_model.generate(name, 4, SamplingSettings(structure_steps=2, top_k=top_k))
         for top_k in (1, 3)
@@ -39,8 +39,9 @@ def test_every_cell_is_what_a_call_for_it_gives(tiny_model):
 
 def test_seeds_and_variations(tiny_model):
     columns, rows = Axis("variation", (0.0, 1.0)), Axis("seed", (4, 5))
-    found = list(cells(tiny_model, columns, rows, "heart", variation_seed=5))
+    found = [tiny_model.generate(**job) for job in jobs(tiny_model, columns, rows, "heart", variation_seed=5)]
     assert torch.equal(found[1].tokens, found[3].tokens) and torch.equal(found[2].tokens, found[3].tokens)
+    assert all(job["variation_seed"] == job["seed"] + 1 for job in jobs(tiny_model, columns, rows, "heart"))
     assert torch.equal(found[0].tokens, tiny_model.generate("heart", 4).tokens)
 
 
@@ -87,12 +88,12 @@ def test_wrong_uses(refuses, call, message):
 
 
 def test_what_is_wrong_is_said_before_anything_is_drawn(tiny_model, refuses):
-    drawn = []
     for columns, rows, message in (
         (Axis("class", ("heart", "brid")), Axis("seed", (1,)), "did you mean bird"),
         (Axis("seed", (1,)), Axis("seed", (2,)), "both axes are seed"),
         (Axis("class", ("heart",)), Axis("top_p", ((0.5, 0.5), (2.0, 2.0))), "top_p is"),
     ):
         with refuses(message):
-            cells(tiny_model, columns, rows, on_evaluation=lambda: drawn.append(1))
-    assert not drawn
+            jobs(tiny_model, columns, rows)
+    with refuses("are several classes; a cell has one"):
+        jobs(tiny_model, Axis("seed", (1,)), Axis("top_k", (1,)), ["heart", "bird"])
