@@ -76,6 +76,15 @@ class NVG(nn.Module):
         """Where the weights are, and where results come out."""
         return self.tokenizer.quantizer.device
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """torch.compile, with its arguments, for the blocks of both generators; they are made at their first use.
+
+        All blocks of a network share what is compiled, so that it takes seconds, and the stages' shapes are the same.
+        """
+        for network in (self.content, self.structure):
+            for block in network.transformer.blocks:
+                block.compile(*args, **kwargs)
+
     @torch.no_grad()
     def tokenize(self, images: Tensor) -> VisualGranularitySequence:
         """The whole sequence of images [B,3,H,W] in [-1,1], or [B,4,H,W] with opacity, which are put on white.

@@ -51,11 +51,11 @@ def compute(model):
     """Everything that is compared, by name."""
     config = model.config
     image = normal("image", (2, 3, *config.image_size)).clamp(-2, 2) / 2
-    noise = normal("noise", (2, config.positions, config.splits))
-    classes = torch.tensor(CLASSES)
+    noise = normal("noise", (2, config.positions, config.splits)).to(model.device)
+    classes = torch.tensor(CLASSES, device=model.device)
     sequence = model.tokenize(image)
     found = {
-        "latent": model.tokenizer.encode(image),
+        "latent": model.tokenizer.encode(image.to(model.device)),
         "structure": sequence.structure,
         "tokens": sequence.tokens,
         "canvases": sequence.canvases,

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from nvg_model.errors import NVGError
 from training.errors import TrainingError
 from training.recipes.base import Recipe
@@ -47,6 +45,8 @@ def _of_python(path: Path) -> Recipe:
 
 
 def _of_toml(path: Path, known: Callable[[str], Recipe]) -> Recipe:
+    import msgspec  # here, so that the recipes that are no files need torch alone (tests/device)
+
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,0 +1,68 @@
+"""Images a second of whole pictures, 25 steps and guidance: presets, batches, precisions, compiled or not."""
+
+from __future__ import annotations
+
+import statistics
+from itertools import product
+
+import torch
+from results import Cell, Options, Results, forget_memory, memory, seconds, use_tf32
+
+from nvg_model import NVG, SamplingSettings, preset
+from nvg_model.cli.bench import random_model
+
+PRECISIONS = {
+    "float32": (torch.float32, None),
+    "tf32": (torch.float32, None),
+    "bfloat16": (torch.bfloat16, None),
+    "bfloat16 compiled": (torch.bfloat16, {}),
+    "bfloat16 compiled, CUDA graphs": (torch.bfloat16, {"mode": "reduce-overhead"}),
+}
+"""Type of the weights, and arguments of torch.compile."""
+AT_LEAST = 2.0
+"""Seconds that a cell is repeated for."""
+
+
+def measure(options: Options, results: Results) -> None:
+    """All cells, the larger network first and what takes longest to compile last."""
+    on_gpu = options.device.type == "cuda"
+    presets, batches = (("tiny",), (1, 2)) if options.tiny else (("d16", "d12"), (1, 32, 8))
+    precisions = PRECISIONS if on_gpu else ("float32", "bfloat16")
+    for precision, name in product(precisions, presets):
+        for batch in batches:
+            cell = f"{name}, batch {batch}, {precision}"
+            results.measure(cell, images_a_second, name, batch, precision, options)
+
+
+def images_a_second(name: str, batch: int, precision: str, options: Options) -> Cell:
+    """Whole pictures, decoded; all shapes were seen once before."""
+    device = options.device
+    dtype, compiling = PRECISIONS[precision]
+    use_tf32(precision == "tf32")
+    forget_memory(device)
+    nvg = random_model(preset(name)).to(device, dtype)
+    if compiling is not None:
+        torch.compiler.reset()
+        nvg.compile(**compiling)
+    try:
+        first = seconds(lambda: draw(nvg, batch, SamplingSettings(structure_steps=1)), device)
+        settings = SamplingSettings(structure_steps=2 if options.tiny else 25)
+        times: list[float] = []
+        while not times or (sum(times) < (0 if options.tiny else AT_LEAST) and len(times) < 5):
+            times.append(seconds(lambda: draw(nvg, batch, settings), device))
+    finally:
+        use_tf32(False)
+    middle = statistics.median(times)
+    return {
+        "images_per_second": batch / middle,
+        "seconds": middle,
+        "runs": len(times),
+        "first_call_s": first,
+        "memory_bytes": memory(device),
+    }
+
+
+@torch.inference_mode()
+def draw(nvg: NVG, batch: int, settings: SamplingSettings) -> None:
+    """Pictures of the first classes."""
+    nvg.decode(nvg.generate([index % len(nvg.classes) for index in range(batch)], settings=settings))
