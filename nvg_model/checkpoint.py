@@ -117,7 +117,7 @@ def save(
         "format_version": VERSION,
         "config": json.dumps(model.config.to_dict()),
         "classes": json.dumps(model.classes),
-        "settings": json.dumps(dataclasses.asdict(model.settings)),
+        "settings": json.dumps(model.settings.to_dict()),
         "provenance": json.dumps(kept),
     }
     if model.preview_map is not None:

@@ -238,6 +238,7 @@ class Run:
         spans = times - torch.cat([times[1:], times[-1:]])
         of_grid = flow.modulations(context, times, spans, scale)  # of all time steps at once
         index_of = {t: index for index, t in enumerate(grid)}
+        memory = flow.transformer.memory() if self.settings.reuse else None
 
         def velocity(z: Tensor, t: float) -> Tensor:
             self.on_evaluation()
@@ -245,7 +246,7 @@ class Run:
                 modulations = [layer[index_of[t]] for layer in of_grid]
             else:
                 modulations = flow.modulations(context, times.new_full((1,), t))
-            return guidance.combine(flow.step(guidance.repeat(z), context, modulations))
+            return guidance.combine(flow.step(guidance.repeat(z), context, modulations, memory))
 
         return velocity
 

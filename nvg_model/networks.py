@@ -22,6 +22,7 @@ from nvg_model.errors import NVGError
 from nvg_model.transformer import (
     CANVAS,
     CONTENT,
+    Memory,
     Transformer,
     class_token_ids,
     embedding,
@@ -211,11 +212,23 @@ class StructureGenerator(nn.Module):
         """`time_sinusoid` in the precision of the weights."""
         return time_sinusoid(values).to(self.class_embedding.weight.dtype)
 
-    def step(self, z: Tensor, context: FlowContext, modulations: list[Tensor]) -> Tensor:
-        """Velocity float32 [B,L,K] at state z [B,L,K]."""
-        noisy = self.structure_in(z.to(context.tokens.dtype))
-        tokens = torch.cat([context.tokens, noisy], dim=1)
-        return self.transformer(tokens, modulations, context.rope, last=z.shape[1]).float()
+    def step(self, z: Tensor, context: FlowContext, modulations: list[Tensor], memory: Memory | None = None) -> Tensor:
+        """Velocity float32 [B,L,K] at state z [B,L,K].
+
+        Args:
+            memory: of `transformer.memory`, the same one in all steps of a stage: the tokens of canvas and class are
+                computed in the first of them only. They depend on the time as well, but little.
+        """
+        tokens = self.structure_in(z.to(context.tokens.dtype))
+        rope, last, known = context.rope, z.shape[1], context.tokens.shape[1]
+        if memory and memory[0]:
+            rope = rope[:, :, known:]
+        else:
+            tokens = torch.cat([context.tokens, tokens], dim=1)
+        velocity = self.transformer(tokens, modulations, rope, last, memory).float()
+        for kept in memory or ():
+            kept[:] = [values[:, :, :known] for values in kept]
+        return velocity
 
     def forward(
         self,

@@ -7,10 +7,12 @@ item is the same alone or in a batch.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from enum import IntEnum
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,9 @@ from torch import Tensor
 
 from nvg_model.errors import NVGError
 from nvg_model.solvers import SOLVERS
+
+_NEWER: dict[str, Any] = {"reuse": False}
+"""Settings that checkpoints of nvg 0.1.0 lack, with what they had instead."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,9 @@ class SamplingSettings:
     """Of the structure flow, by its name in `nvg_model.solvers`; a few-step checkpoint takes euler."""
     gumbel: bool = False
     """Choose the halves by Gumbel-top-k instead of top-k, for diversity."""
+    reuse: bool = False
+    """Keep the keys and values of canvas and class in the structure network after a stage's first step: about half the
+    work of the later steps, and nearly the same splits."""
 
     def __post_init__(self) -> None:
         for name in ("content_guidance", "structure_guidance", "top_p"):
@@ -61,6 +69,13 @@ class SamplingSettings:
             raise NVGError(f"structure_steps is {self.structure_steps!r}; it must be a whole number of at least 1")
         if self.solver not in SOLVERS:
             raise NVGError(f"there is no solver {self.solver!r}; there are {', '.join(SOLVERS)}")
+        if not isinstance(self.reuse, bool):
+            raise NVGError(f"reuse is {self.reuse!r}; give true or false")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, without what older versions do not know where it is as they had it."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name not in _NEWER or value != _NEWER[name]}
 
 
 def guidance_schedule(ends: tuple[float, float], splits: int) -> list[float]:

@@ -74,6 +74,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value)
 
 
+Memory = list[list[Tensor]]
+"""Keys and values [B,H,T,64] of every block, for the tokens that stay the same in all steps of a stage."""
+
+
 class Block(nn.Module):
     """Parallel attention and MLP, as in ViT-22B and the single stream of FLUX.
 
@@ -93,7 +97,14 @@ class Block(nn.Module):
         """Shift, scale and gate [...,3D] of silu(condition vector) [...,D]."""
         return self.modulation(condition)
 
-    def forward(self, x: Tensor, modulation: Tensor, rope: Tensor, last: int | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        rope: Tensor,
+        last: int | None = None,
+        memory: list[Tensor] | None = None,
+    ) -> Tensor:
         """One block.
 
         Args:
@@ -101,6 +112,7 @@ class Block(nn.Module):
             modulation: [B,3D], from `modulate`.
             rope: from `rope_table`.
             last: compute only the last so many tokens of the result, all others still serving as keys and values.
+            memory: keys and values [B,H,T',64] of earlier tokens; where it is empty, those of these are noted in it.
         Returns:
             [B,T,D], or [B,last,D].
         """
@@ -111,7 +123,7 @@ class Block(nn.Module):
         else:
             qkv, mlp = self._project_last(y, last)
             x = x[:, -last:]
-        attended = self._attend(qkv, rope, x.shape[1])
+        attended = self._attend(qkv, rope, x.shape[1], memory)
         out = self._project_out(attended, F.gelu(mlp, approximate="tanh"))
         if self.training and self.drop_path > 0:
             keep = torch.rand(len(x), 1, 1, device=x.device) >= self.drop_path
@@ -125,12 +137,16 @@ class Block(nn.Module):
             y[:, -last:], weight[attention:], bias[attention:]
         )
 
-    def _attend(self, qkv: Tensor, rope: Tensor, queries: int) -> Tensor:
-        """Attention of the last `queries` tokens over all: [B,T,3D] to [B,queries,D]."""
+    def _attend(self, qkv: Tensor, rope: Tensor, queries: int, memory: list[Tensor] | None) -> Tensor:
+        """Attention of the last `queries` tokens over all, and over those in memory: [B,T,3D] to [B,queries,D]."""
         qkv = rearrange(qkv, "b t (part head channel) -> b t part head channel", part=3, channel=HEAD_DIM)
         pair = F.rms_norm(qkv[:, :, :2].float(), (HEAD_DIM,), eps=1e-6) * self.qk_scale[:, None].float()
         query, key = rearrange(rotate(pair, rope).to(qkv.dtype), "b t part head channel -> part b head t channel")
         value = rearrange(qkv[:, :, 2], "b t head channel -> b head t channel")
+        if memory:
+            key, value = (torch.cat(both, dim=2) for both in zip(memory, (key, value), strict=True))
+        elif memory is not None:
+            memory += [key, value]
         attended = self.attention(query[:, :, -queries:], key, value)
         return rearrange(attended, "b head t channel -> b t (head channel)")
 
@@ -176,15 +192,27 @@ class Transformer(nn.Module):
         activated = F.silu(condition)
         return [layer.modulate(activated) for layer in (*self.blocks, self.final)]
 
-    def forward(self, x: Tensor, modulations: list[Tensor], rope: Tensor, last: int) -> Tensor:
-        """The final layer's values of the last `last` tokens: [B,T,D] to [B,last,channels]."""
-        for block, modulation in zip(self.blocks[:-1], modulations[:-2], strict=True):
+    def forward(
+        self, x: Tensor, modulations: list[Tensor], rope: Tensor, last: int, memory: Memory | None = None
+    ) -> Tensor:
+        """The final layer's values of the last `last` tokens: [B,T,D] to [B,last,channels].
+
+        Args:
+            memory: keys and values of all tokens but the last ones, for every block, which then are not in x; where it
+                is empty, they are noted in it.
+        """
+        of_block = memory or [None] * len(self.blocks)
+        for block, modulation, kept in zip(self.blocks[:-1], modulations[:-2], of_block[:-1], strict=True):
             if self.checkpoint_blocks and self.training:
                 x = checkpoint(block, x, modulation, rope, use_reentrant=False)
             else:
-                x = block(x, modulation, rope)
-        x = self.blocks[-1](x, modulations[-2], rope, last)
+                x = block(x, modulation, rope, None, kept)
+        x = self.blocks[-1](x, modulations[-2], rope, last, of_block[-1])
         return self.final(x, modulations[-1])
+
+    def memory(self) -> Memory:
+        """An empty one, for all steps of a stage."""
+        return [[] for _ in self.blocks]
 
 
 def embedding(count: int, width: int) -> nn.Embedding:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _INDEX = re.compile(r"\d{1,9}")
 PAIRS = ("content_guidance", "structure_guidance", "top_p")
-SETTINGS = (*PAIRS, "top_k", "temperature", "structure_steps", "solver", "gumbel")
+SETTINGS = (*PAIRS, "top_k", "temperature", "structure_steps", "solver", "gumbel", "reuse")
 
 
 def generate(args: argparse.Namespace) -> int:

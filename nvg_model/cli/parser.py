@@ -138,6 +138,8 @@ def _drawing_options(file_name: Callable[[str], str], sheet: bool = False) -> ar
     group.add_argument("--steps", dest="structure_steps", type=int, metavar="N", help="time steps of a structure flow")
     group.add_argument("--solver", metavar="NAME", help=f"of the structure flow: {solvers.summary()}")
     group.add_argument("--gumbel", action=argparse.BooleanOptionalAction, help="split regions with Gumbel noise")
+    what = "compute canvas and class once a stage in the structure network: faster, nearly the same splits"
+    group.add_argument("--reuse", action=argparse.BooleanOptionalAction, help=what)
     return options
 
 

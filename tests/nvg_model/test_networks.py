@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import nvg_model
 from nvg_model.hierarchy import all_stages, embed, members
@@ -313,6 +314,27 @@ def test_modulations_of_all_steps_at_once(lively, mixed):
         assert torch.allclose(
             step, flow.velocity(z, t, sequence.canvases[:, 1], sequence.structure[:, 1], classes, 1), atol=1e-5
         )
+
+
+def test_reused_keys_and_values(lively, mixed):
+    """The first step is unchanged, and so is a second one at the same state and time; others are cheaper, and near."""
+    sequence, classes, _ = mixed
+    flow = lively.structure
+    context = flow.context(sequence.canvases[:, 1], sequence.structure[:, 1], classes, torch.full_like(classes, 1))
+    z, memory = torch.randn(4, 16, 4, generator=generator_of()), flow.transformer.memory()
+
+    def step(z, t, memory=None):
+        with FlopCounterMode(display=False) as counter:
+            velocity = flow.step(z, context, flow.modulations(context, torch.tensor([t])), memory)
+        return velocity, counter.get_total_flops()
+
+    plain, flops = step(z, 1.0)
+    assert torch.equal(step(z, 1.0, memory)[0], plain)
+    again, fewer = step(z, 1.0, memory)
+    assert torch.allclose(again, plain, atol=1e-5)
+    assert fewer < 0.7 * flops
+    later, exact = step(0.5 * z, 0.7, memory)[0], step(0.5 * z, 0.7)[0]
+    assert 0 < (later - exact).square().mean() < 0.5 * (exact - plain).square().mean()
 
 
 def test_no_class_is_the_null_class(lively, mixed):
