@@ -5,6 +5,8 @@ Shapes: B batch, T tokens, D width, H heads of 64 channels, K splits, A = K + 3 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -201,7 +203,7 @@ class Transformer(nn.Module):
             memory: keys and values of all tokens but the last ones, for every block, which then are not in x; where it
                 is empty, they are noted in it.
         """
-        of_block = memory or [None] * len(self.blocks)
+        of_block: Sequence[list[Tensor] | None] = memory or [None] * len(self.blocks)
         for block, modulation, kept in zip(self.blocks[:-1], modulations[:-2], of_block[:-1], strict=True):
             if self.checkpoint_blocks and self.training:
                 x = checkpoint(block, x, modulation, rope, use_reentrant=False)
