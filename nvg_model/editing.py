@@ -5,6 +5,8 @@ Shapes: B batch, S = K+1 stages, L positions, C latent channels; images [B,3|4,H
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nvg_model import hierarchy
+from nvg_model.areas import Areas
 from nvg_model.errors import NVGError
 from nvg_model.generation import Request, Run
 from nvg_model.regions import RegionalClasses, RegionalGuidance, full_mask
@@ -57,10 +60,34 @@ class Kept:
 
 @dataclass(frozen=True)
 class EditedRun(Run):
-    """A run in which regions have classes of their own, or a part of another sequence stays what it is."""
+    """A run in which regions have classes of their own, a part of another sequence stays what it is, the structure has
+    a drawn area as regions, or the picture goes on at its opposite edge."""
 
     regions: RegionalClasses | None = None
     kept: Kept | None = None
+    areas: Areas | None = None
+    seamless: bool = False
+
+    def _moved(self, values: Tensor, back: bool = False, axis: int = 1) -> Tensor:
+        """Positions [...,L,...] half a picture to the right and down, so that the edges lie in the middle; or back."""
+        grid = self.quantizer.grid
+        steps = tuple(-(side // 2) if back else side // 2 for side in grid)
+        return values.unflatten(axis, grid).roll(steps, (axis, axis + 1)).flatten(axis, axis + 1)
+
+    def _moved_run(self) -> EditedRun:
+        """The same of moved positions."""
+        regions = self.regions and self.regions.moved(lambda weights: self._moved(weights, axis=2))
+        kept = self.kept and Kept(self.kept.reference, self._moved(self.kept.positions))
+        return dataclasses.replace(self, seamless=False, regions=regions, kept=kept)
+
+    def integrate(
+        self, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int, grid: Sequence[float] | None = None
+    ) -> Tensor:
+        """As of a plain run; a seamless one sees the picture moved at every second stage."""
+        if not (self.seamless and stage % 2):
+            return super().integrate(canvas, labels, noise, stage, grid)
+        canvas, labels, noise = self._moved(canvas), self._moved(labels), self._moved(noise)
+        return self._moved(self._moved_run().integrate(canvas, labels, noise, stage, grid), back=True)
 
     def guidance(self, scale: float | Tensor, null_class: int) -> Guidance:
         """Of the classes of all regions."""
@@ -69,6 +96,8 @@ class EditedRun(Run):
     def token_logits(self, canvas: Tensor, labels: Tensor, stage: int) -> Tensor:
         """As of a plain run, but with the predicted final canvases mixed by the regions' masks before they are averaged
         over the clusters, and averaged over the new positions only where a cluster has kept ones too."""
+        if self.seamless and stage % 2:
+            return self._moved_run().token_logits(self._moved(canvas), self._moved(labels), stage)
         scale = self._content_scale(stage)
         guidance = self.guidance(scale, self.content.num_classes)
         noise = self._canvas_noise(guidance, canvas, stage)
@@ -95,13 +124,16 @@ class EditedRun(Run):
         return codes if self.kept is None else self.kept.codes(codes, labels, stage)
 
     def next_labels(self, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int) -> Tensor:
-        """As of a plain run; kept positions take the reference's side as far as equal halves allow."""
-        sides = None if self.kept is None else self.kept.sides(stage + 1)
+        """As of a plain run; kept positions take the reference's side as far as equal halves allow, areas theirs."""
+        sides = None if self.areas is None else self.areas.sides(labels, stage)
+        if self.kept is not None:
+            kept = self.kept.sides(stage + 1)
+            sides = kept if sides is None else torch.where(kept >= 0, kept, sides)
         return self.split(labels, self.split_scores(canvas, labels, noise, stage), stage, sides)
 
     def next_canvas(self, canvas: Tensor, codes: Tensor, labels: Tensor, stage: int) -> Tensor:
         """As of a plain run; kept positions have the canvas of the reference."""
-        canvas = super().next_canvas(canvas, codes, labels, stage)
+        canvas = self.quantizer.add_stage(canvas, codes, labels, stage, self.seamless)
         return canvas if self.kept is None else self.kept.canvas(canvas, stage)
 
 

@@ -77,6 +77,10 @@ class Request:
     """Whether all images draw the noise of the first: frames that differ in their structure or class only."""
     keep: Tensor | None = None
     """float [H,W] or [B,H,W]: 1 where `sequence`, a whole one, stays what it is; drawn anew where it is 0."""
+    area: Tensor | None = None
+    """float [H,W] or [B,H,W]: 0.5 and more is an area of any size that the structure has as regions of its own."""
+    seamless: bool = False
+    """Draw pictures that can be laid beside each other; `decode` them with seamless=True as well."""
 
 
 class More(TypedDict, total=False):
@@ -89,6 +93,8 @@ class More(TypedDict, total=False):
     variation: float
     shared_noise: bool
     keep: Tensor | None
+    area: Tensor | None
+    seamless: bool
 
 
 @dataclass(frozen=True)

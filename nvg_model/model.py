@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nvg_model import preview
+from nvg_model.areas import fitted
 from nvg_model.config import NVGConfig
 from nvg_model.cutout import cut_out
 from nvg_model.editing import EditedRun, kept_of, paste, pixel_mask
@@ -94,12 +95,13 @@ class NVG(nn.Module):
         return self.tokenizer.tokenize(images.to(self.device))
 
     @torch.no_grad()
-    def decode(self, sequence: VisualGranularitySequence, stage: int | None = None) -> Tensor:
+    def decode(self, sequence: VisualGranularitySequence, stage: int | None = None, seamless: bool = False) -> Tensor:
         """Images float32 [B,3,H,W] in [-1,1] of the canvas after `stage` (the last one present by default).
 
         What is transparent is white; H and W are the configuration's `output_size`.
+        Pictures generated with `seamless` are decoded with it too.
         """
-        return self.tokenizer.decode(self._canvas(sequence, stage))
+        return self.tokenizer.decode(self._canvas(sequence, stage), seamless)
 
     @torch.no_grad()
     def decode_rgba(self, sequence: VisualGranularitySequence, stage: int | None = None) -> Tensor:
@@ -271,6 +273,10 @@ class NVG(nn.Module):
             edits["regions"] = regional(classes, request.regions, own, grid).to(self.device)
         if request.keep is not None and (kept := kept_of(request, grid, len(classes))) is not None:
             edits["kept"] = kept.to(self.device)
+        if request.area is not None:
+            edits["areas"] = fitted(request.area.cpu(), len(classes), grid).to(self.device)
+        if request.seamless:
+            edits["seamless"] = True
         return edits
 
     @torch.no_grad()

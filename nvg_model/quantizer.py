@@ -96,17 +96,23 @@ class Quantizer(nn.Module):
         """Codebook vectors of `codes` [...]: float32 [...,C]."""
         return F.embedding(codes, self.codebook).float()
 
-    def refine(self, placed: Tensor, stage: int) -> Tensor:
-        """h + 0.5 * conv(h) with the convolution of the stage, on the grid; [B,L,C] to [B,L,C]."""
+    def refine(self, placed: Tensor, stage: int, seamless: bool = False) -> Tensor:
+        """h + 0.5 * conv(h) with the convolution of the stage, on the grid; [B,L,C] to [B,L,C].
+
+        Args:
+            seamless: the grid goes on at the opposite edge, where it otherwise ends in zeros.
+        """
         conv = self.refiners[stage]
         assert isinstance(conv, nn.Conv2d) and conv.bias is not None
         image = rearrange(placed.mT, "b c (h w) -> b c h w", h=self.grid[0])
-        refined = F.conv2d(image, conv.weight.float(), conv.bias.float(), padding=1)
+        if seamless:
+            image = F.pad(image, (1, 1, 1, 1), mode="circular")
+        refined = F.conv2d(image, conv.weight.float(), conv.bias.float(), padding=0 if seamless else 1)
         return placed + self.REFINE * rearrange(refined, "b c h w -> b c (h w)").mT
 
-    def add_stage(self, canvas: Tensor, codes: Tensor, labels: Tensor, stage: int) -> Tensor:
+    def add_stage(self, canvas: Tensor, codes: Tensor, labels: Tensor, stage: int, seamless: bool = False) -> Tensor:
         """The canvas [B,L,C] after stage `stage`, given the one before it and each cluster's code [B,N]."""
-        return canvas + self.refine(hierarchy.place(self.lookup(codes), labels), stage)
+        return canvas + self.refine(hierarchy.place(self.lookup(codes), labels), stage, seamless)
 
 
 def quantizer_loss(latent: Tensor, canvases: Tensor) -> Tensor:

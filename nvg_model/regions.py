@@ -6,7 +6,7 @@ S = K+1 stages. A mask is float [H,W] or [B,H,W] in [0,1], of any size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +55,10 @@ class RegionalClasses:
         slots, images = self.rows
         rows = slots.to(device), images.to(device)
         return RegionalClasses(self.classes.to(device), self.weights.to(device), rows, self.guidance)
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> RegionalClasses:
+        """The same with the positions moved: `move` takes [...,L]."""
+        return RegionalClasses(self.classes, move(self.weights), self.rows, self.guidance)
 
     def at(self, scale: float | Tensor, null_class: int) -> RegionalGuidance:
         """Guidance of all classes of all images at a scale: a number, or one of every position float [B,L]."""

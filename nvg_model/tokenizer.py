@@ -7,6 +7,7 @@ L = h*w positions, row-major; C latent channels; S stages; N clusters of a stage
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -124,9 +125,13 @@ class Tokenizer(nn.Module):
         tokens, canvases = self.quantizer(latent, structure)
         return VisualGranularitySequence(structure, tokens, canvases, self.grid)
 
-    def decode(self, canvas: Tensor) -> Tensor:
-        """Images float32 [B,3,H,W] in [-1,1] of a canvas [B,L,C]; what is transparent is white."""
-        return self._output(canvas)[:, :3]
+    def decode(self, canvas: Tensor, seamless: bool = False) -> Tensor:
+        """Images float32 [B,3,H,W] in [-1,1] of a canvas [B,L,C]; what is transparent is white.
+
+        Args:
+            seamless: pictures that go on at their opposite edge, so that they can be laid beside each other.
+        """
+        return self._output(canvas, seamless)[:, :3]
 
     def decode_with_opacity(self, canvas: Tensor) -> tuple[Tensor, Tensor]:
         """What `decode` gives, and its opacity [B,H,W] in [0,1]: 1 everywhere where the model has none."""
@@ -141,11 +146,22 @@ class Tokenizer(nn.Module):
             return torch.cat([output, torch.ones_like(output[:, :1])], dim=1)
         return from_white(output)
 
-    def _output(self, canvas: Tensor) -> Tensor:
+    def _output(self, canvas: Tensor, seamless: bool = False) -> Tensor:
         """What the decoder gives, float32 [B,3 or 4,H,W] in [-1,1]: colours on white, and opacity."""
         weight = self.decoder.stem.weight
         latent = rearrange(canvas.to(weight).mT, "b c (h w) -> b c h w", h=self.grid[0])
-        return self.decoder(latent).float().clamp(-1, 1)
+        decoder = _wrapping(self.decoder) if seamless else self.decoder
+        return decoder(latent).float().clamp(-1, 1)
+
+
+def _wrapping(decoder: Decoder) -> Decoder:
+    """The same decoder, of the same weights, whose convolutions go on at the opposite edge."""
+    shared = {id(weight): weight for weight in decoder.parameters()}
+    wrapping = copy.deepcopy(decoder, shared)
+    for part in wrapping.modules():
+        if isinstance(part, nn.Conv2d):
+            part.padding_mode = "circular"
+    return wrapping
 
 
 def on_white(images: Tensor) -> Tensor:

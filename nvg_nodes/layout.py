@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nvg_model import NVGError, hierarchy, render
+from nvg_model.areas import distance_to, signed_distance
 from nvg_model.errors import shortened
 from nvg_nodes.types import Model, Structure, structure_of
 
@@ -63,27 +64,6 @@ def checked_stages(stages: int, positions: int) -> int:
     return stages
 
 
-def signed_distance(area: Tensor) -> Tensor:
-    """Distance of every pixel centre to the nearest one on the other side of the area's outline, float [H,W].
-
-    Positive inside the area (deeper is larger), negative outside. In pixels, exact (Euclidean).
-
-    Args:
-        area: bool [H,W] with both sides present.
-    """
-    return _distance_to(~area) - _distance_to(area)
-
-
-def _distance_to(points: Tensor) -> Tensor:
-    """Euclidean distance [H,W] of every pixel to the nearest one in `points` bool [H,W]; infinite without any."""
-    height, width = points.shape
-    far = torch.where(points, 0.0, torch.inf)
-    rows, columns = torch.arange(height), torch.arange(width)
-    # The square splits into its two axes: the best of each column first, then the best of those along the row.
-    down = (far[None] + (rows[:, None] - rows).square()[..., None]).amin(1)
-    return (down[:, None] + (columns[:, None] - columns).square()).amin(-1).sqrt()
-
-
 def label_order(values: Tensor) -> Tensor:
     """Ranks positions by a label map, so that equal labels are told apart by what lies around them.
 
@@ -100,7 +80,7 @@ def label_order(values: Tensor) -> Tensor:
     ranks = torch.zeros(values.shape)
     for index in range(len(distinct)):
         here = order == index
-        below, above = _distance_to(order < index), _distance_to(order > index)
+        below, above = distance_to(order < index), distance_to(order > index)
         if index == 0:
             fraction = 1 / (above + 1)
         elif index == len(distinct) - 1:

@@ -244,6 +244,7 @@ def _draw(model: NVG, args: argparse.Namespace, structure: Tensor | None) -> _Dr
             on_evaluation=advance,
             regions=editing.read_regions(args),
             **editing.variation(args),
+            **editing.layout(args),
         )
     recipe = _recipe(model, args, classes, settings)
     recipe["structure"] = {"picture": args.structure, "stages": stages, "fit": args.fit} if stages else None
@@ -271,6 +272,8 @@ def _recipe(
         "settings": dataclasses.asdict(settings),
         "regions": [list(one) for one in args.regions],
         "variation": args.variation,
+        "area": getattr(args, "area", None),
+        "seamless": getattr(args, "seamless", False),
     }
 
 
@@ -327,7 +330,10 @@ def _sheet(model: NVG, drawing: _Drawing, args: argparse.Namespace) -> Image:
     from nvg_model import render
 
     transparent = model.config.autoencoder.output_channels == 4 and len(drawing.sequence) == 1
-    images = render.to_pil((model.decode_rgba if transparent else model.decode)(drawing.sequence))
+    if drawing.recipe["seamless"]:
+        images = render.to_pil(model.decode(drawing.sequence, seamless=True))
+    else:
+        images = render.to_pil((model.decode_rgba if transparent else model.decode)(drawing.sequence))
     if len(images) == 1:
         return images[0]
     columns = args.count if len(args.classes) > 1 < args.count else _columns(len(images))

@@ -45,6 +45,16 @@ def variation(args: argparse.Namespace) -> dict[str, Any]:
     return {"variation_seed": int(seed), "variation": share}
 
 
+def layout(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `NVG.generate` for the options --area and --seamless, which not all commands have."""
+    found: dict[str, Any] = {}
+    if getattr(args, "area", None):
+        found["area"] = read_mask(args.area)
+    if getattr(args, "seamless", False):
+        found["seamless"] = True
+    return found
+
+
 def add_inpaint_options(command: argparse.ArgumentParser) -> None:
     """Those of `nvg inpaint`."""
     command.add_argument("image", metavar="IMAGE")

@@ -1,0 +1,125 @@
+"""Areas of any size as regions of the structure, and pictures that go on at their opposite edge."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nvg_model import Region, SamplingSettings, hierarchy
+from nvg_model.areas import fitted, rounded
+
+ONE_STEP = SamplingSettings(structure_steps=1)
+
+
+def disc(share, side=64):
+    """A disc that covers a share of the picture."""
+    place = torch.arange(side) - side / 2 + 0.5
+    distance = (place[:, None] ** 2 + place**2).flatten()
+    mask = torch.zeros(side * side)
+    mask[distance.argsort()[: round(share * side * side)]] = 1
+    return mask.view(side, side)
+
+
+def is_union(labels, positions):
+    """Whether the positions [L] are whole clusters of labels [L]."""
+    return not set(labels[positions].tolist()) & set(labels[~positions].tolist())
+
+
+@pytest.mark.parametrize(
+    "share, wanted",
+    [(0.5, (1, 32)), (0.25, (2, 16)), (0.375, (3, 24)), (0.0625, (4, 4)), (0.75, (2, 48)), (0.99, (6, 63))],
+)
+def test_the_stage_at_which_an_area_is_whole_regions(share, wanted):
+    assert rounded(share, 64) == wanted
+
+
+@pytest.mark.parametrize("share", [0.0625, 0.125, 0.25, 0.375, 0.5, 0.7])
+def test_nested_halves_around_an_area(share):
+    areas = fitted(disc(share), 1, (8, 8))
+    structure = areas.structure()
+    hierarchy.check(structure, 64)
+    assert structure.shape[1] == areas.stage + 1 and is_union(structure[0, -1], areas.positions[0])
+    assert not is_union(structure[0, -2], areas.positions[0])  # at no earlier stage
+
+
+@pytest.mark.parametrize("share", [0.0625, 0.25, 0.375, 0.7])
+def test_a_generated_structure_has_the_area_as_regions(tiny_model, share):
+    drawn = tiny_model.generate(["heart", "bird"], 3, ONE_STEP, area=disc(share))
+    hierarchy.check(drawn.structure, 16)
+    areas = fitted(disc(share), 2, (4, 4))
+    for item in range(2):
+        assert is_union(drawn.structure[item, areas.stage], areas.positions[item])
+    free = tiny_model.generate(["heart", "bird"], 3, ONE_STEP)
+    assert not torch.equal(free.structure, drawn.structure)
+
+
+def test_kept_positions_come_before_areas(tiny_model):
+    reference = tiny_model.generate("bird", 1, ONE_STEP)
+    keep = torch.zeros(4, 4)
+    keep[:, :2] = 1
+    drawn = tiny_model.generate("heart", 3, ONE_STEP, sequence=reference, keep=keep, area=disc(0.25))
+    hierarchy.check(drawn.structure, 16)
+    kept = keep.flatten() > 0
+    assert torch.equal(drawn.canvases[0, -1][kept], reference.canvases[0, -1][kept])
+
+
+@pytest.mark.parametrize(
+    "area, message",
+    [
+        (torch.zeros(8, 8), "the area is empty, so it has no outline"),
+        (torch.ones(8, 8), "the area covers everything"),
+        (torch.full((8, 8), 2.0), "the area has values from 2 to 2"),
+        (torch.zeros(3, 8, 8), "the area has 3 items for 1 images"),
+    ],
+)
+def test_wrong_areas(tiny_model, refuses, area, message):
+    with refuses(message):
+        tiny_model.generate("heart", area=area)
+
+
+def rolled(x, steps):
+    return x.roll(steps, (-2, -1))
+
+
+def test_the_decoder_goes_on_at_the_opposite_edge(tiny_model):
+    """A moved canvas gives the moved picture, which no padding with zeros does."""
+    canvas = torch.randn(1, 16, 8, generator=torch.Generator().manual_seed(0))
+    moved = rolled(canvas.mT.unflatten(2, (4, 4)), (1, 2)).flatten(2).mT
+    tokenizer, step = tiny_model.tokenizer, tiny_model.config.autoencoder.downsampling
+    picture, other = (tokenizer.decode(one, seamless=True) for one in (canvas, moved))
+    torch.testing.assert_close(other, rolled(picture, (step, 2 * step)), atol=1e-4, rtol=0)
+    assert not torch.allclose(tokenizer.decode(moved), rolled(tokenizer.decode(canvas), (step, 2 * step)), atol=1e-2)
+    assert not any(
+        part.padding_mode != "zeros" for part in tokenizer.decoder.modules() if hasattr(part, "padding_mode")
+    )
+
+
+def test_refiners_go_on_at_the_opposite_edge(tiny_model):
+    placed = torch.randn(1, 16, 8, generator=torch.Generator().manual_seed(0))
+    image = placed.mT.unflatten(2, (4, 4))
+    moved = rolled(image, (1, 1)).flatten(2).mT
+    refined, other = (tiny_model.tokenizer.quantizer.refine(one, 2, seamless=True) for one in (placed, moved))
+    torch.testing.assert_close(other, rolled(refined.mT.unflatten(2, (4, 4)), (1, 1)).flatten(2).mT)
+
+
+def test_seamless_pictures_with_everything_else(tiny_model):
+    reference = tiny_model.generate("bird", 1, ONE_STEP)
+    keep = torch.zeros(4, 4)
+    keep[:, :2] = 1
+    plain = tiny_model.generate("heart", 3, ONE_STEP)
+    options = {"regions": [Region(disc(0.25), "bird")]}, {"sequence": reference, "keep": keep}, {"area": disc(0.25)}
+    for more in ({}, *options):
+        drawn = tiny_model.generate("heart", 3, ONE_STEP, seamless=True, **more)
+        hierarchy.check(drawn.structure, 16)
+        assert not torch.equal(drawn.canvases, plain.canvases)
+    both = tiny_model.generate(["heart", "bird"], 3, ONE_STEP, seamless=True)
+    alone = tiny_model.generate("bird", 3, ONE_STEP, first_item=1, seamless=True)
+    torch.testing.assert_close(both.canvases[1:], alone.canvases, atol=1e-4, rtol=1e-4)
+
+
+def test_a_region_moves_with_the_picture(tiny_model):
+    """A region of everything is a plain call, in a seamless picture as well."""
+    full = F.pad(torch.ones(2, 2), (1, 1, 1, 1), value=1.0)
+    first = tiny_model.generate("bird", 3, ONE_STEP, seamless=True)
+    second = tiny_model.generate("heart", 3, ONE_STEP, seamless=True, regions=[Region(full, "bird")])
+    assert torch.equal(first.tokens, second.tokens)
+    torch.testing.assert_close(first.canvases, second.canvases)
