@@ -6,10 +6,12 @@ from types import ModuleType
 
 from nvg_nodes import (
     host,
+    nodes_between,
     nodes_edit,
     nodes_generate,
     nodes_load,
     nodes_paint,
+    nodes_show,
     nodes_stages,
     nodes_structure,
     nodes_structure_from,
@@ -21,6 +23,8 @@ FAMILIES = (
     nodes_load,
     nodes_generate,
     nodes_edit,
+    nodes_between,
+    nodes_show,
     nodes_tokenize,
     nodes_stages,
     nodes_structure_from,

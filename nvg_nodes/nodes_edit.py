@@ -1,18 +1,35 @@
-"""Nodes that edit: regions with classes of their own.
+"""Nodes that edit: regions with classes of their own, and pictures of which a part is drawn anew.
 
-Shapes: MASK [B,H,W] in [0,1].
+Shapes: IMAGE [B,H,W,C] and MASK [B,H,W] in [0,1].
 """
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from nvg_model import NVGError, Region
+from nvg_model import NVGError, Region, editing
+from nvg_model.tokenizer import from_white
 from nvg_nodes import images, layout
-from nvg_nodes.api import io, schema, words
-from nvg_nodes.nodes_generate import parse_classes
-from nvg_nodes.sockets import MAIN, NVGRegions, class_input, fit_input, model_input
-from nvg_nodes.types import Model, Regions
+from nvg_nodes.api import advanced, io, schema, words
+from nvg_nodes.nodes_generate import batch_of_classes, draw, parse_classes
+from nvg_nodes.nodes_tokenize import tokenize
+from nvg_nodes.sockets import (
+    MAIN,
+    NVGRegions,
+    NVGSequence,
+    NVGStructure,
+    class_input,
+    first_item_input,
+    fit_input,
+    model_input,
+    regions_input,
+    request_inputs,
+    settings_input,
+    variation_inputs,
+)
+from nvg_nodes.types import Model, Regions, Settings, Structure
 
 AS_SETTINGS = -1.0
 """The guidance that means that of the settings."""
@@ -74,3 +91,163 @@ def one_class(model: Model, text: str) -> str | None:
     if len(found) != 1:
         raise NVGError(f"a region has one class, and class_name names {len(found)}; add an NVG Region for each")
     return model.classes[found[0]] if found[0] < len(model.classes) else None
+
+
+class NVGInpaint(io.ComfyNode):
+    """Picture, mask and class -> the picture with that part drawn anew."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NVGInpaint",
+            display_name="NVG Inpaint",
+            category=MAIN,
+            description="Draws a part of a picture anew, or what is beyond its edges. All pixels outside the mask come "
+            "back as they were.",
+            search_aliases=words(
+                "nvg, inpaint, outpaint, outpainting, fill, erase, replace, mask, img2img, edit, reference, vae encode "
+                "for inpainting, set latent noise mask, extend, uncrop"
+            ),
+            inputs=[
+                *request_inputs(),
+                io.Image.Input(
+                    "image", tooltip="One or more pictures of any size with 1, 3 or 4 channels. They keep their size."
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="What is drawn anew: all that is above 0. Values below 1 blend with the old picture. A "
+                    "batch makes a batch.",
+                ),
+                *_place_inputs(),
+                _keep_structure_input(),
+                NVGStructure.Input(
+                    "structure", optional=True, tooltip="A layout for the new part; what is kept stays as it is."
+                ),
+                regions_input(),
+                settings_input(),
+                first_item_input(),
+                *variation_inputs(),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The pictures, in the size that came in."),
+                io.Mask.Output(display_name="mask", tooltip="What was drawn anew, 1 where it was."),
+                NVGSequence.Output(display_name="sequence", tooltip="All stages of the whole pictures."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Model,
+        class_name: str,
+        seed: int,
+        batch_size: int,
+        image: Tensor,
+        mask: Tensor | None = None,
+        scale: float = 1.0,
+        right: int = 0,
+        down: int = 0,
+        keep_structure: int = 0,
+        structure: Structure | None = None,
+        regions: Regions | None = None,
+        settings: Settings | None = None,
+        **numbers: float,
+    ) -> io.NodeOutput:
+        """Draws what is masked or uncovered, and lays it into the picture."""
+        placed, free = _placed(images.checked_image(image), mask, scale, right, down)
+        old, free, classes = _batch(placed, free, batch_of_classes(model, class_name, 1), batch_size)
+        whole = images.widened(old, model.config.image_size)
+        drawn = draw(
+            model,
+            classes,
+            (settings or Settings()).over(model.nvg.settings),
+            seed=seed,
+            sequence=tokenize(model, images.to_model(whole, model.config.image_size, "stretch")),
+            keep=(images.widened(free[..., None], model.config.image_size, 0)[..., 0] == 0).float(),
+            keep_structure=keep_structure,
+            structure=structure.fitting(model) if structure is not None else None,
+            regions=(regions or Regions()).items,
+            **numbers,
+        )
+        sequence, pictures, opacity = drawn
+        new = _of_size(torch.cat([pictures, opacity[:, None] * 2 - 1], 1), whole, old)
+        return io.NodeOutput(editing.paste(new, old.movedim(-1, 1), free).movedim(1, -1), free, sequence)
+
+
+def _place_inputs() -> list[io.Input]:
+    """Where the picture lies on its canvas: what it leaves free is drawn."""
+
+    def pixels(name: str, tooltip: str) -> io.Input:
+        return io.Int.Input(name, optional=True, default=0, min=-16384, max=16384, tooltip=tooltip)
+
+    return [
+        io.Float.Input(
+            "scale",
+            optional=True,
+            default=1.0,
+            min=0.05,
+            max=8.0,
+            step=0.05,
+            tooltip="For outpainting: shows the picture so much smaller, and draws what is left free around it.",
+        ),
+        pixels("right", "For outpainting: moves the picture so many pixels to the right, and draws what is left free."),
+        pixels("down", "For outpainting: moves the picture so many pixels down, and draws what is left free."),
+    ]
+
+
+def _keep_structure_input() -> io.Input:
+    return advanced(
+        io.Int.Input(
+            "keep_structure",
+            optional=True,
+            default=0,
+            min=0,
+            max=32,
+            tooltip="Keep the structure of so many stages inside the mask too, so that outlines stay. 0 keeps none.",
+        )
+    )
+
+
+def _placed(image: Tensor, mask: Tensor | None, scale: float, right: int, down: int) -> tuple[Tensor, Tensor]:
+    """Pictures [B,H,W,C] at their place on the canvas, and the MASK of what is drawn. Raises NVGError without any."""
+    size = image.shape[1:3]
+    free = torch.zeros(1, *size) if mask is None else images.checked_mask(mask)
+    if free.shape[1:] != size:
+        free = F.interpolate(free[:, None], size=size, mode="nearest-exact")[:, 0]
+    if (scale, right, down) != (1, 0, 0):
+        image, uncovered = editing.place(image.movedim(-1, 1), scale, right, down)
+        image = image.movedim(1, -1).clamp(0, 1)
+        moved = editing.place(free[:, None], scale, right, down)[0][:, 0]
+        moved = torch.where(moved < 1 / 255, 0, moved)  # what the filter left of nothing
+        free = torch.maximum(moved, uncovered[:1])
+    if not bool((free > 0).flatten(1).any(1).all()):
+        raise NVGError(
+            "nothing is to be drawn: paint a mask (1 is drawn anew), or make room with scale below 1, right or down"
+        )
+    return image, free
+
+
+def _batch(image: Tensor, mask: Tensor, classes: Tensor, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures, masks and classes, one each for everything that is drawn. Raises NVGError where they do not fit."""
+    numbers = len(image), len(mask), len(classes)
+    items = max(numbers)
+    if not {*numbers} <= {1, items}:
+        raise NVGError(
+            f"there are {numbers[0]} pictures, {numbers[1]} masks and {numbers[2]} classes; give one of each, or "
+            "equally many"
+        )
+    image, mask, classes = (
+        one.expand(items, *one.shape[1:]).repeat_interleave(batch_size, 0) for one in (image, mask, classes)
+    )
+    return image, mask, classes
+
+
+def _of_size(drawn: Tensor, whole: Tensor, old: Tensor) -> Tensor:
+    """What the model drew [B,4,h,w] as IMAGE values [B,C,H,W] like `old`, which is the middle of `whole`."""
+    channels, (height, width) = old.shape[-1], old.shape[1:3]
+    new = from_white(drawn) if channels == 4 else drawn[:, :3]
+    if new.shape[-2:] != whole.shape[1:3]:
+        new = F.interpolate(new, whole.shape[1:3], mode="bicubic", antialias=True).clamp(-1, 1)
+    top, left = (whole.shape[1] - height) // 2, (whole.shape[2] - width) // 2
+    return images.from_model(new[..., top : top + height, left : left + width]).movedim(-1, 1)

@@ -9,7 +9,7 @@ from nvg_model import NVGError, VisualGranularitySequence
 from nvg_nodes import host, images
 from nvg_nodes.api import io, schema, words
 from nvg_nodes.sockets import MAIN, STRUCTURE, NVGSequence, NVGStructure, fit_input, model_input, opacity_output
-from nvg_nodes.types import Model, check_sequence, structure_of
+from nvg_nodes.types import Model, check_sequence, joined, structure_of
 
 FINAL, ONE, ALL = "final", "one stage", "all stages"
 
@@ -141,9 +141,4 @@ def tokenize(model: Model, pictures: Tensor) -> VisualGranularitySequence:
     for part in parts:
         progress()
         done.append(nvg.tokenize(part).to("cpu"))
-    return VisualGranularitySequence(
-        torch.cat([one.structure for one in done]),
-        torch.cat([one.tokens for one in done]),
-        torch.cat([one.canvases for one in done]),
-        done[0].grid,
-    )
+    return joined(done)

@@ -6,10 +6,11 @@ Shapes: B batch, S' stages present, L = h*w positions, N = 2^i clusters of stage
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from nvg_model import NVGError, Region, SamplingSettings, VisualGranularitySequence, hierarchy
@@ -105,6 +106,16 @@ def check_sequence(model: Model, sequence: VisualGranularitySequence) -> None:
             f"but {model.name} has {model.config.grid[0]} x {model.config.grid[1]} with {channels}: tokenize or "
             "generate with the same model"
         )
+
+
+def joined(parts: Sequence[VisualGranularitySequence]) -> VisualGranularitySequence:
+    """Sequences of one model as one batch."""
+    return VisualGranularitySequence(
+        torch.cat([part.structure for part in parts]),
+        torch.cat([part.tokens for part in parts]),
+        torch.cat([part.canvases for part in parts]),
+        parts[0].grid,
+    )
 
 
 @dataclass(frozen=True)

@@ -127,10 +127,10 @@ class SaveImage(CoreNode):
         return io.NodeOutput(ui=io.PreviewImage(images))
 
     @classmethod
-    def write(cls, images: Tensor, prefix: str) -> None:
+    def write(cls, images: Tensor, prefix: str, **how: Any) -> None:
         """Writes the images with the prompt and the workflow as the host does. Raises NVGError."""
         try:
-            cls._write(images, prefix)
+            cls._write(images, prefix, **how)
         except (OSError, ValueError) as error:  # ValueError: a zero byte, or half a character
             if isinstance(error, NVGError):
                 raise
@@ -138,23 +138,32 @@ class SaveImage(CoreNode):
             raise NVGError(f"filename_prefix {prefix!r} cannot be written to in {cls.files.out} ({reason})") from error
 
     @classmethod
-    def _write(cls, images: Tensor, prefix: str) -> None:
-        stem = _filled_in(prefix.replace("\\", "/"), images)
-        folder = (cls.files.out / stem).parent
-        if not folder.resolve().is_relative_to(cls.files.out.resolve()):
-            raise NVGError(f"filename_prefix {prefix!r} leads out of {cls.files.out}; name a folder inside it")
+    def _write(cls, images: Tensor, prefix: str, **how: Any) -> None:
+        folder, name, counter = cls._free_name(images, prefix, "png")
         metadata = PngInfo()
-        metadata.add_text("prompt", json.dumps(cls.hidden.prompt))
-        for name, value in (cls.hidden.extra_pnginfo or {}).items():
-            metadata.add_text(name, json.dumps(value))
-        folder.mkdir(parents=True, exist_ok=True)
-        name = Path(stem).name
-        taken = [re.fullmatch(rf"{re.escape(name)}_(\d+)_?\.png", file.name) for file in folder.iterdir()]
-        counter = max((int(found[1]) for found in taken if found), default=0) + 1
+        for key, value in cls._graphs().items():
+            metadata.add_text(key, json.dumps(value))
         for number, image in enumerate(images):
             path = folder / f"{name.replace('%batch_num%', str(number))}_{counter + number:05}_.png"
             Image.fromarray(_bytes(image)).save(path, pnginfo=metadata, compress_level=4)
             cls.files.written.append(path)
+
+    @classmethod
+    def _graphs(cls) -> dict[str, Any]:
+        """What is kept in a file: the prompt, and the workflow."""
+        return {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
+
+    @classmethod
+    def _free_name(cls, images: Tensor, prefix: str, ending: str) -> tuple[Path, str, int]:
+        """The folder, the name, and the first number that no file there has. Raises NVGError."""
+        stem = _filled_in(prefix.replace("\\", "/"), images)
+        folder = (cls.files.out / stem).parent
+        if not folder.resolve().is_relative_to(cls.files.out.resolve()):
+            raise NVGError(f"filename_prefix {prefix!r} leads out of {cls.files.out}; name a folder inside it")
+        folder.mkdir(parents=True, exist_ok=True)
+        name = Path(stem).name
+        taken = [re.fullmatch(rf"{re.escape(name)}_(\d+)_?\.{ending}", file.name) for file in folder.iterdir()]
+        return folder, name, max((int(found[1]) for found in taken if found), default=0) + 1
 
 
 def _filled_in(prefix: str, images: Tensor) -> str:
@@ -187,6 +196,44 @@ class PreviewImage(SaveImage):
         if cls.files.previews:
             cls.write(images, f"previews/node_{cls.hidden.unique_id}")
         return io.NodeOutput(ui=io.PreviewImage(images))
+
+
+class SaveAnimatedWEBP(SaveImage):
+    """An animation of a batch, with the graph in it."""
+
+    METHODS: ClassVar[dict[str, int]] = {"default": 4, "fastest": 0, "slowest": 6}
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [
+            io.Image.Input("images"),
+            io.String.Input("filename_prefix", default="ComfyUI"),
+            io.Float.Input("fps", default=6.0, min=0.01, max=1000.0, step=0.01),
+            io.Boolean.Input("lossless", default=True),
+            io.Int.Input("quality", default=80, min=0, max=100),
+            io.Combo.Input("method", options=list(cls.METHODS)),
+        ]
+        return io.Schema("SaveAnimatedWEBP", "Save Animated WEBP", "image", inputs, is_output_node=True)
+
+    @classmethod
+    def execute(  # type: ignore[override]
+        cls, images: Tensor, filename_prefix: str, fps: float, lossless: bool, quality: int, method: str
+    ) -> io.NodeOutput:
+        """Writes PREFIX_00001_.webp, never over a file that is there."""
+        how = {"lossless": lossless, "quality": quality, "method": cls.METHODS[method]}
+        cls.write(images, filename_prefix, duration=int(1000 / fps), **how)
+        return io.NodeOutput(ui=io.PreviewImage(images))
+
+    @classmethod
+    def _write(cls, images: Tensor, prefix: str, **how: Any) -> None:
+        folder, name, counter = cls._free_name(images, prefix, "webp")
+        exif = Image.Exif()
+        for tag, (key, value) in zip(range(0x0110, 0, -1), cls._graphs().items(), strict=False):
+            exif[tag] = f"{key}:{json.dumps(value)}"  # as the host, in fields that every reader knows
+        path = folder / f"{name}_{counter:05}_.webp"
+        first, *others = [Image.fromarray(_bytes(image)) for image in images]
+        first.save(path, save_all=True, append_images=others, exif=exif, **how)
+        cls.files.written.append(path)
 
 
 class ImageScaleBy(CoreNode):
@@ -290,6 +337,7 @@ CORE: list[type[Any]] = [
     LoadImage,
     SaveImage,
     PreviewImage,
+    SaveAnimatedWEBP,
     ImageScaleBy,
     MaskToImage,
     ImageToMask,

@@ -46,7 +46,8 @@ def _sheet(tiles: Sequence[Image.Image]) -> Image.Image:
     sheet = Image.new("RGB", (SIDE, SIDE), "white")
     for index, tile in enumerate(tiles):
         row, column = divmod(index, columns)
-        fitted = ImageOps.pad(tile.convert("RGB"), (side, side), Image.Resampling.LANCZOS, "white")
+        opaque = Image.alpha_composite(Image.new("RGBA", tile.size, "white"), tile.convert("RGBA")).convert("RGB")
+        fitted = ImageOps.pad(opaque, (side, side), Image.Resampling.LANCZOS, "white")
         sheet.paste(fitted, (left + column * step, top + row * step))
     return sheet
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nvg_model import Region
+from nvg_model import Region, editing
 from nvg_nodes import images
 
 
@@ -80,3 +80,74 @@ def test_a_variation_lies_between_two_seeds(run, model, tiny_model):
 def test_shared_noise_draws_a_batch_alike(run, model):
     image, *_ = run("NVGGenerate", model=model, class_name="heart", batch_size=3, shared_noise=True)
     assert (image == image[:1]).all()
+
+
+# -------------------------------------------------------------------------------------------- inpainting, outpainting
+
+
+def corner(height=16, width=16):
+    """MASK [1,H,W]: a quarter of the picture."""
+    mask = torch.zeros(1, height, width)
+    mask[:, height // 2 :, width // 2 :] = 1
+    return mask
+
+
+def random_image(*shape):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_inpainting_is_that_of_the_model(run, model, tiny_model):
+    image = random_image(2, 16, 16, 3)
+    given = {"model": model, "class_name": "bird", "seed": 5}
+    result, mask, sequence = run("NVGInpaint", image=image, mask=corner(), **given)
+    wanted = tiny_model.inpaint(image.permute(0, 3, 1, 2) * 2 - 1, corner(), "bird", seed=5)
+    assert torch.allclose(result, (wanted.permute(0, 2, 3, 1) + 1) / 2, atol=0.6 / 255)
+    assert torch.equal(mask, corner().expand(2, -1, -1)) and len(sequence) == 2
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 3), (40, 60, 3), (60, 40, 4), (33, 21, 1), (512, 300, 3)])
+def test_pixels_outside_the_mask_come_back_bit_equal(run, model, shape):
+    image, mask = random_image(2, *shape), corner(*shape[:2])
+    result, drawn, _ = run("NVGInpaint", model=model, class_name="bird", image=image, mask=mask)
+    assert result.shape == (2, *shape[:2], max(3, shape[2]))
+    same = (result == image.expand_as(result)).all(-1)
+    assert bool(same[:, mask[0] == 0].all()) and not bool(same.all()) and drawn.shape == result.shape[:3]
+
+
+def test_a_batch_of_variants(run, model):
+    given = {"model": model, "image": random_image(1, 16, 16, 3), "mask": corner()}
+    many, *_ = run("NVGInpaint", class_name="bird, boat", batch_size=2, **given)
+    alone, *_ = run("NVGInpaint", class_name="boat", first_item=3, **given)
+    assert len(many) == 4 and torch.equal(many[3], alone[0])
+    masks, *_ = run("NVGInpaint", class_name="bird", **given | {"mask": torch.cat([corner(), half()])})
+    assert len(masks) == 2
+
+
+def test_outpainting_draws_what_is_left_free(run, model):
+    image = random_image(1, 16, 16, 3)
+    result, mask, _ = run("NVGInpaint", model=model, class_name="bird", image=image, right=4, down=-2)
+    assert torch.equal(result[:, :14, 4:], image[:, 2:, :12])
+    assert float(mask[:, :14, 4:].sum()) == 0 and float(mask.sum()) == 256 - 14 * 12
+    smaller, mask, _ = run("NVGInpaint", model=model, class_name="bird", image=image, scale=0.5)
+    assert float(mask.sum()) == 256 - 64
+    placed, _ = editing.place(image.movedim(-1, 1), 0.5)
+    assert torch.equal(smaller[:, 4:12, 4:12], placed.movedim(1, -1).clamp(0, 1)[:, 4:12, 4:12])
+
+
+def test_a_mask_moves_with_the_picture(run, model):
+    given = {"model": model, "class_name": "bird", "image": random_image(1, 16, 16, 3)}
+    _, mask, _ = run("NVGInpaint", mask=corner(), right=4, **given)
+    assert float(mask[:, 8:, 12:].mean()) == 1 and float(mask[:, :8, 4:].sum()) == 0
+
+
+def test_structure_regions_and_outlines_inside_the_mask(run, model, tiny_model):
+    image, (structure, _) = random_image(1, 16, 16, 3), run("NVGStructureShape", model=model)
+    (regions,) = run("NVGRegion", model=model, mask=half(), class_name="boat")
+    given = {"model": model, "class_name": "bird", "image": image, "mask": corner()}
+    plain = run("NVGInpaint", **given)[2]
+    drawn = run("NVGInpaint", structure=structure, **given)[2]
+    assert torch.equal(drawn.structure[:, :2], structure.labels[:, :2])
+    assert not torch.equal(plain.tokens, run("NVGInpaint", regions=regions, **given)[2].tokens)
+    reference = tiny_model.tokenize(image.permute(0, 3, 1, 2) * 2 - 1)
+    outlined = run("NVGInpaint", keep_structure=3, **given)[2]
+    assert torch.equal(outlined.structure[:, :3], reference.structure[:, :3])

@@ -117,6 +117,47 @@ NODES = {
         lambda m: {"class_name": "heart", "regions": Regions((Region(MASK + 1, "zebra"),))},
         "there is no class 'zebra'",
     ),
+    "nothing to draw anew": (
+        "NVGInpaint",
+        lambda m: {"class_name": "heart", "image": torch.zeros(1, 8, 8, 3), "mask": MASK},
+        "nothing is to be drawn: paint a mask",
+    ),
+    "nothing kept by a move": (
+        "NVGInpaint",
+        lambda m: {"class_name": "heart", "image": torch.zeros(1, 8, 8, 3), "right": 50},
+        "moved by 50, 0 pixels nothing of the picture is left",
+    ),
+    "pictures and masks that do not pair": (
+        "NVGInpaint",
+        lambda m: {"class_name": "heart", "image": torch.zeros(3, 8, 8, 3), "mask": MASK.expand(2, -1, -1) + 1},
+        "there are 3 pictures, 2 masks and 1 classes",
+    ),
+    "one end": (
+        "NVGInterpolate",
+        lambda m: {"first": sequence(m)},
+        "connect two ends of one kind: first and second, or",
+    ),
+    "ends of two kinds": (
+        "NVGInterpolate",
+        lambda m: {"first": sequence(m), "second_structure": structure()},
+        "connect two ends of one kind",
+    ),
+    "ends that do not pair": (
+        "NVGInterpolate",
+        lambda m: {"first": sequence(m, 2), "second": sequence(m, 3)},
+        "there are 2 pictures to begin with and 3 to end with",
+    ),
+    "two classes between layouts": (
+        "NVGInterpolate",
+        lambda m: {"first_structure": structure(), "second_structure": structure(), "class_name": "heart, bird"},
+        "class_name names 2 classes; the frames between two structures have one",
+    ),
+    "nothing to cut out": ("NVGCutOut", lambda m: {}, "nothing to cut out; connect image, or sequence"),
+    "cut-outs that do not pair": (
+        "NVGCutOut",
+        lambda m: {"image": torch.zeros(2, 8, 8, 3), "sequence": sequence(m, 3)},
+        "image has 2 pictures and sequence 3; connect one of them",
+    ),
     "stage that is not there": (
         "NVGDecode",
         lambda m: {"sequence": sequence(m), "show": "one stage", "stage": 7},

@@ -1,0 +1,172 @@
+"""Nodes that finish pictures: cut-outs without their ground, and labelled sheets that compare.
+
+Shapes: IMAGE [B,H,W,C] and MASK [B,H,W] in [0,1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nvg_model import NVGError, VisualGranularitySequence, sheets
+from nvg_nodes import host, images
+from nvg_nodes.api import io, schema, words
+from nvg_nodes.sockets import MAIN, NVGSequence, model_input, opacity_output
+from nvg_nodes.types import Model, check_sequence
+
+
+class NVGCutOut(io.ComfyNode):
+    """Pictures or sequences -> pictures whose ground is transparent."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NVGCutOut",
+            display_name="NVG Cut Out",
+            category=MAIN,
+            description="Makes the ground of pictures transparent. The model's own opacity is used where it has any; "
+            "otherwise the first split tells subject from ground, and the outline is brought to the picture's edges.",
+            search_aliases=words(
+                "nvg, cutout, remove background, rembg, matting, segmentation, alpha, transparent, transparency, rgba, "
+                "mask, sticker"
+            ),
+            inputs=[
+                model_input(),
+                io.Image.Input(
+                    "image", optional=True, tooltip="Pictures of any size, with one subject on a plain ground."
+                ),
+                NVGSequence.Input(
+                    "sequence",
+                    optional=True,
+                    tooltip="Instead of pictures, or with them: from NVG Generate, NVG Inpaint or NVG Interpolate.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="image", tooltip="The pictures with 4 channels; Save Image keeps the transparency."
+                ),
+                opacity_output(),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Model, image: Tensor | None = None, sequence: VisualGranularitySequence | None = None
+    ) -> io.NodeOutput:
+        """A few pictures at a time."""
+        if sequence is not None:
+            check_sequence(model, sequence)
+        if image is None and sequence is None:
+            raise NVGError("there is nothing to cut out; connect image, or sequence")
+        whole = None if image is None else images.widened(images.checked_image(image), model.config.image_size)
+        numbers = {len(one) for one in (whole, sequence) if one is not None}
+        if len(numbers) > 1:
+            raise NVGError(
+                f"image has {len(whole or ())} pictures and sequence {len(sequence or ())}; connect one of them"
+            )
+        made = _cut_out(model, whole, sequence, max(numbers))
+        if image is not None and whole is not None:
+            height, width = image.shape[1:3]
+            top, left = (whole.shape[1] - height) // 2, (whole.shape[2] - width) // 2
+            made = made[:, top : top + height, left : left + width]
+        return io.NodeOutput(made, made[..., 3])
+
+
+def _cut_out(model: Model, pictures: Tensor | None, sequence: VisualGranularitySequence | None, items: int) -> Tensor:
+    """IMAGE with four channels."""
+    nvg = model.ready(min(items, images.AT_ONCE))
+    starts = range(0, items, images.AT_ONCE)
+    bar, made = host.current().progress(len(starts)), []
+    for start in starts:
+        bar()
+        some = slice(start, start + images.AT_ONCE)
+        given = None if sequence is None else sequence.items(some)
+        shown = None if pictures is None else pictures[some].movedim(-1, 1) * 2 - 1
+        made.append(images.from_model(nvg.cut_out(given, shown)))
+    return torch.cat(made)
+
+
+class NVGGrid(io.ComfyNode):
+    """Batch -> a sheet with texts."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="NVGGrid",
+            display_name="NVG Grid",
+            category=MAIN,
+            description="Puts a batch on one sheet, with a text above every column and before every row; or pictures "
+            "before and after, side by side.",
+            search_aliases=words(
+                "nvg, contact sheet, xy plot, x/y plot, xyz, plot, labels, captions, compare, before after, image "
+                "grid, montage, collage"
+            ),
+            inputs=[
+                io.Image.Input("image", tooltip="The pictures, row by row. With after connected: those before."),
+                io.Int.Input(
+                    "columns",
+                    default=0,
+                    min=0,
+                    max=256,
+                    tooltip="How many pictures stand in a row. 0: as many as there are column texts, as fill the row "
+                    "texts, or about a square.",
+                ),
+                _texts_input("column_texts", "What stands above the columns"),
+                _texts_input("row_texts", "What stands before the rows"),
+                io.Image.Input(
+                    "after",
+                    optional=True,
+                    tooltip="What became of the pictures: each pair makes a row. One picture before serves all after.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="image", tooltip="The sheet.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, image: Tensor, columns: int, column_texts: str, row_texts: str, after: Tensor | None = None
+    ) -> io.NodeOutput:
+        """One sheet of all."""
+        tiles = images.to_pil(images.checked_image(image))
+        above, before = _lines(column_texts), _lines(row_texts)
+        if after is not None:
+            tiles = _paired(tiles, images.to_pil(images.checked_image(after)))
+            columns, above = 2, above or ["before", "after"]
+        columns = columns or len(above) or math.ceil(len(tiles) / len(before) if before else math.sqrt(len(tiles)))
+        rows = math.ceil(len(tiles) / columns)
+        blank = Image.new("RGB", tiles[0].size, "white")
+        tiles += [blank] * (rows * columns - len(tiles))
+        above, before = _filled(above, columns, "columns"), _filled(before, rows, "rows")
+        return io.NodeOutput(images.from_pil([sheets.labelled(tiles, above, before)]))
+
+
+def _texts_input(name: str, what: str) -> io.Input:
+    return io.String.Input(
+        name, default="", multiline=True, tooltip=f"{what}: a line each, or one line with commas. Empty: nothing."
+    )
+
+
+def _lines(text: str) -> list[str]:
+    """Texts of several lines, or of one line with commas."""
+    lines = text.strip().splitlines()
+    return [part.strip() for part in (lines[0].split(",") if len(lines) == 1 else lines)]
+
+
+def _filled(texts: Sequence[str], count: int, what: str) -> list[str]:
+    """One text for each, none where there are none. Raises NVGError."""
+    if texts and len(texts) != count:
+        raise NVGError(f"there are {len(texts)} texts for {count} {what}; give one for each, or none")
+    return list(texts) or [""] * count
+
+
+def _paired(before: list[Image.Image], after: list[Image.Image]) -> list[Image.Image]:
+    """Each picture before what became of it, in one size. Raises NVGError."""
+    if len(before) not in (1, len(after)):
+        raise NVGError(f"image has {len(before)} pictures and after {len(after)}; give equally many, or one before")
+    size = after[0].size
+    fitting = [one if one.size == size else one.resize(size, Image.Resampling.LANCZOS) for one in before]
+    return [one for item, new in enumerate(after) for one in (fitting[min(item, len(fitting) - 1)], new)]
