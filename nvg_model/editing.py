@@ -17,6 +17,7 @@ from nvg_model import hierarchy
 from nvg_model.areas import Areas
 from nvg_model.errors import NVGError
 from nvg_model.generation import Request, Run
+from nvg_model.quantizer import Quantizer
 from nvg_model.regions import RegionalClasses, RegionalGuidance, full_mask
 from nvg_model.sampling import Guidance, guidance_schedule
 from nvg_model.tokenizer import VisualGranularitySequence
@@ -137,13 +138,19 @@ class EditedRun(Run):
         return canvas if self.kept is None else self.kept.canvas(canvas, stage)
 
 
-def kept_of(request: Request, grid: tuple[int, int], batch: int) -> Kept | None:
+def kept_of(request: Request, grid: tuple[int, int], batch: int, quantizer: Quantizer) -> Kept | None:
     """What stays of a request's sequence; None where nothing does. Raises NVGError."""
     if request.keep is None:
         return None
     reference = request.sequence
     if reference is None or not reference.is_whole or reference.grid != grid:
         raise NVGError("keep needs the whole sequence of a picture, of this model; give sequence=nvg.tokenize(images)")
+    channels, largest = reference.canvases.shape[-1], int(reference.tokens.max())
+    if channels != quantizer.channels or largest >= quantizer.num_codes:
+        raise NVGError(
+            f"the sequence is of another model: it has {channels} channels and tokens up to {largest}, this model has "
+            f"{quantizer.channels} channels and {quantizer.num_codes} codes; tokenize the picture with this model"
+        )
     if len(reference) not in (1, batch):
         raise NVGError(f"the sequence has {len(reference)} items for {batch} classes; give one, or one per class")
     positions = kept_positions(1 - full_mask(request.keep, batch, "keep"), grid).expand(batch, -1)

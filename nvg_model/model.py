@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nvg_model import preview
+from nvg_model import memory, preview
 from nvg_model.areas import fitted
 from nvg_model.config import NVGConfig
 from nvg_model.cutout import cut_out
@@ -270,8 +270,17 @@ class NVG(nn.Module):
         edits: dict[str, Any] = {}
         if request.regions:
             own = [int(self.class_indices(region.class_name)) for region in request.regions]
-            edits["regions"] = regional(classes, request.regions, own, grid).to(self.device)
-        if request.keep is not None and (kept := kept_of(request, grid, len(classes))) is not None:
+            found = regional(classes, request.regions, own, grid)
+            element = self.content.class_embedding.weight.element_size()
+            rows = len(found.rows[0]) + len(classes)
+            memory.check_regions(
+                rows, len(classes), memory.row_bytes(self.config, element), memory.free_bytes(self.device)
+            )
+            edits["regions"] = found.to(self.device)
+        if (
+            request.keep is not None
+            and (kept := kept_of(request, grid, len(classes), self.tokenizer.quantizer)) is not None
+        ):
             edits["kept"] = kept.to(self.device)
         if request.area is not None:
             edits["areas"] = fitted(request.area.cpu(), len(classes), grid).to(self.device)
