@@ -20,6 +20,9 @@ from nvg_model import hierarchy
 from nvg_model.errors import NVGError
 from nvg_model.regions import full_mask
 
+NESTED, FREE, HALF = RULES = ("nested", "free", "half")
+"""How a structure comes to an area: all splits along the outline until it is whole regions (measured best:
+docs/editing.md), splits that the network makes around it, or only the first split, grown or shrunk to a half."""
 TOLERANCE = 1 / 8
 """Share of its size, or of what is left free, by which an area may be grown or shrunk to become whole regions."""
 _FINE = 128

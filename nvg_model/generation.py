@@ -79,6 +79,8 @@ class Request:
     """float [H,W] or [B,H,W]: 1 where `sequence`, a whole one, stays what it is; drawn anew where it is 0."""
     area: Tensor | None = None
     """float [H,W] or [B,H,W]: 0.5 and more is an area of any size that the structure has as regions of its own."""
+    area_rule: str = "nested"
+    """How it comes to them: one of `areas.RULES`."""
     seamless: bool = False
     """Draw pictures that can be laid beside each other; `decode` them with seamless=True as well."""
 
@@ -94,6 +96,7 @@ class More(TypedDict, total=False):
     shared_noise: bool
     keep: Tensor | None
     area: Tensor | None
+    area_rule: str
     seamless: bool
 
 

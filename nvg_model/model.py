@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nvg_model import memory, preview
-from nvg_model.areas import fitted
+from nvg_model.areas import FREE, HALF, RULES, fitted
 from nvg_model.config import NVGConfig
 from nvg_model.cutout import cut_out
 from nvg_model.editing import EditedRun, kept_of, paste, pixel_mask
@@ -246,6 +247,7 @@ class NVG(nn.Module):
         if self.config.generator is None:
             raise NVGError("this checkpoint has a tokenizer but no generator; it can tokenize and decode only")
         classes, device, positions = self.class_indices(request.classes), self.device, self.config.positions
+        request = self._along_area(request, len(classes))
         structure = given_structure(request, positions, len(classes))
         tokens = given_tokens(request, positions, self.tokenizer.quantizer.num_codes, len(classes))
         noise = given_noise(request, positions, len(classes))
@@ -263,6 +265,17 @@ class NVG(nn.Module):
             on_evaluation=request.on_evaluation or (lambda: None),
             **edits,
         )
+
+    def _along_area(self, request: Request, batch: int) -> Request:
+        """The request with the structure that its area gives. Raises NVGError."""
+        if request.area_rule not in RULES:
+            raise NVGError(f"area_rule is {request.area_rule!r}; it can be {', '.join(RULES)}")
+        if request.area is None or request.area_rule == FREE:
+            return request
+        if request.structure is not None or request.keep_structure:
+            raise NVGError(f"give either a structure or an area; with area_rule={FREE!r} the area may follow on it")
+        structure = fitted(request.area.cpu(), batch, self.config.grid).structure()
+        return replace(request, structure=structure[:, :2] if request.area_rule == HALF else structure)
 
     def _edits(self, request: Request, classes: Tensor) -> dict[str, Any]:
         """What makes a run an edited one; nothing where it is a plain one."""
@@ -282,7 +295,7 @@ class NVG(nn.Module):
             and (kept := kept_of(request, grid, len(classes), self.tokenizer.quantizer)) is not None
         ):
             edits["kept"] = kept.to(self.device)
-        if request.area is not None:
+        if request.area is not None and request.area_rule == FREE:
             edits["areas"] = fitted(request.area.cpu(), len(classes), grid).to(self.device)
         if request.seamless:
             edits["seamless"] = True

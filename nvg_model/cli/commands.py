@@ -234,7 +234,9 @@ def _draw(model: NVG, args: argparse.Namespace, structure: Tensor | None) -> _Dr
     classes = _classes(model, args)
     settings = _settings(model, args)
     stages = 0 if structure is None else structure.shape[1]
-    with _progress(count_evaluations(settings, model.config.splits, stages), args.quiet) as advance:
+    laid_out = editing.layout(args)
+    given = max(stages, editing.stages_of(laid_out, model.config.grid))
+    with _progress(count_evaluations(settings, model.config.splits, given), args.quiet) as advance:
         sequence = model.generate(
             classes,
             args.seed,
@@ -244,7 +246,7 @@ def _draw(model: NVG, args: argparse.Namespace, structure: Tensor | None) -> _Dr
             on_evaluation=advance,
             regions=editing.read_regions(args),
             **editing.variation(args),
-            **editing.layout(args),
+            **laid_out,
         )
     recipe = _recipe(model, args, classes, settings)
     recipe["structure"] = {"picture": args.structure, "stages": stages, "fit": args.fit} if stages else None
@@ -272,7 +274,7 @@ def _recipe(
         "settings": dataclasses.asdict(settings),
         "regions": [list(one) for one in args.regions],
         "variation": args.variation,
-        "area": getattr(args, "area", None),
+        "area": [args.area, args.area_rule] if getattr(args, "area", None) else None,
         "seamless": getattr(args, "seamless", False),
     }
 

@@ -49,10 +49,19 @@ def layout(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `NVG.generate` for the options --area and --seamless, which not all commands have."""
     found: dict[str, Any] = {}
     if getattr(args, "area", None):
-        found["area"] = read_mask(args.area)
+        found |= {"area": read_mask(args.area), "area_rule": args.area_rule}
     if getattr(args, "seamless", False):
         found["seamless"] = True
     return found
+
+
+def stages_of(layout: dict[str, Any], grid: tuple[int, int]) -> int:
+    """Stages whose structure an area gives. Raises NVGError."""
+    from nvg_model import areas
+
+    if "area" not in layout or layout["area_rule"] == areas.FREE:
+        return 0
+    return 2 if layout["area_rule"] == areas.HALF else areas.fitted(layout["area"], 1, grid).stage + 1
 
 
 def add_inpaint_options(command: argparse.ArgumentParser) -> None:

@@ -149,6 +149,9 @@ def _generate_options(command: argparse.ArgumentParser) -> None:
         "--transparent", action="store_true", help="without its ground; several are saved one by one, numbered"
     )
     command.add_argument("--area", metavar="MASK.png", help="an area of any size, as regions of the structure")
+    command.add_argument(
+        "--area-rule", default="nested", metavar="RULE", help="nested (the default), free or half: how splits reach it"
+    )
     command.add_argument("--seamless", action="store_true", help="pictures that can be laid beside each other")
     command.add_argument("--structure", metavar="IMAGE", help="take the structure from this picture")
     command.add_argument("--keep-structure", type=_whole(1), metavar="N", help="only that of its first N stages")

@@ -18,14 +18,13 @@ from torch import Tensor
 
 import nvg_model
 from nvg_model import NVG, SamplingSettings, hierarchy
-from nvg_model.areas import Areas, fitted, rounded
+from nvg_model.areas import RULES, Areas, fitted, rounded
 from nvg_model.regions import grid_mask
 from nvg_model.render import enlarge, grid, to_pil
 from training.split_agreement import with_steps
 
 SHARES = (0.0625, 0.125, 0.25, 0.375, 0.5)
 SHAPES = ("circle", "letter", "ring", "blobs")
-RULES = ("none", "half", "nested", "free")
 SIDE = 128
 
 
@@ -63,13 +62,7 @@ def mask_of(shape: str, share: float) -> Tensor:
 
 def generated(model: NVG, classes: list[str], masks: Tensor, rule: str, settings: SamplingSettings) -> Tensor:
     """Images along the areas, by a rule."""
-    areas = fitted(masks, len(classes), model.config.grid)
-    options = {
-        "none": {},
-        "half": {"structure": areas.structure()[:, :2]},
-        "nested": {"structure": areas.structure()},
-        "free": {"area": masks},
-    }[rule]
+    options = {} if rule == "none" else {"area": masks, "area_rule": rule}
     return model.decode(model.generate(classes, 5, settings, **options))
 
 
@@ -105,7 +98,7 @@ def main() -> None:
         areas = fitted(masks, len(masks), model.config.grid)
         shares = grid_mask(masks, len(masks), model.config.grid, "")
         results = {"limit": overlap(areas.positions.float(), shares)}
-        for rule in RULES:
+        for rule in ("none", *RULES):
             images = free if rule == "none" else generated(model, classes, masks, rule, settings)
             results[rule] = found_again(model, images, areas, masks)
             tiles += to_pil(images)

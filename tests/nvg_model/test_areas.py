@@ -41,9 +41,10 @@ def test_nested_halves_around_an_area(share):
     assert not is_union(structure[0, -2], areas.positions[0])  # at no earlier stage
 
 
+@pytest.mark.parametrize("rule", ["nested", "free"])
 @pytest.mark.parametrize("share", [0.0625, 0.25, 0.375, 0.7])
-def test_a_generated_structure_has_the_area_as_regions(tiny_model, share):
-    drawn = tiny_model.generate(["heart", "bird"], 3, ONE_STEP, area=disc(share))
+def test_a_generated_structure_has_the_area_as_regions(tiny_model, share, rule):
+    drawn = tiny_model.generate(["heart", "bird"], 3, ONE_STEP, area=disc(share), area_rule=rule)
     hierarchy.check(drawn.structure, 16)
     areas = fitted(disc(share), 2, (4, 4))
     for item in range(2):
@@ -52,11 +53,20 @@ def test_a_generated_structure_has_the_area_as_regions(tiny_model, share):
     assert not torch.equal(free.structure, drawn.structure)
 
 
-def test_kept_positions_come_before_areas(tiny_model):
+def test_rules_that_give_the_structure(tiny_model):
+    areas = fitted(disc(0.25), 1, (4, 4))
+    for rule, stages in (("nested", 3), ("half", 2)):
+        drawn = tiny_model.generate("heart", 3, ONE_STEP, area=disc(0.25), area_rule=rule)
+        same = tiny_model.generate("heart", 3, ONE_STEP, structure=areas.structure()[:, :stages])
+        assert torch.equal(drawn.canvases, same.canvases)
+
+
+@pytest.mark.parametrize("rule", ["nested", "free"])
+def test_kept_positions_come_before_areas(tiny_model, rule):
     reference = tiny_model.generate("bird", 1, ONE_STEP)
     keep = torch.zeros(4, 4)
     keep[:, :2] = 1
-    drawn = tiny_model.generate("heart", 3, ONE_STEP, sequence=reference, keep=keep, area=disc(0.25))
+    drawn = tiny_model.generate("heart", 3, ONE_STEP, sequence=reference, keep=keep, area=disc(0.25), area_rule=rule)
     hierarchy.check(drawn.structure, 16)
     kept = keep.flatten() > 0
     assert torch.equal(drawn.canvases[0, -1][kept], reference.canvases[0, -1][kept])
@@ -74,6 +84,13 @@ def test_kept_positions_come_before_areas(tiny_model):
 def test_wrong_areas(tiny_model, refuses, area, message):
     with refuses(message):
         tiny_model.generate("heart", area=area)
+
+
+def test_one_layout_only(tiny_model, refuses):
+    with refuses("area_rule is 'best'; it can be nested, free, half"):
+        tiny_model.generate("heart", area=disc(0.25), area_rule="best")
+    with refuses("give either a structure or an area"):
+        tiny_model.generate("heart", area=disc(0.25), structure=fitted(disc(0.25), 1, (4, 4)).structure())
 
 
 def rolled(x, steps):
@@ -106,7 +123,11 @@ def test_seamless_pictures_with_everything_else(tiny_model):
     keep = torch.zeros(4, 4)
     keep[:, :2] = 1
     plain = tiny_model.generate("heart", 3, ONE_STEP)
-    options = {"regions": [Region(disc(0.25), "bird")]}, {"sequence": reference, "keep": keep}, {"area": disc(0.25)}
+    options = (
+        {"regions": [Region(disc(0.25), "bird")]},
+        {"sequence": reference, "keep": keep},
+        {"area": disc(0.25), "area_rule": "free"},
+    )
     for more in ({}, *options):
         drawn = tiny_model.generate("heart", 3, ONE_STEP, seamless=True, **more)
         hierarchy.check(drawn.structure, 16)

@@ -86,6 +86,19 @@ def test_a_picture_is_cut_out_at_its_own_size(nvg, tiny, files):
     assert np.array_equal(array(files / "own.png"), array(files / "cut.png")[:, 10:60])  # it has its own opacity
 
 
+def test_areas_and_seamless_pictures_equal_the_library(nvg, tiny_model, files):
+    mask = torch.zeros(40, 40)
+    mask[:, :20] = 1
+    for option, more, decoding in (
+        ("--area left.png", {"area": mask}, {}),
+        ("--area left.png --area-rule free", {"area": mask, "area_rule": "free"}, {}),
+        ("--seamless", {"seamless": True}, {"seamless": True}),
+    ):
+        assert nvg(f"generate --class heart --seed 3 {option} TINY")[0] == 0
+        wanted = tiny_model.decode(tiny_model.generate("heart", 3, SETTINGS, **more), **decoding)
+        assert np.array_equal(array(files / "heart-3.png"), np.array(render.to_pil(wanted)[0]))
+
+
 def test_a_grid_has_a_picture_for_every_pair(nvg, tiny_model, files):
     assert nvg("grid --columns class=heart,bird --rows seed=3,4 TINY")[:2] == (0, "class-seed-0.png\n")
     found = array(files / "class-seed-0.png")
@@ -135,6 +148,7 @@ def test_in_betweens(nvg, files, out):
         ("grid --columns class=heart --rows colour=1 TINY", "there is no axis 'colour'"),
         ("grid --columns top_k=1 --rows seed=1 TINY", "0 classes are given for one sheet; name one with --class"),
         ("grid --class bird --columns class=heart --rows seed=1 TINY", "the classes are on an axis; leave out --class"),
+        ("generate --class heart --area left.png --area-rule best TINY", "area_rule is 'best'; it can be nested"),
         ("cutout no.png", "there is no picture no.png"),
         ("generate --class heart --out way.gif TINY", "does not end in .png"),
     ],

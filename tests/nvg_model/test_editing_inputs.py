@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from every_edit import every_edit
 
 import nvg_model
 from nvg_model import NVG, Region, SamplingSettings, hierarchy, memory
@@ -122,7 +123,8 @@ def test_200_random_areas_and_regions_keep_the_balance(tiny_model):
     for start in range(0, 200, 50):
         mask = masks[start : start + 50]
         options = {"regions": [Region(mask, "bird"), Region((1 - mask) * 0.5, "boat")], "area": mask}
-        drawn = tiny_model.generate(["heart"] * 50, start, ONE_STEP, **options)
+        rule = ("nested", "free")[start // 50 % 2]
+        drawn = tiny_model.generate(["heart"] * 50, start, ONE_STEP, area_rule=rule, **options)
         hierarchy.check(drawn.structure, 16)
 
 
@@ -143,22 +145,4 @@ def ten_splits():
 
 
 def test_every_feature_with_ten_splits(ten_splits):
-    run_every_feature(ten_splits)
-
-
-def run_every_feature(model):
-    """Each once, with the promises that can be seen in the result."""
-    height, width = model.config.image_size
-    generator = torch.Generator().manual_seed(0)
-    mask = half(height)
-    images = torch.rand(1, 3, height, width, generator=generator) * 2 - 1
-    drawn = model.generate(0, 3, ONE_STEP, regions=[Region(mask, 1)], area=mask, variation_seed=4, variation=0.5)
-    seamless = model.generate(1, 3, ONE_STEP, seamless=True)
-    new = model.inpaint(images, mask, 1, settings=ONE_STEP)
-    assert torch.equal(new[..., width // 2 :], images[..., width // 2 :]) and not torch.equal(new, images)
-    between = model.interpolate(drawn, seamless, 3)
-    for sequence in (drawn, seamless, between):
-        hierarchy.check(sequence.structure, model.config.positions)
-        assert sequence.is_whole
-    assert model.cut_out(drawn).shape == (1, 4, *model.config.output_size)
-    assert model.decode(seamless, seamless=True).shape == (1, 3, *model.config.output_size)
+    every_edit(ten_splits)

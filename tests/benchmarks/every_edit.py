@@ -1,0 +1,65 @@
+"""Every way of editing once, on a model of random weights of any size:
+
+python tests/benchmarks/every_edit.py --preset d12
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import nvg_model
+from nvg_model import NVG, Region, SamplingSettings, hierarchy
+from nvg_model.cli.bench import random_model
+
+ONE_STEP = SamplingSettings(structure_steps=1)
+
+
+def every_edit(model: NVG, report: Callable[[str, float], None] = lambda name, seconds: None) -> None:
+    """Runs each, and looks at the promises that can be seen in the result; `report` gets the seconds of each."""
+    height, width = model.config.image_size
+    mask = torch.zeros(height, width)
+    mask[:, : width // 2] = 1
+    images = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def timed(name: str, function: Callable[[], Tensor | nvg_model.VisualGranularitySequence]):
+        start = time.perf_counter()
+        result = function()
+        report(name, time.perf_counter() - start)
+        if isinstance(result, nvg_model.VisualGranularitySequence):
+            hierarchy.check(result.structure, model.config.positions)
+            assert result.is_whole and bool(result.canvases.isfinite().all())
+        return result
+
+    plain = timed("plain", lambda: model.generate(0, 3, ONE_STEP))
+    timed("variation", lambda: model.generate(0, 3, ONE_STEP, variation_seed=4, variation=0.5))
+    regions = timed("region", lambda: model.generate(0, 3, ONE_STEP, regions=[Region(mask, 1)]))
+    timed("area", lambda: model.generate(0, 3, ONE_STEP, area=mask))
+    seamless = timed("seamless", lambda: model.generate(0, 3, ONE_STEP, seamless=True))
+    between = timed("interpolate", lambda: model.interpolate(plain, regions, 3))
+    assert torch.equal(between.structure[0], plain.structure[0])
+    new = timed("inpaint", lambda: model.inpaint(images, mask, 1, settings=ONE_STEP))
+    assert torch.equal(new[..., width // 2 :], images[..., width // 2 :]) and not torch.equal(new, images)
+    size = model.config.output_size
+    assert timed("cut out", lambda: model.cut_out(plain)).shape == (1, 4, *size)
+    assert timed("decode without seam", lambda: model.decode(seamless, seamless=True)).shape == (1, 3, *size)
+
+
+def main() -> None:
+    """Prints the seconds of each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="d12", choices=nvg_model.PRESETS)
+    args = parser.parse_args()
+    model = random_model(nvg_model.preset(args.preset))
+    print(f"{args.preset}, K = {model.config.splits}, one step of the structure flow")
+    every_edit(model, lambda name, seconds: print(f"{name:<22}{seconds:>8.1f} s", flush=True))
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+
+
+if __name__ == "__main__":
+    main()
