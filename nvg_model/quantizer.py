@@ -27,6 +27,7 @@ class Quantized(NamedTuple):
 class Quantizer(nn.Module):
     """Codebook and one refining convolution per stage.
 
+    Everything outside this file uses the methods and properties only, so another codebook is a change here alone.
     Computes in float32 whatever the type of its weights: which code is nearest must not depend on the precision
     that the networks run at.
     """
@@ -40,6 +41,10 @@ class Quantizer(nn.Module):
         self.refiners = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(num_stages))
         nn.init.uniform_(self.codebook, -1 / codebook_size, 1 / codebook_size)
 
+    def spread(self) -> None:
+        """Random codes as far apart as those of a trained tokenizer: for measurements without weights."""
+        nn.init.normal_(self.codebook)
+
     @property
     def num_codes(self) -> int:
         """V: tokens are 0 to V-1."""
@@ -49,6 +54,11 @@ class Quantizer(nn.Module):
     def channels(self) -> int:
         """C, of latent and canvas."""
         return self.codebook.shape[1]
+
+    @property
+    def num_stages(self) -> int:
+        """S, the stages that have a refinement of their own."""
+        return len(self.refiners)
 
     @property
     def device(self) -> torch.device:
@@ -85,6 +95,17 @@ class Quantizer(nn.Module):
         """Squared L2 distance to every code less the squared norm of the vector itself: [...,V]."""
         codebook = self.codebook.float()
         return codebook.square().sum(-1) - 2 * (vectors @ codebook.T)
+
+    @torch.no_grad()
+    def prior(self, sharpness: float = 0.1) -> tuple[Tensor, Tensor]:
+        """Weight [V,C] and bias [V] of a linear layer that scores the codes by their squared distance to a vector.
+
+        The score is s * (2 z.e - |e|^2), with s the `sharpness` over the mean of |e|^2: the nearest code is the
+        likeliest. A content generator starts its training from it.
+        """
+        squares = self.codebook.square().sum(-1)
+        sharpness = sharpness / squares.mean()
+        return 2 * sharpness * self.codebook, -sharpness * squares
 
     def _soft_vectors(self, vectors: Tensor, codes: Tensor) -> Tensor:
         distances = self._distances(vectors)

@@ -278,20 +278,22 @@ class DecoderObjective(nn.Module):
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and its parts for the log; leaves pictures for the discriminator in the batch."""
-        tokenizer, device = self.tokenizer, self.tokenizer.quantizer.codebook.device
-        canvas, pixels = batch.canvas.to(device), batch.pixels.to(device)
-        everything = canvas if batch.generated is None else torch.cat([canvas, batch.generated.to(device)])
+        tokenizer, device = self.tokenizer, self.tokenizer.quantizer.device
+        canvas, pixels = (one.to(device, non_blocking=True) for one in (batch.canvas, batch.pixels))
+        everything = (
+            canvas if batch.generated is None else torch.cat([canvas, batch.generated.to(device, non_blocking=True)])
+        )
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bfloat16):
             latent = everything.mT.unflatten(2, tokenizer.grid).contiguous(memory_format=torch.channels_last)
             output, extra = tokenizer.decoder(latent).float().split([len(canvas), len(everything) - len(canvas)])
         transparent = output.shape[1] == 4
         white = torch.ones_like(batch.own_background)
-        wanted = on_colour(pixels, (white if transparent else batch.own_background).to(device))
+        wanted = on_colour(pixels, (white if transparent else batch.own_background).to(device, non_blocking=True))
         losses = {"l1": (1.0, F.l1_loss(output[:, :3], wanted))}
         seen, real = output, wanted
         if transparent:
             losses["opacity"] = self.settings.opacity_weight, F.l1_loss(output[:, 3], 2 * pixels[:, 3] - 1)
-            background = batch.background.to(device)
+            background = batch.background.to(device, non_blocking=True)
             seen, real = laid_on(output, background), on_colour(pixels, background)
             extra = laid_on(extra, background[: len(extra)])
         losses |= self._looks(seen, real)
@@ -332,7 +334,7 @@ class DecoderObjective(nn.Module):
     def _cycle(self, output: Tensor, canvas: Tensor) -> Tensor:
         """How far the output, encoded again, is from the canvas, relative to the canvas's variance."""
         with torch.autocast(output.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
-            again = self.tokenizer.encode(output.clamp(-1, 1)).float()
+            again = self.tokenizer.encode(output.clamp(-1, 1), check=output.device.type == "cpu").float()
         return F.mse_loss(again, canvas) / canvas.var()
 
 
@@ -372,7 +374,7 @@ def held_out_psnr(tokenizer: Tokenizer, dataset: ImageDataset, batch: int = 64) 
     values = []
     for start in range(0, len(dataset), batch):
         images = plain_images(dataset, torch.arange(start, min(start + batch, len(dataset))))
-        images = images.to(tokenizer.quantizer.codebook.device)
+        images = images.to(tokenizer.quantizer.device)
         output = tokenizer.decode(tokenizer.tokenize(images).canvases[:, -1])
         size = tokenizer.image_size
         pair = (F.interpolate(one, size, mode="area") for one in (output, images))

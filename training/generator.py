@@ -154,12 +154,11 @@ def prepare(nvg: NVG, source: Source, settings: GeneratorRecipe) -> None:
     nvg.content.canvas_scales[1:] = 1 / stages.canvases.std(dim=(0, 2, 3))
     if settings.initialisation != "normal":
         return
-    # Scores by squared distance, 2 z.e - |e|^2: the nearest code is a little likelier from the start. Sharper scores
-    # would punish the first, wrong predictions (on emoji64 a tenth starts at 6.5 nats, the whole at 20).
-    codebook = nvg.tokenizer.quantizer.codebook
-    sharpness = 0.1 / codebook.square().sum(-1).mean()
-    nvg.content.code_head.weight.copy_(2 * sharpness * codebook)
-    nvg.content.code_head.bias.copy_(-sharpness * codebook.square().sum(-1))
+    # The nearest code is a little likelier from the start. Sharper scores would punish the first, wrong predictions:
+    # on emoji64 a sharpness of 0.1 starts at 6.5 nats, of 1 at 20.
+    weight, bias = nvg.tokenizer.quantizer.prior(sharpness=0.1)
+    nvg.content.code_head.weight.copy_(weight)
+    nvg.content.code_head.bias.copy_(bias)
 
 
 class GeneratorObjective(nn.Module):

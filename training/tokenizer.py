@@ -185,10 +185,10 @@ def _report(tokenizer: Tokenizer, path: Path, held_out: ImageDataset) -> None:
 def evaluate_tokenizer(tokenizer: Tokenizer, dataset: ImageDataset, batch: int = 64) -> dict[str, Any]:
     """Mean PSNR in decibels and, per stage, the share of codes used, on pictures over white."""
     tokenizer.eval()
-    values, codes = [], CodeCounts.empty(len(tokenizer.quantizer.refiners), len(tokenizer.quantizer.codebook))
+    quantizer = tokenizer.quantizer
+    values, codes = [], CodeCounts.empty(quantizer.num_stages, quantizer.num_codes)
     for start in tqdm(range(0, len(dataset), batch), "held-out pictures", leave=False, delay=2):
-        images = plain_images(dataset, torch.arange(start, min(start + batch, len(dataset))))
-        images = images.to(tokenizer.quantizer.codebook.device)
+        images = plain_images(dataset, torch.arange(start, min(start + batch, len(dataset)))).to(quantizer.device)
         sequence = tokenizer.tokenize(images)
         values.append(psnr(tokenizer.decode(sequence.canvases[:, -1]), images).cpu())
         codes.add(sequence)

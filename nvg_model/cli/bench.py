@@ -94,7 +94,7 @@ def random_model(config: NVGConfig, device: torch.device | str = "cpu", dtype: t
         model = NVG(config)
         model.content.initialize()
         model.structure.initialize()
-        nn.init.normal_(model.tokenizer.quantizer.codebook)
+        model.tokenizer.quantizer.spread()
     return model.to(dtype).eval().requires_grad_(False)
 
 

@@ -148,7 +148,7 @@ def _tokenized(
         for column, values in zip(columns.values(), row, strict=True):
             column.append(values)
     # By what may come, not by what came: all shards must have the same types.
-    positions, codes_in_all = tokenizer.grid[0] * tokenizer.grid[1], len(tokenizer.quantizer.codebook)
+    positions, codes_in_all = tokenizer.grid[0] * tokenizer.grid[1], tokenizer.quantizer.num_codes
     types = (*map(_smallest, (positions, codes_in_all, len(dataset.classes))), torch.int32)
     return {name: torch.cat(column).to(dtype) for (name, column), dtype in zip(columns.items(), types, strict=True)}
 

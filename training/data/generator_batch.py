@@ -35,7 +35,7 @@ class Batch:
     classes: Tensor
     """long [B], some of them dropped to the null class."""
     content_stages: Tensor
-    """long [B,n]: the stages of the content generator that are trained."""
+    """long [B,n]: the stages of the content generator that are trained. Stays on the CPU, where reading it is free."""
     structure_stages: Tensor
     """long [B,m]: the splits of the structure generator that are trained."""
     noise: Tensor
@@ -53,20 +53,22 @@ class Batch:
     wrong: Tensor | None = None
     """bool [B,2^S-1]: the tokens, of all stages one after the other, that are exchanged for wrong ones."""
     start: Tensor | None = None
-    """long [B]: the stage from which on the content generator draws the tokens of what is seen itself."""
+    """long [B]: the stage from which on the content generator draws the tokens of what is seen itself. Stays on the
+    CPU, as `content_stages`."""
     chance: Tensor | None = None
     """float [B,2^S-1] in [0,1): which tokens it draws."""
     names: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
-        """With all tensors there."""
+        """With the tensors there, but for those that are read to choose what is computed."""
 
         def moved(value: object) -> object:
             if isinstance(value, Tensor):
                 return value.to(device, non_blocking=True)
             return tuple(moved(one) for one in value) if isinstance(value, tuple) else value
 
-        return Batch(**{field.name: moved(getattr(self, field.name)) for field in dataclasses.fields(self)})  # type: ignore[arg-type]
+        names = (field.name for field in dataclasses.fields(self) if field.name not in ("content_stages", "start"))
+        return dataclasses.replace(self, **{name: moved(getattr(self, name)) for name in names})
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ def assemble(batch: Batch, tokenizer: Tokenizer) -> Stages:
         codes = tuple(sequence.cluster_tokens(stage) for stage in range(sequence.num_stages))
         return Stages(sequence.structure, sequence.canvases, codes)
     structure, quantizer = hierarchy.all_stages(batch.finest), tokenizer.quantizer
-    canvas = torch.zeros(*structure.shape[::2], quantizer.codebook.shape[1], device=structure.device)
+    canvas = torch.zeros(*structure.shape[::2], quantizer.channels, device=structure.device)
     canvases = []
     for stage, code in enumerate(batch.codes):
         canvas = quantizer.add_stage(canvas, code, structure[:, stage], stage)
@@ -248,5 +250,5 @@ def stage_weights(stage: Tensor, weights: tuple[float, ...]) -> Tensor:
     """Weight [R] of every row; the mean over all stages is 1."""
     if not weights:
         return torch.ones(len(stage), device=stage.device)
-    table = torch.tensor(weights, dtype=torch.float32, device=stage.device)
+    table = torch.tensor(weights, dtype=torch.float32).to(stage.device, non_blocking=True)
     return (table / table.mean())[stage]

@@ -57,11 +57,12 @@ class TokenizerObjective(nn.Module):
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and its parts for the log; leaves the output in the batch."""
         settings, tokenizer = self.settings, self.tokenizer
-        images = batch.images.to(tokenizer.quantizer.codebook.device, non_blocking=True)
+        images = batch.images.to(tokenizer.quantizer.device, non_blocking=True)
         soft = step < settings.soft_assignment_steps and not settings.decoder_only
+        check = images.device.type == "cpu"  # a GPU would be waited for; the loss tells of NaN as well
         with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.bfloat16):
-            latent = tokenizer.encode(images)
-        structure = cluster(latent)
+            latent = tokenizer.encode(images, check)
+        structure = cluster(latent, check)
         _, canvases = tokenizer.quantizer(latent, structure, soft)
         canvas = canvases[:, -1]
         # The quantiser's own loss alone moves codes and refiners, by the soft assignment too (nvg-method section 8).
@@ -110,7 +111,7 @@ class TokenizerObjective(nn.Module):
     def _encode_again(self, output: Tensor) -> Tensor:
         """The latent [B,L,C] of the output, as a user gets it who tokenizes the picture."""
         with torch.autocast(output.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
-            return self.tokenizer.encode(output.clamp(-1, 1)).float()
+            return self.tokenizer.encode(output.clamp(-1, 1), check=output.device.type == "cpu").float()
 
     def _losses(self, output: Tensor, images: Tensor, batch: Batch, step: int) -> dict[str, tuple[float, Tensor]]:
         """(weight, loss) by name of how far the output is from the images, and from looking real."""

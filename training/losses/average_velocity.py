@@ -26,6 +26,8 @@ STEEPEST = 16.0
 """Largest time factor with which a network is smooth enough in t to be differentiated by it."""
 
 
+LONG = 0.75
+"""Spans above it are logged by themselves: they are what one step needs."""
 ERROR_FLOOR = 0.01
 """Of the adaptive weight: errors far below it count as they are."""
 
@@ -65,6 +67,8 @@ class Example:
     t: Tensor
     span: Tensor
     target: Tensor
+    long: Tensor
+    """long [n]: the rows whose span is longer than `LONG`."""
 
 
 class FewStepObjective(nn.Module):
@@ -99,24 +103,32 @@ class FewStepObjective(nn.Module):
         others = (squared * unknown).sum(dim=(1, 2)) / unknown.sum(dim=(1, 2))
         error = torch.lerp(others, decides, self.settings.split_weight)
         weight = (error.detach() + ERROR_FLOOR) ** -self.settings.adaptive_power
-        long = example.span > 0.75
         values = {"error": error.mean(), "split_error": decides.mean()}
-        if bool(long.any()):
-            values["split_error_of_long_spans"] = decides[long].mean()
+        if len(example.long):
+            values["split_error_of_long_spans"] = decides[example.long].mean()
         return (weight * error).mean(), values
 
     def example(self, batch: FewStepBatch, device: torch.device) -> Example:
-        """Where the student is asked in this batch, and what it should answer."""
+        """Where the student is asked in this batch, and what it should answer.
+
+        What depends on the values of times and spans is decided on the CPU, so that no GPU is waited for.
+        """
         images = batch.images.to(device)
         teacher = self._frozen[0]
-        rows = make_rows(images, teacher, batch.guidance.flatten().to(device))
+        rows = make_rows(images, teacher, batch.guidance.flatten().to(device, non_blocking=True))
         noise = rows.project(images.noise.repeat_interleave(images.structure_stages.shape[1], 0))
         if self.settings.objective == "trajectory":
             return self._trajectory(rows, noise, batch.jitter.flatten(0, 1), batch.parts.flatten(0, 1))
-        t, r = batch.spans.flatten(0, 1).to(device).unbind(-1)
+        t, r = batch.spans.flatten(0, 1).unbind(-1)
+        t, span, long, still = (
+            one.to(device, non_blocking=True) for one in (t, t - r, _where(t - r > LONG), _where(t == r))
+        )
         z = torch.lerp(rows.clean, noise, t[:, None, None])
-        make = self._meanflow if self.settings.objective == "meanflow" else self._shortcut
-        return make(rows, z, t, t - r)
+        if self.settings.objective == "meanflow":
+            target = self._meanflow(rows, z, t, span)
+        else:
+            target = self._shortcut(rows, z, t, span, still)
+        return Example(rows, z, t, span, target, long)
 
     def _trajectory(self, rows: Rows, noise: Tensor, jitter: Tensor, parts: Tensor) -> Example:
         """Spans of the teacher's own path from the noise."""
@@ -124,15 +136,19 @@ class FewStepObjective(nn.Module):
         middles = (grid[1:] + grid[:-1]) / 2
         inner = torch.lerp(middles[1:], middles[:-1], jitter)
         ends = torch.ones(len(inner), 1)
-        times = torch.cat([ends, inner, 0 * ends], dim=1).to(noise.device)  # [R,n+1]
+        times = torch.cat([ends, inner, 0 * ends], dim=1)  # [R,n+1]
+        index = torch.arange(len(times)).repeat_interleave(parts.shape[1])
+        first, last = parts.flatten(0, 1).unbind(-1)
+        t = times[index, first]
+        span = t - times[index, last]
+        times, index, first, last, t, span, long = (
+            one.to(noise.device, non_blocking=True) for one in (times, index, first, last, t, span, _where(span > LONG))
+        )
         states = torch.stack(teacher_run(self._frozen[0].structure, rows, noise, times, self._precision), dim=1)
-        index = torch.arange(len(times), device=noise.device).repeat_interleave(parts.shape[1])
-        first, last = parts.flatten(0, 1).to(noise.device).unbind(-1)
-        t, span = times[index, first], times[index, first] - times[index, last]
         z = states[index, first]
-        return Example(rows.at(index), z, t, span, (z - states[index, last]) / span[:, None, None])
+        return Example(rows.at(index), z, t, span, (z - states[index, last]) / span[:, None, None], long)
 
-    def _meanflow(self, rows: Rows, z: Tensor, t: Tensor, span: Tensor) -> Example:
+    def _meanflow(self, rows: Rows, z: Tensor, t: Tensor, span: Tensor) -> Tensor:
         """v - (t - r) du/dt at fixed r: forward-mode derivative along (v, 1, 1) in (z, t, t - r)."""
         with self._precision(z.device):
             v = guided_velocity(self._frozen[0].structure, rows, z, t)
@@ -143,23 +159,27 @@ class FewStepObjective(nn.Module):
         one = torch.ones_like(t)
         with sdpa_kernel(SDPBackend.MATH):  # the others have no forward-mode derivative
             slope: Tensor = torch.func.jvp(u, (z, t, span), (v, one, one))[1]
-        return Example(rows, z, t, span, v - span[:, None, None] * slope)
+        return v - span[:, None, None] * slope
 
-    def _shortcut(self, rows: Rows, z: Tensor, t: Tensor, span: Tensor) -> Example:
-        """The mean of the student's own two halves; the teacher's velocity where the span is nothing."""
+    def _shortcut(self, rows: Rows, z: Tensor, t: Tensor, span: Tensor, still: Tensor) -> Tensor:
+        """The mean of the student's own two halves; the teacher's velocity in the rows `still`, whose span is 0."""
         half = span / 2
         with self._precision(z.device):
             first = student_velocity(self.structure, rows, z, t, half)
             middle = rows.project(z - half[:, None, None] * first)
             target = (first + student_velocity(self.structure, rows, middle, t - half, half)) / 2
-            flow = (span == 0).nonzero().squeeze(1)
-            if len(flow):
-                v = guided_velocity(self._frozen[0].structure, rows.at(flow), z[flow], t[flow])
-                target = target.index_copy(0, flow, v)
-        return Example(rows, z, t, span, target)
+            if len(still):
+                v = guided_velocity(self._frozen[0].structure, rows.at(still), z[still], t[still])
+                target = target.index_copy(0, still, v)
+        return target
 
     def _precision(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bfloat16)
+
+
+def _where(chosen: Tensor) -> Tensor:
+    """The numbers long [n] of the rows that are chosen, bool [R] on the CPU."""
+    return chosen.nonzero().squeeze(1)
 
 
 def make_rows(images: Batch, teacher: NVG, guidance: Tensor) -> Rows:

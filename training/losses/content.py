@@ -20,19 +20,20 @@ def content_loss(
     content: ContentGenerator, batch: Batch, stages: Stages, settings: GeneratorRecipe, repa: Repa | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Mean over rows of mse(x_hat, final canvas) + cross-entropy of the tokens (+ REPA), and its parts for the log."""
-    row, stage = rows_of(batch.content_stages)
+    device, (own_row, own_stage) = stages.canvases.device, rows_of(batch.content_stages)  # the latter on the CPU
+    row, stage = own_row.to(device, non_blocking=True), own_stage.to(device, non_blocking=True)
     weight = stage_weights(stage, settings.content_stage_weights)
     before = torch.where(stage[:, None, None] > 0, stages.canvases[row, stage - 1], 0.0)
-    with torch.autocast(before.device.type, torch.bfloat16, enabled=settings.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
         noise = None if batch.canvas_noise is None else batch.canvas_noise[row]
         final = content(before, stages.structure[row, stage], batch.classes[row], stage, noise)
         unlike = repa(batch.images, row) if repa is not None else None
     error = (final - stages.canvases[row, -1]).square().mean(dim=(1, 2))
     entropy, values = error.new_zeros(len(row)), {"content_mse": error.detach().mean()}
     for one, codes in enumerate(stages.codes):
-        rows = (stage == one).nonzero().squeeze(1)
+        rows = (own_stage == one).nonzero().squeeze(1)
         if len(rows):
-            image = row[rows]
+            image, rows = (index.to(device, non_blocking=True) for index in (own_row[rows], rows))
             change = hierarchy.cluster_means(final[rows] - before[rows], stages.structure[image, one], 2**one)
             value = F.cross_entropy(content.logits(change).mT, codes[image], reduction="none").mean(1)
             entropy = entropy.index_put((rows,), value)

@@ -44,7 +44,7 @@ def augment(images: Tensor, numbers: Tensor, settings: DiffAugSettings = DiffAug
             f"augmentation takes images [B,C,H,W] and numbers [B,{NUMBERS}], "
             f"not {list(images.shape)} and {list(numbers.shape)}"
         )
-    numbers = numbers.to(images.device)
+    numbers = numbers.to(images.device, non_blocking=True)
     # In the release's order: the grey that moves in is coloured as well, what is cut out stays mid-grey.
     if settings.translation:
         images = _translate(images, numbers[:, 3:5], settings.translation)
@@ -68,7 +68,7 @@ def _colour(images: Tensor, brightness: Tensor, saturation: Tensor, contrast: Te
 
 def _translate(images: Tensor, numbers: Tensor, share: float) -> Tensor:
     """Shifts every image by whole pixels, at most `share` of its side, and fills with 0. Numbers [B,2]."""
-    sides = torch.tensor(images.shape[2:], device=images.device)
+    sides = torch.tensor(images.shape[2:]).to(images.device, non_blocking=True)
     most = (sides * share + 0.5).long()
     shift = (numbers * (2 * most + 1)).long() - most  # [B,2]
     # A border of one zero pixel stands for everything outside.
@@ -82,7 +82,7 @@ def _translate(images: Tensor, numbers: Tensor, share: float) -> Tensor:
 
 def _cut_out(images: Tensor, numbers: Tensor, share: float) -> Tensor:
     """Sets a rectangle of `share` of each side to 0, with its middle anywhere in the image. Numbers [B,2]."""
-    sides = torch.tensor(images.shape[2:], device=images.device)
+    sides = torch.tensor(images.shape[2:]).to(images.device, non_blocking=True)
     cut = (sides * share + 0.5).long()
     first = (numbers * (sides + 1 - cut % 2)).long() - cut // 2  # [B,2]
     inside = []

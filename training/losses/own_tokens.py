@@ -65,8 +65,9 @@ class OwnTokens:
 
     def images(self, stage: int) -> Tensor:
         """Those of the batch, long [b], for which it draws the tokens of a stage."""
-        assert self.batch.start is not None
-        return (self.batch.start <= stage).nonzero().squeeze(1)
+        assert self.batch.start is not None  # on the CPU, so that no GPU is waited for
+        chosen = (self.batch.start <= stage).nonzero().squeeze(1)
+        return chosen.to(self.batch.classes.device, non_blocking=True)
 
     @torch.no_grad()
     def draw(self, images: Tensor, canvas: Tensor, labels: Tensor, stage: int) -> Tensor:
