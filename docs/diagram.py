@@ -18,7 +18,7 @@ from importlinter.configuration import configure
 ROOT = Path(__file__).parents[1]
 WIDTH, ROW, BOX, GAP = 980, 62, 30, 14
 TOP = ("nvg_nodes", "training")
-EVERYBODYS = {"errors", "config", "console", "foreign", "pictures"}
+EVERYBODYS = {"errors", "config", "console", "files", "foreign", "pictures"}
 COLOURS = {"nvg_nodes": "#e8dcf7", "training": "#fbe3c8", "nvg_model": "#d9ebf7"}
 
 

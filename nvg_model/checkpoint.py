@@ -12,7 +12,6 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nvg_model import foreign
+from nvg_model import files, foreign
 from nvg_model.config import NVGConfig
 from nvg_model.errors import CheckpointError, shortened
 from nvg_model.hub import HUB_FILE, HUB_ID, download
@@ -108,9 +107,7 @@ def save(
         CheckpointError: the file cannot be written (a full disk, no permission); nothing is left behind.
     """
     path = Path(path)
-    weights = {
-        name: cast(name, value.detach(), "cpu", dtype).contiguous() for name, value in model.state_dict().items()
-    }
+    weights = {name: cast(name, one.detach(), "cpu", dtype).contiguous() for name, one in model.state_dict().items()}
     kept = {key: value for key, value in (provenance or model.provenance).items() if key != "file"}
     metadata = {
         "format": FORMAT,
@@ -122,23 +119,15 @@ def save(
     }
     if model.preview_map is not None:
         metadata["preview"] = json.dumps([[round(value, 6) for value in row] for row in model.preview_map.tolist()])
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        mode = partial.stat().st_mode
-        save_file(weights, partial, metadata)
-        partial.chmod(mode)  # safetensors makes files that only their owner can read
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with files.replacing(path) as partial:
+            partial.touch()
+            mode = partial.stat().st_mode
+            save_file(weights, partial, metadata)
+            partial.chmod(mode)  # safetensors makes files that only their owner can read
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} could not be written ({error}); free some room or choose another place"
-        ) from error
-    finally:
-        with suppress(OSError):  # there is nothing to remove where nothing could be written
-            partial.unlink(missing_ok=True)
+        message = f"{path} could not be written ({error}); free some room or choose another place"
+        raise CheckpointError(message) from error
     return path
 
 

@@ -104,8 +104,8 @@ class Quantizer(nn.Module):
         likeliest. A content generator starts its training from it.
         """
         squares = self.codebook.square().sum(-1)
-        sharpness = sharpness / squares.mean()
-        return 2 * sharpness * self.codebook, -sharpness * squares
+        scale = sharpness / squares.mean()
+        return 2 * scale * self.codebook, -scale * squares
 
     def _soft_vectors(self, vectors: Tensor, codes: Tensor) -> Tensor:
         distances = self._distances(vectors)

@@ -35,8 +35,12 @@ def to_pil(images: Tensor) -> list[Image.Image]:
         raise NVGError(f"the images have shape {list(images.shape)}; a picture needs [batch, 3, height, width]")
     if bool(torch.isnan(images).any()):
         raise NVGError("the images hold NaN; check the weights and the precision")
-    pixels = ((images.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).byte()
-    return [Image.fromarray(pixel) for pixel in pixels.permute(0, 2, 3, 1).numpy()]
+    return [Image.fromarray(pixel) for pixel in to_pixels(images.detach().cpu()).permute(0, 2, 3, 1).numpy()]
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """8-bit pixels uint8 of images in [-1,1]; values outside are clamped."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).byte()
 
 
 def from_pil(image: Image.Image, size: tuple[int, int], fit: str = "crop") -> Tensor:

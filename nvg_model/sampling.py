@@ -175,9 +175,15 @@ class Use(IntEnum):
         return self in (Use.STRUCTURE, Use.CANVAS)
 
 
-def stream(*keys: int) -> torch.Generator:
-    """A CPU generator of its own for every tuple of keys."""
+def stream(*keys: int, high_word_first: bool = False) -> torch.Generator:
+    """A CPU generator of its own for every tuple of keys.
+
+    Args:
+        high_word_first: the other order of the two words that make the seed. The training has its streams so.
+    """
     low, high = np.random.SeedSequence([int(key) for key in keys]).generate_state(2, np.uint32).tolist()
+    if high_word_first:
+        low, high = high, low
     return torch.Generator().manual_seed(high << 32 | low)
 
 

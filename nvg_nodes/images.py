@@ -80,8 +80,7 @@ def from_pil(pictures: Sequence[Image.Image]) -> Tensor:
 
 def from_model(images: Tensor) -> Tensor:
     """IMAGE of the model's images. Rounded to 8 bits, so that every way of saving it gives the same pixels."""
-    pixels = ((images.float().cpu() + 1) * 127.5).round().clamp(0, 255)
-    return pixels.permute(0, 2, 3, 1).contiguous() / 255
+    return render.to_pixels(images.cpu()).permute(0, 2, 3, 1).contiguous() / 255
 
 
 def decode(nvg: NVG, sequence: VisualGranularitySequence, stage: int | None = None) -> tuple[Tensor, Tensor]:

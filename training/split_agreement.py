@@ -22,13 +22,14 @@ from tqdm import tqdm
 from nvg_model import hierarchy
 from nvg_model.generation import Request
 from nvg_model.model import NVG
+from nvg_model.render import to_pixels
 from nvg_model.sampling import SamplingSettings
 from nvg_model.tokenizer import VisualGranularitySequence
 from training.files import replacing
 from training.metrics.classifier import ClassifierSettings, classify, load_or_train
 from training.metrics.distribution import frechet_distance, gaussian
 from training.metrics.evaluation import CLASSIFIERS
-from training.metrics.pictures import read_split, to_pixels
+from training.metrics.pictures import read_split
 from training.metrics.sampler import sample_classes
 
 

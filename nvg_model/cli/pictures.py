@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nvg_model import files
 from nvg_model.errors import NVGError
 
 if TYPE_CHECKING:
@@ -119,12 +120,9 @@ def save_picture(picture: Image, out: Path, recipe: dict[str, Any], scale: int =
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes `path` at the end, so that the file is whole or not there."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """`files.replacing`, with a sentence for what can go wrong. Raises NVGError."""
     try:
-        yield partial
-        partial.replace(path)
+        with files.replacing(path) as partial:
+            yield partial
     except OSError as error:
         raise NVGError(f"{path} could not be written ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -3,6 +3,9 @@
 import shlex
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from shared_sequences import FAST
 
 from nvg_model.cli import main
 
@@ -18,3 +21,23 @@ def nvg(tiny, tmp_path, monkeypatch, capsys):
         return status, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model):
+    """One run of two classes, with the default settings but for the steps."""
+    return tiny_model.generate(["heart", "boat"], seed=7, settings=FAST)
+
+
+@pytest.fixture
+def rewrite(tiny, tmp_path):
+    """Writes the tiny checkpoint again with changed weights or metadata, outside of nvg_model."""
+
+    def write(weights=lambda w: w, **metadata):
+        with safe_open(tiny, "pt") as file:
+            kept = file.metadata() | metadata
+        path = tmp_path / "changed.safetensors"
+        save_file(weights(load_file(tiny)), path, {key: value for key, value in kept.items() if value is not None})
+        return path
+
+    return write

@@ -6,12 +6,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from shared_sequences import generator_of
 from torch.utils.flop_counter import FlopCounterMode
 
 import nvg_model
-from nvg_model.hierarchy import all_stages, embed, members
-from nvg_model.quantizer import Quantizer, quantizer_loss, straight_through
-from nvg_model.transformer import Block, class_token_ids, position_ids, rope_axes, rope_table, rotate
+from nvg_model.hierarchy import all_stages, members
+from nvg_model.quantizer import quantizer_loss, straight_through
+from nvg_model.transformer import position_ids
 
 TINY = nvg_model.preset("tiny")
 
@@ -50,10 +51,6 @@ def randomised(config, seed=0, scale=6.0):
         model.content.canvas_scales.copy_(torch.linspace(1, 2, config.num_stages + 1))
         torch.nn.init.normal_(model.tokenizer.quantizer.codebook)
     return model.eval()
-
-
-def generator_of(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def random_images(config, batch, seed=0):
@@ -126,128 +123,6 @@ def test_velocity_of_a_stage_without_flow(tiny_model, stage, refuses):
     labels = torch.zeros(1, 16, dtype=torch.long)
     with refuses(f"stage {stage} has no structure flow; the network splits stages 0 to 2"):
         tiny_model.structure.velocity(z, 0.5, torch.zeros(1, 16, 8), labels, None, stage)
-
-
-# Rotation.
-
-
-@pytest.mark.parametrize(("splits", "place"), [(4, 24), (6, 22), (8, 20), (10, 18)])
-def test_rope_axes(splits, place):
-    assert rope_axes(splits) == [8] + [2] * splits + [place, place]
-
-
-@pytest.mark.parametrize("splits", range(1, 13))
-def test_rope_axes_fill_the_head(splits):
-    axes = rope_axes(splits)
-    assert sum(axes) == 64 and all(width % 2 == 0 for width in axes)
-
-
-def angles_of(rope):
-    """Of each pair of channels, [B,T,1,1,32]."""
-    return torch.atan2(rope[1, ..., 1::2], rope[0, ..., ::2])
-
-
-def test_rope_table_by_hand():
-    ids = torch.tensor([[[0, 2, 1, 0, 1, 3, 2]]])  # K = 4
-    angles = angles_of(rope_table(ids))[0, 0, 0, 0]
-    assert len(angles) == 32
-    assert angles[:4].tolist() == [0] * 4  # kind 0
-    assert angles[4:8].tolist() == pytest.approx([2, 1, 0, 1])  # one pair per bit, at frequency 1
-    row = [3 * 10_000 ** (-2 * m / 24) for m in range(12)]
-    column = [2 * 10_000 ** (-2 * m / 24) for m in range(12)]
-    assert angles[8:].tolist() == pytest.approx(row + column, abs=1e-6)
-
-
-def test_position_ids():
-    labels = random_structure(2, 16)[:, 3]
-    ids = position_ids(labels, 3, 4, (4, 4), 2)
-    assert (ids[..., 0] == 2).all()
-    assert torch.equal(ids[..., 1:5], embed(labels, 3, 4))
-    assert ids[1, :, 5].tolist() == [p // 4 for p in range(16)]
-    assert ids[1, :, 6].tolist() == [p % 4 for p in range(16)]
-    assert (class_token_ids(ids) == 1).all() and class_token_ids(ids).shape == (2, 1, 7)
-
-
-# Blocks.
-
-
-@pytest.fixture(scope="module")
-def block():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Block(128).eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def block_input():
-    x = torch.randn(2, 17, 128, generator=generator_of())
-    labels = random_structure(2, 16)[:, 2]
-    ids = position_ids(labels, 2, 4, (4, 4), 0)
-    return x, torch.randn(2, 3 * 128, generator=generator_of(1)), torch.cat([class_token_ids(ids), ids], 1)
-
-
-def plain_block(block, x, modulation, ids):
-    """The formulas of nvg-method section 2, one after the other."""
-    shift, scale, gate = modulation[:, None].chunk(3, -1)
-    centred = x - x.mean(-1, keepdim=True)
-    y = (1 + scale) * centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() + shift
-    q, k, v, mlp = block.linear_in(y).split([128, 128, 128, 512], -1)
-    angles = angles_of(rope_table(ids))[:, :, 0]  # [B,T,1,32]
-
-    def heads(part):
-        return part.unflatten(-1, (2, 64))
-
-    def turned(part, learned):
-        part = heads(part)
-        part = part / (part.square().mean(-1, keepdim=True) + 1e-6).sqrt() * learned
-        even, odd = part[..., 0::2], part[..., 1::2]
-        pairs = [even * angles.cos() - odd * angles.sin(), even * angles.sin() + odd * angles.cos()]
-        return torch.stack(pairs, -1).flatten(-2)
-
-    scores = torch.einsum("bqhd,bkhd->bhqk", turned(q, block.qk_scale[0]), turned(k, block.qk_scale[1])) / 8
-    attended = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), heads(v)).flatten(2)
-    gelu = 0.5 * mlp * (1 + torch.tanh(math.sqrt(2 / math.pi) * (mlp + 0.044715 * mlp**3)))
-    return x + gate * block.linear_out(torch.cat([attended, gelu], -1))
-
-
-def test_block_follows_the_formulas(block, block_input):
-    block = Block(128).requires_grad_(False)
-    block.load_state_dict(
-        {key: torch.randn(value.shape, generator=generator_of(5)) * 0.1 for key, value in block.state_dict().items()}
-    )
-    x, modulation, ids = block_input
-    assert torch.allclose(block(x, modulation, rope_table(ids)), plain_block(block, x, modulation, ids), atol=1e-4)
-
-
-@pytest.mark.parametrize("last", [1, 5, 16, 17])
-def test_last_tokens_equal_the_tail_of_the_full_block(block, block_input, last):
-    x, modulation, ids = block_input
-    whole = block(x, modulation, rope_table(ids))
-    assert torch.allclose(block(x, modulation, rope_table(ids), last), whole[:, -last:], atol=1e-5)
-
-
-def test_drop_path(block_input):
-    x, modulation, ids = block_input
-    rope = rope_table(ids)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        block = Block(128, drop_path=0.5).requires_grad_(False)
-        full = block.eval()(x, modulation, rope) - x
-        assert torch.equal(block(x, modulation, rope) - x, full)
-        block.train()
-        many = [block(x, modulation, rope)[0] - x[0] for _ in range(40)]
-    dropped = sum(torch.equal(one, torch.zeros_like(one)) for one in many)
-    assert 5 < dropped < 35
-    assert all(torch.allclose(one, 2 * full[0], atol=1e-4) for one in many if one.any())
-
-
-def test_drop_path_rates_rise_linearly():
-    config = dataclasses.replace(
-        TINY, generator=dataclasses.replace(TINY.generator, content_depth=5, structure_depth=3, drop_path=0.1)
-    )
-    model = nvg_model.NVG(config)
-    assert [b.drop_path for b in model.content.transformer.blocks] == pytest.approx([0, 0.025, 0.05, 0.075, 0.1])
-    assert [b.drop_path for b in model.structure.transformer.blocks] == pytest.approx([0, 0.05, 0.1])
 
 
 # Batches of mixed stages, as training uses them.
@@ -389,15 +264,6 @@ def test_half_precision_is_close(lively, mixed, dtype):
         assert (low - full).abs().mean() < 0.1 * full.abs().mean(), name
 
 
-def test_rotation_is_a_product_of_complex_numbers():
-    values = torch.randn(2, 5, 2, 3, 64, generator=generator_of())
-    rope = rope_table(torch.randint(0, 9, (2, 5, 7), generator=generator_of()))
-    turns = torch.polar(torch.ones(2, 5, 1, 1, 32), angles_of(rope))
-    wanted = torch.view_as_real(torch.view_as_complex(values.unflatten(-1, (32, 2))) * turns).flatten(-2)
-    assert torch.allclose(rotate(values, rope), wanted, atol=1e-5)
-    assert not torch.allclose(wanted, values, atol=0.1)
-
-
 # Gradients.
 
 
@@ -504,111 +370,3 @@ def test_names_and_shapes_of_the_released_d16(golden, paper_models):
     assert ours.keys() == expected.keys()
     for key, value in ours.items():
         assert value.shape == expected[key].shape, key
-
-
-# Quantiser.
-
-
-@pytest.fixture(scope="module")
-def quantizer():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        quantizer = Quantizer(32, 8, 5, (4, 4))
-        torch.nn.init.normal_(quantizer.codebook)
-    return quantizer
-
-
-def test_quantizer_equals_the_plain_loop(quantizer):
-    latent = torch.randn(3, 16, 8, generator=generator_of())
-    structure = random_structure(3, 16)
-    tokens, canvases = (x.detach() for x in quantizer(latent, structure))
-    for item in range(3):
-        canvas = torch.zeros(16, 8)
-        for stage in range(5):
-            h = torch.zeros(16, 8)
-            for label in range(2**stage):
-                inside = structure[item, stage] == label
-                mean = (latent[item] - canvas)[inside].mean(0)
-                code = int((quantizer.codebook - mean).square().sum(-1).argmin())
-                assert (tokens[item, stage][inside] == code).all()
-                h[inside] = quantizer.codebook[code].detach()
-            refined = quantizer.refiners[stage](h.T.view(1, 8, 4, 4)).view(8, 16).T.detach()
-            canvas = canvas + h + 0.5 * refined
-            assert torch.allclose(canvases[item, stage], canvas, atol=1e-5)
-
-
-def test_quantizer_loss_formula():
-    latent = torch.randn(2, 16, 8, generator=generator_of(), requires_grad=True)
-    canvases = torch.randn(2, 5, 16, 8, generator=generator_of(1), requires_grad=True)
-    loss = quantizer_loss(latent, canvases)
-    mse = torch.stack([(canvases[:, i] - latent).square().mean() for i in range(5)]).mean()
-    assert torch.allclose(loss, 1.25 * mse)
-    loss.backward()
-    difference = (canvases - latent[:, None]).detach()
-    assert torch.allclose(canvases.grad, 2 * difference / difference.numel(), atol=1e-8)
-    assert torch.allclose(latent.grad, -0.25 * 2 * difference.sum(1) / difference.numel(), atol=1e-8)
-
-
-def test_straight_through():
-    latent = torch.randn(2, 16, 8, generator=generator_of(), requires_grad=True)
-    canvas = torch.randn(2, 16, 8, generator=generator_of(1), requires_grad=True)
-    weight = torch.randn(2, 16, 8, generator=generator_of(2))
-    value = straight_through(latent, canvas)
-    assert torch.allclose(value, canvas, atol=1e-6)
-    (value * weight).sum().backward()
-    assert torch.equal(latent.grad, weight) and canvas.grad is None
-
-
-def test_quantizer_takes_the_latent_as_a_constant(quantizer):
-    latent = torch.randn(1, 16, 8, generator=generator_of(), requires_grad=True)
-    quantizer(latent, random_structure(1, 16)).canvases.sum().backward()
-    assert latent.grad is None and quantizer.codebook.grad is not None
-    quantizer.zero_grad()
-
-
-def test_soft_assignment_changes_the_gradient_and_not_the_value(quantizer):
-    latent, structure = torch.randn(1, 16, 8, generator=generator_of()), random_structure(1, 16)
-    gradients = []
-    results = [quantizer(latent, structure, soft_assignment=soft) for soft in (False, True)]
-    assert torch.equal(results[0].tokens, results[1].tokens)
-    assert torch.allclose(results[0].canvases, results[1].canvases, atol=1e-5)
-    for result in results:
-        quantizer.zero_grad()
-        quantizer_loss(latent, result.canvases).backward()
-        gradients.append(quantizer.codebook.grad.clone())
-    used = results[0].tokens.unique()
-    unused = [code for code in range(32) if code not in used]
-    assert unused and not gradients[0][unused].any()  # the plain lookup never reaches them
-    assert gradients[1].any(1).all()
-    quantizer.zero_grad()
-
-
-def test_soft_assignment_is_the_softmax_of_distances():
-    """One stage of one cluster, no refinement: the gradient is that of softmax(max distance - distance) @ codebook."""
-    quantizer = Quantizer(6, 3, 1, (2, 2))
-    torch.nn.init.zeros_(quantizer.refiners[0].weight)
-    torch.nn.init.zeros_(quantizer.refiners[0].bias)
-    with torch.no_grad():
-        quantizer.codebook.copy_(torch.randn(6, 3, generator=generator_of()))
-    latent = torch.randn(1, 4, 3, generator=generator_of(1))
-    weight = torch.randn(3, generator=generator_of(2))
-    canvas = quantizer(latent, torch.zeros(1, 1, 4, dtype=torch.long), soft_assignment=True).canvases
-    (canvas[0, 0] @ weight).mean().backward()
-
-    codebook = quantizer.codebook.detach().clone().requires_grad_()
-    distances = (codebook - latent[0].mean(0)).square().sum(-1)
-    soft = (distances.max() - distances).softmax(-1)
-    hard = F.one_hot(distances.argmin(), 6).float()
-    (((hard - soft).detach() + soft) @ codebook @ weight).backward()
-    assert torch.allclose(quantizer.codebook.grad, codebook.grad, atol=1e-5)
-
-
-def test_quantizer_chooses_in_float32_whatever_its_weights(quantizer):
-    half = Quantizer(32, 8, 5, (4, 4)).bfloat16()
-    half.load_state_dict(quantizer.state_dict())
-    rounded = Quantizer(32, 8, 5, (4, 4))
-    rounded.load_state_dict({key: value.float() for key, value in half.state_dict().items()})
-    latent, structure = torch.randn(4, 16, 8, generator=generator_of()), random_structure(4, 16)
-    a, b = half(latent, structure), rounded(latent, structure)
-    assert torch.equal(a.tokens, b.tokens) and torch.equal(a.canvases, b.canvases)
-    assert a.canvases.dtype == torch.float32

@@ -1,10 +1,16 @@
 """Small data for the training's tests."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from shared_images import small_vit
+from torch import nn
+
+from training.data.generator_batch import Source
+from training.recipes import recipe
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +28,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels[shape] = [*random.randint(0, 255, 3), 255]
                 Image.fromarray(pixels).save(folder / split / name / f"{index}.png")
     return folder
+
+
+@pytest.fixture(params=["dino", "dinov2"])
+def vit(request: pytest.FixtureRequest) -> nn.Module:
+    """Both classes."""
+    return small_vit(request.param)
+
+
+@pytest.fixture(scope="module")
+def source(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """Images of the test data, tokenized in the step."""
+    base = dataclasses.replace(
+        recipe("smoke"), generator=dataclasses.replace(recipe("smoke").generator, cached_views=0)
+    )
+    return Source(base.generator, base, base.config, base.dataset(data, "train"), None)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 import nvg_model
+from nvg_model.render import to_pixels
 from training.distributed import World
 from training.errors import TrainingError
 from training.metrics import adherence, memorisation
@@ -20,7 +21,7 @@ from training.metrics.classifier import ClassifierSettings, classify, load_or_tr
 from training.metrics.codes import CodeCounts
 from training.metrics.distribution import Gaussian, frechet_distance, gaussian, inception_score, precision_recall
 from training.metrics.features import inception
-from training.metrics.pictures import Labelled, moved, to_images, to_pixels
+from training.metrics.pictures import Labelled, moved, to_images
 from training.metrics.report import Measured, Report
 from training.metrics.sampler import SampleSettings, read_samples, sample_classes, write_samples
 

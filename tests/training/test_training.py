@@ -18,25 +18,17 @@ from torch import nn
 
 import nvg_model
 from training import checkpointing
-from training.__main__ import main
 from training.data.augmentation import (
-    AugmentationSettings,
-    compose,
-    draw_augmented,
-    draw_balanced,
-    plain_images,
     stream,
 )
-from training.data.dataset import open_dataset
 from training.distributed import Shard, World
 from training.errors import TrainingError
 from training.export import export
 from training.generator import train_generator
 from training.logging import Log
 from training.loop import Interrupted, Phase, Task, train
-from training.losses.reconstruction import multiscale_gradient, psnr
-from training.optim import cosine, warmup_stable_decay
-from training.recipes import RECIPES, recipe
+from training.optim import cosine
+from training.recipes import recipe
 from training.recipes.base import Running
 from training.tokenizer import train_tokenizer
 
@@ -383,93 +375,3 @@ def test_saves_keep_the_latest_two_and_leave_no_partial(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         checkpointing.save(tmp_path, step, {"x": torch.ones(1) * step})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state-00000002.pt", "state-00000003.pt"]
-
-
-def test_draws_are_balanced_and_repeatable() -> None:
-    labels = torch.tensor([0] * 50 + [1] * 3 + [2] * 1)
-    index = draw_balanced(labels, 3, 3000, stream(1, 2))
-    counts = torch.bincount(labels[index], minlength=3)
-    assert bool((counts > 900).all())
-    assert torch.equal(index, draw_balanced(labels, 3, 3000, stream(1, 2)))
-    assert not torch.equal(index, draw_balanced(labels, 3, 3000, stream(1, 3)))
-    only = torch.tensor([1, 1])  # as of a small set, whose held-out pictures are not of all classes
-    assert draw_balanced(only, 3, 3000, stream(1, 2)).bincount().tolist() == pytest.approx([1500, 1500], rel=0.1)
-
-
-def test_views(data: Path) -> None:
-    pictures = open_dataset(data / "train", (16, 16), split="all")
-    assert pictures.classes == ("disc", "ring", "square") and len(pictures) == 15
-    plain = plain_images(pictures, torch.arange(15))
-    pixels = pictures.load(torch.arange(15))
-    opaque = pixels[:, 3:] == 255
-    exact = pixels[:, :3].float() / 127.5 - 1
-    assert torch.allclose(plain, torch.where(opaque, exact, 1.0), atol=1e-5)  # bicubic at whole pixels is the picture
-    views = draw_augmented(pictures, torch.arange(15), AugmentationSettings(), stream(5))
-    assert torch.equal(views, draw_augmented(pictures, torch.arange(15), AugmentationSettings(), stream(5)))
-    one, zero = torch.ones(1), torch.zeros(1, 2)
-    mirrored = compose(pixels[:1], one, -one, zero, torch.ones(1, 3))
-    assert torch.allclose(mirrored.flip(3), plain[:1], atol=1e-5)
-    moved = compose(pixels[:1], one, one, torch.tensor([[0.25, 0.0]]), torch.ones(1, 3))
-    assert torch.allclose(moved[..., 4:], plain[:1, :, :, :-4], atol=1e-5)
-
-
-def test_losses_and_schedules() -> None:
-    image = torch.rand(2, 3, 16, 16) * 2 - 1
-    assert float(multiscale_gradient(image, image)) == 0
-    assert float(multiscale_gradient(image + 0.3, image)) < 1e-6  # a constant offset has no gradient
-    assert torch.allclose(psnr(image + 0.2, image), torch.full((2,), 20.0), atol=1e-3)
-    assert cosine(0, 100, 10) == pytest.approx(0.1) and cosine(100, 100, 10) == pytest.approx(0)
-    assert [warmup_stable_decay(step, 100, 10) for step in (0, 9, 50, 80)] == pytest.approx([0.1, 1, 1, 1])
-    assert warmup_stable_decay(100, 100, 10) == pytest.approx(0.1)
-
-
-def test_recipes_fit_their_models() -> None:
-    for name, one in RECIPES.items():
-        assert one.name == name and one.config.generator is not None
-        assert len(one.classes) in (0, one.config.generator.num_classes)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["tokenizer", "nothing"], "there is no recipe 'nothing'; there are emoji64, finetune, smoke"),
-        (["tokenizer", "smoke", "--data", "/nowhere"], "/nowhere"),
-        (["generator", "smoke", "--data", "{data}", "--folder", "{empty}"], "there is no trained tokenizer"),
-        (["export", "smoke", "--folder", "{empty}"], "there is no saved generator"),
-    ],
-)
-def test_mistakes_get_one_sentence(
-    arguments: list[str],
-    said: str,
-    data: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    filled = [argument.format(data=data, empty=tmp_path) for argument in arguments]
-    monkeypatch.setattr("sys.argv", ["training", *filled])
-    assert main() == 2
-    error = capsys.readouterr().err.strip()
-    assert said in error and "\n" not in error and "Traceback" not in error
-
-
-@pytest.mark.parametrize("command", ["tokenizer", "cache", "generator", "few-step"])
-def test_a_command_explains_itself(
-    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for arguments, said in (([], "RECIPE [options]\nrecipes: emoji64"), (["smoke"], "smoke [-h]")):
-        monkeypatch.setattr("sys.argv", ["training", command, *arguments, "--help"])
-        with pytest.raises(SystemExit, match=r"^0$"):
-            main()
-        assert capsys.readouterr().out.startswith(f"usage: python -m training {command} {said}")
-
-
-def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(TrainingError, match=r"broken\.png cannot be read as a picture"):
-        open_dataset(tmp_path, (16, 16), split="all")
-    (tmp_path / "b").mkdir()
-    (tmp_path / "a" / "broken.png").unlink()
-    with pytest.raises(TrainingError, match="class 'a' has no pictures"):
-        open_dataset(tmp_path, (16, 16), split="all")

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nvg_model import sampling
 from training.data.dataset import ImageDataset
 
 EVERYTHING = slice(None)
@@ -51,9 +51,8 @@ class AugmentationSettings:
 
 
 def stream(*keys: int) -> torch.Generator:
-    """A CPU generator of its own for every tuple of keys."""
-    state = np.random.SeedSequence(keys).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+    """A CPU generator of its own for every tuple of keys; another one than sampling has for the same keys."""
+    return sampling.stream(*keys, high_word_first=True)
 
 
 def draw_balanced(labels: Tensor, num_classes: int, count: int, generator: torch.Generator) -> Tensor:

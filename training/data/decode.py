@@ -10,6 +10,9 @@ import io
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from nvg_model.errors import NVGError
+from nvg_model.pictures import eight_bits
+
 READABLE = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 SUFFIXES = READABLE | {".heic", ".heif", ".jxl", ".svg"}
 """With kinds that people have and Pillow does not read: they are named, not passed over."""
@@ -75,11 +78,10 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     """RGBA where anything is transparent, else RGB."""
     if image.mode == "F":
         raise UnreadablePictureError("its pixels are floating-point numbers of an unknown range; save it with integers")
-    if image.mode.startswith("I"):  # Pillow would clip these to 255
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise UnreadablePictureError("its pixels have more than 16 bits; save it with 8 or 16")
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    try:
+        image = eight_bits(image)
+    except NVGError:
+        raise UnreadablePictureError("its pixels have more than 16 bits; save it with 8 or 16") from None
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 

@@ -67,8 +67,9 @@ class Batch:
                 return value.to(device, non_blocking=True)
             return tuple(moved(one) for one in value) if isinstance(value, tuple) else value
 
-        names = (field.name for field in dataclasses.fields(self) if field.name not in ("content_stages", "start"))
-        return dataclasses.replace(self, **{name: moved(getattr(self, name)) for name in names})
+        stay = {"content_stages": self.content_stages, "start": self.start}
+        there = {one.name: moved(getattr(self, one.name)) for one in dataclasses.fields(self) if one.name not in stay}
+        return Batch(**stay, **there)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from nvg_model import render
 from nvg_model.model import NVG
+from nvg_model.render import to_pixels
 from training.data.augmentation import stream
-from training.metrics.pictures import CHUNK, Labelled, moved, to_images, to_pixels
+from training.metrics.pictures import CHUNK, Labelled, moved, to_images
 
 SIDE = 16
 """Pixels along each side of the small pictures."""

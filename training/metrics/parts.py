@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nvg_model.model import NVG
+from nvg_model.render import to_pixels
 from training.data.augmentation import stream
 from training.data.dataset import open_dataset
 from training.errors import TrainingError
@@ -26,7 +27,7 @@ from training.metrics.codes import CodeCounts
 from training.metrics.distribution import frechet_distance, gaussian, inception_score, precision_recall
 from training.metrics.evaluation import Evaluation, Part
 from training.metrics.judge import Judge, with_noise
-from training.metrics.pictures import Labelled, to_images, to_pixels
+from training.metrics.pictures import Labelled, to_images
 from training.metrics.report import Measured, Report, Section
 from training.metrics.semantics import semantics_part
 

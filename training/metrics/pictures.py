@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nvg_model.render import to_pixels
 from training.data.augmentation import plain_images, sampling_grid
 from training.data.dataset import open_dataset
 from training.data.sources import Split
@@ -91,11 +92,6 @@ def read_split(
     pixels = [to_pixels(plain_images(dataset, part)) for part in index.split(CHUNK)]
     order = torch.tensor([classes.index(name) for name in dataset.classes])
     return Labelled(torch.cat(pixels), order[dataset.labels[index]], classes)
-
-
-def to_pixels(images: Tensor) -> Tensor:
-    """8-bit pixels of images in [-1,1]."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).byte()
 
 
 def to_images(pixels: Tensor) -> Tensor:

@@ -23,11 +23,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nvg_model.model import NVG
+from nvg_model.render import to_pixels
 from nvg_model.sampling import SamplingSettings
 from training.distributed import World
 from training.errors import TrainingError
 from training.files import remove_partials, replacing
-from training.metrics.pictures import to_pixels
 from training.run_folder import alone_in
 
 MEMBER = "arr_0.npy"  # what OpenAI's evaluator looks for (guided-diffusion, evaluations/evaluator.py)
