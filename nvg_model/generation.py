@@ -245,14 +245,14 @@ class Run:
         context = flow.context(guidance.repeat(canvas), guidance.repeat(labels), guidance.classes, stages)
         times = torch.tensor(grid).to(canvas.device)[:, None]
         spans = times - torch.cat([times[1:], times[-1:]])
-        of_grid = flow.modulations(context, times, spans, scale)  # of all time steps at once
+        grid_modulations = flow.modulations(context, times, spans, scale)
         index_of = {t: index for index, t in enumerate(grid)}
         memory = flow.transformer.memory() if self.settings.reuse else None
 
         def velocity(z: Tensor, t: float) -> Tensor:
             self.on_evaluation()
             if t in index_of:
-                modulations = [layer[index_of[t]] for layer in of_grid]
+                modulations = [layer[index_of[t]] for layer in grid_modulations]
             else:
                 modulations = flow.modulations(context, times.new_full((1,), t))
             return guidance.combine(flow.step(guidance.repeat(z), context, modulations, memory))

@@ -180,14 +180,18 @@ def split(
     order = torch.sort(scores, dim=1, descending=True, stable=True).indices
     if gumbel is not None:
         noisy = torch.log(scores.clamp(-1, 1) + 1) + gumbel  # a position at p = 0 has -inf: it is chosen last
-        order = order.gather(1, torch.sort(noisy.gather(1, order), dim=1, descending=True, stable=True).indices)
+        order = _sorted_by(noisy, order, descending=True)
     if sides is not None:
-        wish = torch.where(sides == 1, 0, torch.where(sides == 0, 2, 1))
-        order = order.gather(1, torch.sort(wish.gather(1, order), dim=1, stable=True).indices)
-    order = order.gather(1, torch.sort(labels.gather(1, order), dim=1, stable=True).indices)
-    ranked = order.view(batch, clusters, positions // clusters)
+        order = _sorted_by(torch.where(sides == 1, 0, torch.where(sides == 0, 2, 1)), order)
+    ranked = _sorted_by(labels, order).view(batch, clusters, positions // clusters)
     upper = ranked[..., : ranked.shape[-1] // 2].flatten(1)
     return (2 * labels).scatter_add(1, upper, torch.ones_like(upper))
+
+
+def _sorted_by(values: Tensor, order: Tensor, descending: bool = False) -> Tensor:
+    """The positions `order` [B,L] sorted by their values [B,L]; equal ones keep their order."""
+    ranks = torch.sort(values.gather(1, order), dim=1, descending=descending, stable=True).indices
+    return order.gather(1, ranks)
 
 
 def check(structure: Tensor, positions: int) -> None:

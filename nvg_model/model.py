@@ -341,10 +341,14 @@ class NVG(nn.Module):
             regions=regions,
             keep=(mask == 0).float(),
         )
-        new = self.decode_rgba(drawn) if images.shape[1] == 4 else self.decode(drawn)
+        return paste(self._decoded_like(images, drawn), images, mask)
+
+    def _decoded_like(self, images: Tensor, sequence: VisualGranularitySequence) -> Tensor:
+        """The pictures of a sequence, with the size and channels of `images` [B,3|4,H,W]."""
+        new = self.decode_rgba(sequence) if images.shape[1] == 4 else self.decode(sequence)
         if new.shape != images.shape:
             new = F.interpolate(new, images.shape[-2:], mode="bicubic", antialias=True).clamp(-1, 1)
-        return paste(new.to(images), images, mask)
+        return new.to(images)
 
     def _resized(self, images: Tensor) -> Tensor:
         """Images [B,C,H,W] as the encoder takes them. Raises NVGError for other proportions."""

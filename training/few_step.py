@@ -80,24 +80,19 @@ def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
     tokens = folder if settings.teacher else generator_folder(run)  # the cache of another tokenizer is another cache
     source = Source.make(like, teacher, dataset, tokens, world, identity)
     images = Images.generate(teacher, settings.table_images, with_steps(teacher.settings, 25))
-    meta = opened.meta(recipe, identity)
-    average = train(
-        Task(
-            [Phase(objective, optimizers(objective, like.generator), schedule(like.generator))],
-            lambda step, shard: draw(source.draw(step, shard), step, shard, settings, recipe.seed),
-            names=lambda batch: batch.images.names,
-            validate=split_error(teacher, student, images),
-            best=("smallest", "split_error"),
-            meta=meta,
-            seed=recipe.seed,
-        ),
-        settings,
-        folder,
-        world,
+    task = Task(
+        [Phase(objective, optimizers(objective, like.generator), schedule(like.generator))],
+        lambda step, shard: draw(source.draw(step, shard), step, shard, settings, recipe.seed),
+        validate=split_error(teacher, student, images),
+        best=("smallest", "split_error"),
+        meta=opened.meta(recipe, identity),
+        seed=recipe.seed,
     )
+    average = train(task, settings, folder, world)
     if world.first:
         with average.applied():
-            nvg_model.save(student, path, with_few_step(teacher.provenance, {"step": settings.steps, "meta": meta}))
+            few_step = with_few_step(teacher.provenance, {"step": settings.steps, "meta": task.meta})
+            nvg_model.save(student, path, few_step)
             count, margin = settings.frechet_pictures, recipe.views.margin
             measure = picture_measure(teacher, data, count, margin=margin) if count else None
             write_table(table(teacher, student, images, measure), folder)

@@ -84,6 +84,27 @@ def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
         notice_other_data(run / "tokenizer", identity, world)
     describe_run(folder, recipe, world, classes=dataset.classes, data=str(data))
     source = Source.make(recipe, nvg, dataset, generator_folder(run), world, identity)
+    objective = new_objective(recipe, nvg, source, run, world)
+    task = Task(
+        [Phase(objective, optimizers(objective, settings), schedule(settings))],
+        source.draw,
+        validate=held_out_loss(recipe, nvg, objective, held_out, world.first),
+        sample=lambda: sample_sheets(nvg, recipe.sampling or nvg.settings),
+        meta=opened.meta(recipe, identity),
+        seed=recipe.seed,
+    )
+    average = train(task, settings, folder, world)
+    state, averaged = checkpointing.module_state(objective), average.state_dict()  # where sharded, all take part
+    if world.first:
+        checkpointing.write(path, network_weights(state, averaged))
+        print(f"generator: {path}")
+    world.wait()
+    return path
+
+
+def new_objective(recipe: Recipe, nvg: NVG, source: Source, run: Path, world: World) -> GeneratorObjective:
+    """The networks before training, in their loss: random, or as they come out of the training of both."""
+    settings = recipe.generator
     both = None if recipe.start or settings.networks == "both" else checkpointing.latest(generator_folder(run))
     if both is not None:
         use_weights(nvg, saved_weights(both), ("content.", "structure."), run)
@@ -92,26 +113,7 @@ def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
     objective = GeneratorObjective(nvg, settings)
     if settings.parallel == "fsdp":
         distributed.shard_parameters(objective, objective.blocks(), world)
-    average = train(
-        Task(
-            [Phase(objective, optimizers(objective, settings), schedule(settings))],
-            source.draw,
-            names=lambda batch: batch.names,
-            validate=held_out_loss(recipe, nvg, objective, held_out, world.first),
-            sample=lambda: sample_sheets(nvg, recipe.sampling or nvg.settings),
-            meta=opened.meta(recipe, identity),
-            seed=recipe.seed,
-        ),
-        settings,
-        folder,
-        world,
-    )
-    state, averaged = checkpointing.module_state(objective), average.state_dict()  # where sharded, all take part
-    if world.first:
-        checkpointing.write(path, network_weights(state, averaged))
-        print(f"generator: {path}")
-    world.wait()
-    return path
+    return objective
 
 
 def make_cache(recipe: Recipe, data: Path | str, run: Path) -> None:

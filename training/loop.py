@@ -34,6 +34,10 @@ from training.recipes.base import Running
 Batch = TypeVar("Batch")
 
 
+def _names(batch: Any) -> Sequence[str]:
+    return batch.names
+
+
 @dataclass
 class Phase:
     """A loss and the optimisers that lower it. The phases of a step follow each other."""
@@ -54,7 +58,7 @@ class Task(Generic[Batch]):
     phases: list[Phase]
     draw: Callable[[int, Shard], Batch]
     """(step, shard) -> this shard of the step's batch; a pure function, run in worker processes if there are any."""
-    names: Callable[[Batch], Sequence[str]] = field(default=lambda batch: ())
+    names: Callable[[Batch], Sequence[str]] = _names
     """The files in a batch, to name them when its loss is NaN."""
     validate: Callable[[], dict[str, float]] | None = None
     """Numbers on held-out data, logged as held_out_NAME."""

@@ -141,13 +141,13 @@ def optimizers(objective: nn.Module, settings: GeneratorRecipe) -> list[torch.op
         else:
             tables.append(parameter)
     decay = settings.weight_decay
-    of_head = decay if settings.decay_all else 0.0
+    head_decay = decay if settings.decay_all else 0.0
     alone = min(settings.class_steps, settings.steps // 5)
     groups: list[dict[str, Any]] = [
         {"params": classes, "weight_decay": decay, "lr": settings.class_learning_rate or settings.learning_rate},
         {"params": tables, "weight_decay": decay},
         {"params": vectors, "weight_decay": 0.0},
-        {"params": head, "weight_decay": of_head, "lr": settings.head_learning_rate},
+        {"params": head, "weight_decay": head_decay, "lr": settings.head_learning_rate},
         {"params": head_bias, "weight_decay": 0.0, "lr": settings.head_learning_rate},
     ]
     if settings.optimizer == "adamw":

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import nvg_model
@@ -25,7 +26,8 @@ from training.errors import TrainingError
 from training.files import replacing
 from training.logging import describe_run
 from training.loop import Phase, Task, train
-from training.losses.autoencoder import DiscriminatorObjective, TokenizerObjective, make_discriminator
+from training.losses.adversarial import DiscriminatorObjective, Seen
+from training.losses.autoencoder import TokenizerObjective, make_discriminator, seen_by_discriminator
 from training.losses.reconstruction import psnr
 from training.metrics.codes import CodeCounts
 from training.optim import adamw, cosine, trained
@@ -95,32 +97,26 @@ def _train_in(
         require_transparency(dataset, data)
     describe_run(folder, recipe, world, data=str(data))
     tokenizer = new_tokenizer(recipe, start, world)
-    phases = training_phases(tokenizer, settings, world)
-
-    def validate() -> dict[str, float]:
-        report = evaluate_tokenizer(tokenizer, held_out)
-        return {"psnr": report["psnr"], "codes_used": report["codes_used"]}
-
-    average = train(
-        Task(
-            phases,
-            Source(dataset, recipe, settings).draw,
-            names=lambda batch: batch.names,
-            validate=validate,
-            best=("largest", "psnr"),
-            sample=lambda: {"reconstructions": reconstruction_sheet(tokenizer, held_out)},
-            meta=opened.meta(recipe, identity),
-            seed=recipe.seed,
-        ),
-        settings,
-        folder,
-        world,
+    task = Task(
+        training_phases(tokenizer, settings, world),
+        Source(dataset, recipe, settings).draw,
+        validate=lambda: _numbers(evaluate_tokenizer(tokenizer, held_out)),
+        best=("largest", "psnr"),
+        sample=lambda: {"reconstructions": reconstruction_sheet(tokenizer, held_out)},
+        meta=opened.meta(recipe, identity),
+        seed=recipe.seed,
     )
+    average = train(task, settings, folder, world)
     if world.first:
         checkpointing.write(path, tokenizer.state_dict() | _without_prefix(average.state_dict()))
         _report(tokenizer, path, held_out)
     world.wait()
     return path
+
+
+def _numbers(report: dict[str, Any]) -> dict[str, float]:
+    """What is logged of the held-out pictures."""
+    return {name: report[name] for name in ("psnr", "codes_used")}
 
 
 def new_tokenizer(recipe: Recipe, start: dict[str, Tensor] | None, world: World) -> Tokenizer:
@@ -160,11 +156,18 @@ def training_phases(tokenizer: Tokenizer, settings: TokenizerRecipe, world: Worl
         )
     ]
     if discriminator is not None:
-        opponent = DiscriminatorObjective(discriminator, settings, world).to(world.device)
-        groups = [{"params": trained(opponent), "weight_decay": settings.discriminator_weight_decay}]
-        second = adamw(groups, settings.discriminator_learning_rate)
-        phases.append(Phase(opponent, [second], schedule, start=settings.adversarial_start))
+        phases.append(discriminator_phase(discriminator, settings, seen_by_discriminator, schedule, world))
     return phases
+
+
+def discriminator_phase(
+    discriminator: nn.Module, settings: TokenizerRecipe, seen: Seen, schedule: Callable[[int], float], world: World
+) -> Phase:
+    """The discriminator's turn, with an optimiser of its own; `seen` is what it is shown of a batch."""
+    objective = DiscriminatorObjective(discriminator, settings, seen, world).to(world.device)
+    groups = [{"params": trained(objective), "weight_decay": settings.discriminator_weight_decay}]
+    optimizer = adamw(groups, settings.discriminator_learning_rate)
+    return Phase(objective, [optimizer], schedule, start=settings.adversarial_start)
 
 
 def _without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -176,9 +179,14 @@ def _report(tokenizer: Tokenizer, path: Path, held_out: ImageDataset) -> None:
     """Writes what the saved weights reach on the held-out pictures."""
     tokenizer.load_state_dict(checkpointing.read(path))
     report = evaluate_tokenizer(tokenizer, held_out)
-    with replacing(path.parent / "report.json") as partial:
-        partial.write_text(json.dumps(report, indent=1))
+    write_report(path.parent, report)
     print(f"tokenizer: {path}; held out: {json.dumps(report)}")
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """What a training reached, as report.json."""
+    with replacing(folder / "report.json") as partial:
+        partial.write_text(json.dumps(report, indent=1))
 
 
 @torch.inference_mode()

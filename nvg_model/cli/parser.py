@@ -123,6 +123,11 @@ def _drawing_options(file_name: Callable[[str], str], sheet: bool = False) -> ar
     add("--out", type=file_name, metavar="FILE", help="the picture to write")
     add("--scale", type=_whole(1, 64), default=1, metavar="N", help="enlarge the result N times, in plain squares (1)")
     add("--quiet", action="store_true", help="no progress bar")
+    _sampling_options(options)
+    return options
+
+
+def _sampling_options(options: argparse.ArgumentParser) -> None:
     group = options.add_argument_group("sampling", "A checkpoint brings its own defaults: see `nvg info`.")
     for name in commands.PAIRS:
         words = name.replace("_", " ")
@@ -140,7 +145,6 @@ def _drawing_options(file_name: Callable[[str], str], sheet: bool = False) -> ar
     group.add_argument("--gumbel", action=argparse.BooleanOptionalAction, help="split regions with Gumbel noise")
     what = "compute canvas and class once a stage in the structure network: faster, nearly the same splits"
     group.add_argument("--reuse", action=argparse.BooleanOptionalAction, help=what)
-    return options
 
 
 def _generate_options(command: argparse.ArgumentParser) -> None:

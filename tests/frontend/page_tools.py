@@ -71,6 +71,33 @@ def subgraph_graph(promoted: bool) -> dict:
 
     If `promoted`, the painting and the class name are inputs of the subgraph, so that its node shows their widgets.
     """
+    model = NVGModel.io_type
+    host = node(HOST, SUBGRAPH, 340, (340, 640), [("model", model, 1)], [("image", "IMAGE", [2])])
+    if promoted:
+        host["inputs"] += [_widget_input(name, None) for name in ("painting", "class_name")]
+        host |= {
+            "widgets_values": ["", "heart"],
+            "properties": {"proxyWidgets": [["-1", "painting"], ["-1", "class_name"]]},
+        }
+    load_outputs = [("model", model, [1]), ("classes", "STRING", None)]
+    nodes = [
+        node(LOAD, "NVGLoadModel", 0, (280, 120), outputs=load_outputs, values=["emoji64", "auto", ""]),
+        host,
+        node(SAVE, "SaveImage", 740, (260, 200), [("images", "IMAGE", 2)], values=["drawn"]),
+    ]
+    return {
+        "id": "99999999-0000-4000-8000-000000000000",
+        "nodes": nodes,
+        "links": [[1, LOAD, 0, HOST, 0, model], [2, HOST, 0, SAVE, 0, "IMAGE"]],
+        "definitions": {"subgraphs": [_definition(promoted)]},
+        "version": 0.4,
+        "last_node_id": 10,
+        "last_link_id": 20,
+    }
+
+
+def _definition(promoted: bool) -> dict:
+    """The subgraph itself."""
     model, structure = NVGModel.io_type, NVGStructure.io_type
     paint = node(
         PAINT, "NVGPaintStructure", 200, (340, 560), [("model", model, 11)], [("structure", structure, [13])], ["", 0]
@@ -86,53 +113,35 @@ def subgraph_graph(promoted: bool) -> dict:
     if promoted:
         for link, inner, name in ((15, paint, "painting"), (16, generate, "class_name")):
             links.append((link, -10, len(inputs), inner["id"], len(inner["inputs"]), "STRING"))
-            inner["inputs"].append({"name": name, "type": "STRING", "link": link, "widget": {"name": name}})
+            inner["inputs"].append(_widget_input(name, link))
             inputs.append((name, "STRING", [link]))
-    definition = {
-        "id": SUBGRAPH,
-        "version": 1,
-        "state": {"lastGroupId": 0, "lastNodeId": 10, "lastLinkId": 20, "lastRerouteId": 0},
-        "revision": 0,
-        "config": {},
-        "name": "Drawn",
-        "inputNode": {"id": -10, "bounding": [0, 0, 120, 100]},
-        "outputNode": {"id": -20, "bounding": [1000, 0, 120, 60]},
+    keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    return _EMPTY_SUBGRAPH | {
         "inputs": [_slot(index, *one) for index, one in enumerate(inputs)],
         "outputs": [_slot(9, "image", "IMAGE", [14])],
-        "widgets": [],
         "nodes": [paint, generate],
-        "groups": [],
-        "links": [
-            dict(zip(("id", "origin_id", "origin_slot", "target_id", "target_slot", "type"), link, strict=True))
-            for link in links
-        ],
-        "extra": {},
+        "links": [dict(zip(keys, link, strict=True)) for link in links],
     }
-    host = node(HOST, SUBGRAPH, 340, (340, 640), [("model", model, 1)], [("image", "IMAGE", [2])])
-    if promoted:
-        host["inputs"] += [
-            {"name": name, "type": "STRING", "link": None, "widget": {"name": name}}
-            for name in ("painting", "class_name")
-        ]
-        host |= {
-            "widgets_values": ["", "heart"],
-            "properties": {"proxyWidgets": [["-1", "painting"], ["-1", "class_name"]]},
-        }
-    load_outputs = [("model", model, [1]), ("classes", "STRING", None)]
-    nodes = [
-        node(LOAD, "NVGLoadModel", 0, (280, 120), outputs=load_outputs, values=["emoji64", "auto", ""]),
-        host,
-        node(SAVE, "SaveImage", 740, (260, 200), [("images", "IMAGE", 2)], values=["drawn"]),
-    ]
-    return {
-        "id": "99999999-0000-4000-8000-000000000000",
-        "nodes": nodes,
-        "links": [[1, LOAD, 0, HOST, 0, model], [2, HOST, 0, SAVE, 0, "IMAGE"]],
-        "definitions": {"subgraphs": [definition]},
-        "version": 0.4,
-        "last_node_id": 10,
-        "last_link_id": 20,
-    }
+
+
+_EMPTY_SUBGRAPH = {
+    "id": SUBGRAPH,
+    "version": 1,
+    "state": {"lastGroupId": 0, "lastNodeId": 10, "lastLinkId": 20, "lastRerouteId": 0},
+    "revision": 0,
+    "config": {},
+    "name": "Drawn",
+    "inputNode": {"id": -10, "bounding": [0, 0, 120, 100]},
+    "outputNode": {"id": -20, "bounding": [1000, 0, 120, 60]},
+    "widgets": [],
+    "groups": [],
+    "extra": {},
+}
+
+
+def _widget_input(name: str, link: int | None) -> dict:
+    """The input of a node that a widget of that name belongs to."""
+    return {"name": name, "type": "STRING", "link": link, "widget": {"name": name}}
 
 
 def _slot(index: int, name: str, type: str, links: list[int]) -> dict:

@@ -137,24 +137,41 @@ def test_undo_and_copies_of_the_host_work(page, elements, painting_graph):
     assert len(values) == 2 and values[0] == values[1] != ""
 
 
-def test_classes_are_offered_and_follow_the_loader(page, elements, painting_graph):
+def leave(page, field):
+    """Closes the offered classes and takes the focus away."""
+    field.press("Escape")
+    page.evaluate("() => document.activeElement.blur()")
+
+
+def type_fl(page, field):
+    """Types the beginning of flag and flower after what is there; returns the classes that have it in their names."""
+    field.press("End")
+    field.type(", fl")
+    page.wait_for_function("() => document.querySelectorAll('.nvg-classes li').length < 5")
+    return {name for name in nvg_model.info("emoji64")["classes"] if "fl" in name}
+
+
+def test_classes_are_offered(page, elements, painting_graph):
     show(page, painting_graph)
     names = nvg_model.info("emoji64")["classes"]
     field = page.locator(FIELD)
     field.click()
     page.wait_for_selector(".nvg-classes")
     assert offered(page) == [*names, "unconditional"]
-    field.press("End")
-    field.type(", fl")
-    page.wait_for_function("() => document.querySelectorAll('.nvg-classes li').length < 5")
-    assert set(offered(page)) == {name for name in names if "fl" in name}
+    left = type_fl(page, field)
+    assert set(offered(page)) == left
     field.press("Enter")
     assert value(page, GENERATE, "class_name") == f"heart, {next(name for name in names if name.startswith('fl'))}"
+    leave(page, field)
+    field.fill("")
+    field.type("3, no such class")
+    assert value(page, GENERATE, "class_name") == "3, no such class"
 
-    # The field asks when it gets the focus and when it is clicked; an answer that comes late is no news any more.
-    field.press("Escape")
-    page.evaluate("() => document.activeElement.blur()")
-    late = []
+
+def test_an_answer_that_comes_late_is_no_news(page, elements, painting_graph):
+    """The field asks for the classes when it gets the focus and when it is clicked."""
+    show(page, painting_graph)
+    field, late = page.locator(FIELD), []
 
     def answer(route):
         late.append(route) if not late else route.continue_()
@@ -162,22 +179,17 @@ def test_classes_are_offered_and_follow_the_loader(page, elements, painting_grap
     page.route("**/nvg/classes*", answer)
     field.click()
     page.wait_for_selector(".nvg-classes")
-    field.press("End")
-    field.type(", fl")
-    page.wait_for_function("() => document.querySelectorAll('.nvg-classes li').length < 5")
+    left = type_fl(page, field)
     with page.expect_response("**/nvg/classes*"):
         late[0].continue_()
     page.wait_for_timeout(300)
-    assert set(offered(page)) == {name for name in names if "fl" in name}
+    assert set(offered(page)) == left
     page.unroute("**/nvg/classes*")
-    field.press("Escape")
 
-    field.fill("")
-    field.type("3, no such class")
-    assert value(page, GENERATE, "class_name") == "3, no such class"
-    field.press("Escape")
-    page.evaluate("() => document.activeElement.blur()")
 
+def test_classes_follow_the_loader(page, elements, painting_graph):
+    show(page, painting_graph)
+    field = page.locator(FIELD)
     set_value(page, LOAD, "checkpoint", "tiny.safetensors")
     field.click()
     page.wait_for_selector(".nvg-classes")

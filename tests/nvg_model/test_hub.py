@@ -136,10 +136,8 @@ NAMES = (
 )
 
 
-@pytest.fixture(scope="module")
-def hub(tiny, tmp_path_factory):
-    """What loading each of NAMES gave, one process after the other: {"online": ..., "offline": ...}, and the server."""
-    folder = tmp_path_factory.mktemp("hub")
+def two_models(folder):
+    """Another tiny model, and a tokenizer whose file is large; and both files."""
     config = nvg_model.preset("tiny")
     large = dataclasses.replace(
         config, generator=None, autoencoder=dataclasses.replace(config.autoencoder, codebook_size=450_000)
@@ -149,17 +147,24 @@ def hub(tiny, tmp_path_factory):
         if name == "v1":
             model.content.initialize()
         torch.nn.init.normal_(model.tokenizer.quantizer.codebook, generator=torch.Generator().manual_seed(1))
-    paths = {name: nvg_model.save(model, folder / f"{name}.safetensors") for name, model in models.items()}
-    first, small = paths["v1"].read_bytes(), tiny.read_bytes()
+    return models, {name: nvg_model.save(model, folder / f"{name}.safetensors") for name, model in models.items()}
+
+
+@pytest.fixture(scope="module")
+def hub(tiny, tmp_path_factory):
+    """What loading each of NAMES gave, one process after the other: {"online": ..., "offline": ...}, and the server."""
+    folder = tmp_path_factory.mktemp("hub")
+    models, paths = two_models(folder)
+    first, small, large = paths["v1"].read_bytes(), tiny.read_bytes(), paths["large"].read_bytes()
     server = Hub(
         {
             ("owner/name", "main"): (MAIN, small),
             ("owner/name", "v1.0"): (TAGGED, first),
             ("owner/name", TAGGED): (TAGGED, first),
-            ("long/way", "main"): (LARGE, paths["large"].read_bytes()),
+            ("long/way", "main"): (LARGE, large),
             ("no/weights", "main"): (MAIN, None),
             ("bad/line", "main"): (MAIN, small),
-            ("with/progress", "main"): (LARGE, paths["large"].read_bytes()),
+            ("with/progress", "main"): (LARGE, large),
         }
     )
     thread = threading.Thread(target=server.serve_forever)
@@ -182,7 +187,7 @@ def hub(tiny, tmp_path_factory):
         TAGGED: models["v1"].tokenizer.quantizer.codebook.double().sum().item(),
         LARGE: models["large"].tokenizer.quantizer.codebook.double().sum().item(),
     }
-    sizes = {"small": len(small), "large": paths["large"].stat().st_size}
+    sizes = {"small": len(small), "large": len(large)}
     return {"online": online, "offline": offline, "server": server, "sums": sums, "sizes": sizes}
 
 

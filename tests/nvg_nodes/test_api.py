@@ -179,46 +179,16 @@ class PreviewMethod(enum.Enum):
     Auto = "auto"
 
 
+class Interrupted(Exception):
+    """The host's, when a user presses cancel."""
+
+
 @pytest.fixture
 def comfy(monkeypatch, tmp_path):
     """Stand-ins for the parts of ComfyUI that host.py uses."""
     log = types.SimpleNamespace(loaded=[], bar=[], said=[], interrupted=False, load=lambda patcher: None)
     log.args = types.SimpleNamespace(preview_method=PreviewMethod.Auto, preview_size=512)
-
-    class Interrupted(Exception):
-        pass
-
-    class ModelPatcher:
-        def __init__(self, model, load_device, offload_device):
-            model.device = offload_device  # as the genuine one does
-            self.model, self.load_device, self.offload_device = model, load_device, offload_device
-
-    class ProgressBar:
-        def __init__(self, total):
-            self.total = total
-
-        def update_absolute(self, value, total=None, preview=None):
-            log.bar.append((value, total, preview))
-
-    def load_models_gpu(patchers, memory_required=0):
-        log.loaded.append(memory_required)
-        for patcher in patchers:
-            log.load(patcher)
-
-    def throw():
-        if log.interrupted:
-            raise Interrupted
-
-    management = types.SimpleNamespace(
-        get_torch_device=lambda: torch.device("meta"),
-        unet_offload_device=lambda: torch.device("cpu"),
-        load_models_gpu=load_models_gpu,
-        soft_empty_cache=lambda: None,
-        should_use_bf16=lambda device, model_params=0: True,
-        throw_exception_if_processing_interrupted=throw,
-        OOM_EXCEPTION=torch.OutOfMemoryError,
-    )
-    paths: list[str] = []
+    management, paths = comfy_management(log), []
     folders = types.SimpleNamespace(
         models_dir=str(tmp_path / "models"),
         add_model_folder_path=lambda name, path: paths.append(path) if path not in paths else None,
@@ -229,7 +199,7 @@ def comfy(monkeypatch, tmp_path):
         "comfy": types.SimpleNamespace(model_management=management),
         "comfy.model_management": management,
         "comfy.model_patcher": types.SimpleNamespace(ModelPatcher=ModelPatcher),
-        "comfy.utils": types.SimpleNamespace(ProgressBar=ProgressBar),
+        "comfy.utils": types.SimpleNamespace(ProgressBar=progress_bar(log)),
         "comfy.cli_args": types.SimpleNamespace(LatentPreviewMethod=PreviewMethod, args=log.args),
         "folder_paths": folders,
         "server": types.SimpleNamespace(PromptServer=types.SimpleNamespace(instance=server)),
@@ -239,6 +209,50 @@ def comfy(monkeypatch, tmp_path):
     monkeypatch.setattr(host, "HOSTED", True)
     log.Interrupted = Interrupted
     return log
+
+
+class ModelPatcher:
+    """The host's keeper of a model."""
+
+    def __init__(self, model, load_device, offload_device):
+        model.device = offload_device  # as the genuine one does
+        self.model, self.load_device, self.offload_device = model, load_device, offload_device
+
+
+def progress_bar(log):
+    """The host's class; notes what it shows."""
+
+    class ProgressBar:
+        def __init__(self, total):
+            self.total = total
+
+        def update_absolute(self, value, total=None, preview=None):
+            log.bar.append((value, total, preview))
+
+    return ProgressBar
+
+
+def comfy_management(log):
+    """The host's module of devices and memory; notes what is loaded."""
+
+    def load_models_gpu(patchers, memory_required=0):
+        log.loaded.append(memory_required)
+        for patcher in patchers:
+            log.load(patcher)
+
+    def throw():
+        if log.interrupted:
+            raise Interrupted
+
+    return types.SimpleNamespace(
+        get_torch_device=lambda: torch.device("meta"),
+        unet_offload_device=lambda: torch.device("cpu"),
+        load_models_gpu=load_models_gpu,
+        soft_empty_cache=lambda: None,
+        should_use_bf16=lambda device, model_params=0: True,
+        throw_exception_if_processing_interrupted=throw,
+        OOM_EXCEPTION=torch.OutOfMemoryError,
+    )
 
 
 def small_copy():

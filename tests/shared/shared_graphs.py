@@ -112,8 +112,6 @@ def graphs():
     nested = subgraph(instance(8, 1), instance(9, 3), links=twice, id=OTHER)
     ends = [inner_link(1, -10, 0, 8, 0), inner_link(2, 8, 0, -20, 0)]
     held = subgraph(instance(8, 1, [], [FACTOR]), links=ends, id=OTHER)
-    muted = [(1, "1", 0, "4", 0, "IMAGE"), (2, "4", 0, "5", 0, "IMAGE"), (3, "8", 0, "4", 1, "FLOAT")]
-    source = node("8", "SolidMask", [1.0, 2, 2], (), ["FLOAT"], mode=2)
     proxies = {
         "no value": ([], None),
         "own input": ([3.0], [["-1", "factor"]]),
@@ -130,7 +128,6 @@ def graphs():
         "proxy of a nested one": chain(
             instance("4", 1, [6.0], (), [["8", "factor"]], type=OTHER), **defined(with_factor(), held)
         ),
-        "muted source": chain(scale("4", 1, factor=3), source, links=muted),
         "words": flow(
             load(), scale("4", 1, title="Big"), save("5", 2, words), links=[(1, "1", 0, "4", 0, "IMAGE"), across[2]]
         ),
@@ -138,6 +135,17 @@ def graphs():
             f"promoted, {name}": chain(instance("4", 1, values, [FACTOR], given), **defined(with_factor()))
             for name, (values, given) in proxies.items()
         },
+        "primitive without a value": primitive(),
+        **graphs_of_modes(),
+    }
+
+
+def graphs_of_modes():
+    """Those with a node that is muted (2) or bypassed (4)."""
+    muted = [(1, "1", 0, "4", 0, "IMAGE"), (2, "4", 0, "5", 0, "IMAGE"), (3, "8", 0, "4", 1, "FLOAT")]
+    source = node("8", "SolidMask", [1.0, 2, 2], (), ["FLOAT"], mode=2)
+    return {
+        "muted source": chain(scale("4", 1, factor=3), source, links=muted),
         **{f"subgraph of mode {mode}": chain(instance("4", 1, mode=mode), **defined(enlarge())) for mode in (2, 4)},
         **{f"node of mode {mode}": chain(scale("4", 1, mode=mode)) for mode in (2, 4)},
         **{
@@ -145,7 +153,6 @@ def graphs():
             for mode in (0, 2, 4)
         },
         **{f"primitive of mode {mode}": primitive((3.0, "fixed"), mode) for mode in (0, 2, 4)},
-        "primitive without a value": primitive(),
     }
 
 

@@ -15,8 +15,9 @@ from nvg_model.tokenizer import Decoder
 from training.data.augmentation import AugmentationSettings, on_colour, stream
 from training.data.canvases import DRAWN_STAGES, load_or_make
 from training.data.dataset import open_dataset
-from training.decoder import laid_on, train_decoder, with_output
+from training.decoder import train_decoder, with_output
 from training.errors import TrainingError
+from training.losses.decoder import laid_on
 from training.recipes import recipe
 from training.recipes.base import DecoderRecipe, Recipe
 from training.warm_start import widened

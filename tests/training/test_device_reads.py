@@ -15,6 +15,7 @@ from nvg_model.config import PRESETS
 from nvg_model.model import NVG
 from nvg_model.tokenizer import Tokenizer
 from training import decoder
+from training.data.decoder_batch import Batch as DecoderBatch
 from training.data.few_step_batch import FewStepBatch, draw_parts, draw_spans
 from training.data.generator_batch import Batch
 from training.data.tokenizer_batch import Batch as TokenizerBatch
@@ -23,6 +24,7 @@ from training.few_step import converted
 from training.generator import GeneratorObjective
 from training.losses.autoencoder import TokenizerObjective
 from training.losses.average_velocity import FewStepObjective
+from training.losses.decoder import DecoderObjective
 from training.optim import trained
 from training.recipes.base import DecoderRecipe, FewStepRecipe, GeneratorRecipe, TokenizerRecipe
 from training.tokenizer import training_phases
@@ -111,12 +113,12 @@ def test_decoder_and_discriminator() -> None:
     before = NVG(dataclasses.replace(TINY, generator=None))
     config = decoder.with_output(TINY, settings)
     tokenizer = decoder.new_tokenizer(before, config).to("meta")
-    batch = decoder.Batch(
+    batch = DecoderBatch(
         numbers(COUNT, TINY.positions, TINY.autoencoder.latent_channels), numbers(COUNT, 4, *config.output_size),
         numbers(COUNT, 3), numbers(COUNT, 3), numbers(COUNT, 5, 7), (),
         generated=numbers(2, TINY.positions, TINY.autoencoder.latent_channels),
     )  # fmt: skip
-    objective = decoder.DecoderObjective(tokenizer, settings)
+    objective = DecoderObjective(tokenizer, settings)
     for phase in decoder.training_phases(objective, settings, World(device=torch.device("meta"))):
         check(phase.objective, batch)
 

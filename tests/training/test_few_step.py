@@ -210,8 +210,8 @@ def test_one_step_of_a_flow_known_in_closed_form(tiny_model, name, share):
         loss.backward()
         for optimizer in both:
             optimizer.step()
-    of_euler = SPREAD  # z_1 - v(z_1) = 0, and z_0 = SPREAD z_1 with z_1 of unit variance
-    assert error() < share * of_euler < before
+    euler_error = SPREAD  # z_1 - v(z_1) = 0, and z_0 = SPREAD z_1 with z_1 of unit variance
+    assert error() < share * euler_error < before
 
 
 def test_draws_are_shared_and_within_bounds():

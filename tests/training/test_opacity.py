@@ -15,7 +15,7 @@ from training.data.dataset import open_dataset
 from training.evaluate import evaluate
 from training.metrics.classifier import ClassifierSettings
 from training.metrics.evaluation import EvaluationSettings
-from training.metrics.opacity import of_reconstructions, of_splits, overlap
+from training.metrics.opacity import first_splits, overlap, reconstructed
 
 CLASSES = ("disc", "ring", "square")
 
@@ -48,11 +48,11 @@ def test_of_pictures_that_are_opaque_or_transparent(transparent: nvg_model.NVG, 
     pictures = open_dataset(data, (32, 32), CLASSES, "held-out")
     covered = (pictures.load(torch.arange(len(pictures)))[:, 3] > 127).float().mean(dim=(1, 2))
     with_opacity(transparent, 1.0)
-    torch.testing.assert_close(of_reconstructions(transparent, pictures), covered)
+    torch.testing.assert_close(reconstructed(transparent, pictures), covered)
     few = SamplingSettings(structure_steps=1)
-    assert of_splits(transparent, torch.arange(3), 0, few).tolist() == [0.5] * 3  # half of what is opaque
+    assert first_splits(transparent, torch.arange(3), 0, few).tolist() == [0.5] * 3  # half of what is opaque
     with_opacity(transparent, -1.0)
-    assert of_reconstructions(transparent, pictures).tolist() == [0.0] * len(pictures)
+    assert reconstructed(transparent, pictures).tolist() == [0.0] * len(pictures)
 
 
 def test_an_evaluation_tells_it(transparent: nvg_model.NVG, data: Path, tmp_path: Path) -> None:

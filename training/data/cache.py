@@ -64,6 +64,10 @@ class TokenCache:
         return self.names[int(self.pictures[index])]
 
 
+Chunks = Callable[[int], tuple[Tensor, Tensor]]
+"""Number of a chunk -> which pictures its views show, and the views."""
+
+
 def load_or_make(
     path: Path,
     tokenizer: Tokenizer,
@@ -93,29 +97,43 @@ def load_or_make(
     if _key(path) != key:
         folder = path.with_name(f"{path.name}.shards")
         shards = [folder / f"{number:06d}.safetensors" for number in range(-(-views // SHARD))]
-
-        def draw(chunk: int) -> tuple[Tensor, Tensor]:
-            start = chunk * CHUNK
-            generator = stream(seed, 1, start)
-            index = draw_balanced(dataset.labels, len(dataset.classes), min(CHUNK, views - start), generator)
-            return index, draw_augmented(dataset, index, settings, generator)
-
+        chunks = _chunks(dataset, settings, views, seed)
         for number in range(rank, len(shards), world):
             if _key(shards[number]) != key:
                 shards[number].unlink(missing_ok=True)  # of other data or settings: its room is needed
-                first, last = number * SHARD // CHUNK, -(-min((number + 1) * SHARD, views) // CHUNK)
-                title = f"tokenizing shard {number + 1} of {len(shards)}"
-                chunks = tqdm(
-                    batches(draw, first, last, workers), title, last - first, disable=rank != 0, mininterval=5
-                )
-                _save(shards[number], _tokenized(chunks, tokenizer, dataset), key)
+                shown = _shown(chunks, number, views, len(shards) if rank == 0 else 0, workers)
+                _save(shards[number], _tokenized(shown, tokenizer, dataset), key)
         wait()
         if rank == 0:
-            with replacing(path, UNWRITTEN) as partial:
-                _merge(shards, partial, key)
-            shutil.rmtree(folder, ignore_errors=True)
+            _join(shards, path, key)
         wait()
     return TokenCache(**_read(path), names=dataset.names)
+
+
+def _join(shards: list[Path], path: Path, key: str) -> None:
+    """The cache at `path` from its shards, which are removed. Raises TrainingError."""
+    with replacing(path, UNWRITTEN) as partial:
+        _merge(shards, partial, key)
+    shutil.rmtree(shards[0].parent, ignore_errors=True)
+
+
+def _shown(chunks: Chunks, number: int, views: int, shards: int, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """The chunks of a shard, drawn ahead; with a progress bar where `shards` says how many there are in all."""
+    first, last = number * SHARD // CHUNK, -(-min((number + 1) * SHARD, views) // CHUNK)
+    title = f"tokenizing shard {number + 1} of {shards}"
+    return tqdm(batches(chunks, first, last, workers), title, last - first, disable=not shards, mininterval=5)
+
+
+def _chunks(dataset: ImageDataset, settings: AugmentationSettings, views: int, seed: int) -> Chunks:
+    """How the views of a cache are drawn."""
+
+    def draw(chunk: int) -> tuple[Tensor, Tensor]:
+        start = chunk * CHUNK
+        generator = stream(seed, 1, start)
+        index = draw_balanced(dataset.labels, len(dataset.classes), min(CHUNK, views - start), generator)
+        return index, draw_augmented(dataset, index, settings, generator)
+
+    return draw
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:

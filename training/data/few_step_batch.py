@@ -32,6 +32,11 @@ class FewStepBatch:
     parts: Tensor
     """long [B,m,P,2]: first and last index, in the times of the teacher's run, of the spans that are learned."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files in it."""
+        return self.images.names
+
 
 def draw(images: Batch, step: int, shard: Shard, settings: FewStepRecipe, seed: int) -> FewStepBatch:
     """Adds the random choices of a step, drawn for the whole step so that shares fit together."""

@@ -10,14 +10,19 @@ Logits are [B,n], n of every image; they are averaged in float32. The two sides 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.distributed import World
+from training.recipes.base import TokenizerRecipe
+
+Seen = Callable[[Any], tuple[Tensor, Tensor, Tensor | None]]
+"""batch -> real images [B,3,H,W], made ones [B',3,H,W], and where the discriminator looks [B+B',3] or None."""
 
 
 def non_saturating_generator(fake: Tensor, by_image: bool = False) -> Tensor:
@@ -93,3 +98,29 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
         for part, training in modes:
             part.training = training
+
+
+class DiscriminatorObjective(nn.Module):
+    """The discriminator's step: real images against those that were made in this step, with LeCam.
+
+    Args:
+        seen: what it is shown of a batch: real and made images, and where it looks in both, or None.
+    """
+
+    def __init__(self, discriminator: nn.Module, settings: TokenizerRecipe, seen: Seen, world: World) -> None:
+        super().__init__()
+        self.discriminator, self.settings, self.lecam = discriminator, settings, LeCam(world=world)
+        self.seen = seen
+        hinge = settings.discriminator_loss == "hinge"
+        self.loss = hinge_discriminator if hinge else non_saturating_discriminator
+
+    def forward(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and its parts for the log."""
+        real, made, places = self.seen(batch)
+        with torch.autocast(real.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
+            logits = self.discriminator(torch.cat([real, made]), places).float()
+        real_logits, made_logits = logits.split([len(real), len(made)])
+        self.lecam.update(real_logits, made_logits)
+        loss, lecam = self.loss(real_logits, made_logits), self.lecam(real_logits, made_logits)
+        values = {"discriminator": loss, "logits_real": real_logits.mean(), "logits_fake": made_logits.mean()}
+        return loss + self.settings.lecam_weight * lecam, {name: value.detach() for name, value in values.items()}

@@ -15,12 +15,8 @@ from nvg_model.hierarchy import cluster
 from nvg_model.quantizer import quantizer_loss, straight_through
 from nvg_model.tokenizer import Tokenizer
 from training.data.tokenizer_batch import Batch
-from training.distributed import World
 from training.losses.adversarial import (
-    LeCam,
     frozen,
-    hinge_discriminator,
-    non_saturating_discriminator,
     non_saturating_generator,
 )
 from training.losses.diffaug import augment
@@ -132,27 +128,12 @@ class TokenizerObjective(nn.Module):
         return losses
 
 
-class DiscriminatorObjective(nn.Module):
-    """The discriminator's side: real images against the outputs of this step, with LeCam."""
-
-    def __init__(self, discriminator: nn.Module, settings: TokenizerRecipe, world: World) -> None:
-        super().__init__()
-        self.discriminator, self.settings, self.lecam = discriminator, settings, LeCam(world=world)
-        hinge = settings.discriminator_loss == "hinge"
-        self.loss = hinge_discriminator if hinge else non_saturating_discriminator
-
-    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, and its parts for the log."""
-        assert batch.output is not None, "the autoencoder's turn comes first"
-        images = batch.images.to(batch.output.device, non_blocking=True)
-        pair = torch.cat([augment(images, batch.augmentation[:, 1]), augment(batch.output, batch.augmentation[:, 2])])
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
-            places = torch.cat([batch.places[:, 1], batch.places[:, 2]])
-            real, fake = self.discriminator(pair, places).float().chunk(2)
-        self.lecam.update(real, fake)
-        loss, lecam = self.loss(real, fake), self.lecam(real, fake)
-        values = {"discriminator": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
-        return loss + self.settings.lecam_weight * lecam, {name: value.detach() for name, value in values.items()}
+def seen_by_discriminator(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """The images and this step's outputs, both augmented, and where the discriminator looks in them [2B,3]."""
+    assert batch.output is not None, "the autoencoder's turn comes first"
+    images = batch.images.to(batch.output.device, non_blocking=True)
+    real, made = augment(images, batch.augmentation[:, 1]), augment(batch.output, batch.augmentation[:, 2])
+    return real, made, torch.cat([batch.places[:, 1], batch.places[:, 2]])
 
 
 def make_discriminator(settings: TokenizerRecipe) -> nn.Module | None:

@@ -30,7 +30,7 @@ def opaque(rgba: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def of_reconstructions(nvg: NVG, pictures: ImageDataset) -> Tensor:
+def reconstructed(nvg: NVG, pictures: ImageDataset) -> Tensor:
     """Overlap [N] of the true silhouettes of pictures, at the size of the model's, with those that it gives back."""
     found = []
     for index in torch.arange(len(pictures)).split(BATCH):
@@ -40,7 +40,7 @@ def of_reconstructions(nvg: NVG, pictures: ImageDataset) -> Tensor:
 
 
 @torch.inference_mode()
-def of_splits(nvg: NVG, classes: Tensor, seed: int, settings: SamplingSettings | None = None) -> Tensor:
+def first_splits(nvg: NVG, classes: Tensor, seed: int, settings: SamplingSettings | None = None) -> Tensor:
     """Overlap [N] of the opaque positions of generated pictures of classes long [N] with one half of the first split,
     the one that fits better."""
     found = []

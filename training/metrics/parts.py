@@ -68,13 +68,13 @@ def _opacity(work: Evaluation) -> Section:
         return {}
     classes = nvg.classes if nvg.config.generator is not None else None
     pictures = open_dataset(settings.data, nvg.config.output_size, classes, "held-out", margin=settings.margin)
-    true = silhouettes.of_reconstructions(nvg, pictures)
+    true = silhouettes.reconstructed(nvg, pictures)
     section: Section = {
         "opacity, overlap": Measured(float(true.mean()), "%", f"mean IoU with {len(true)} true silhouettes")
     }
     if classes is not None:
         each = torch.arange(settings.maps) % len(classes)
-        found = silhouettes.of_splits(nvg, each, settings.seed, settings.sampling)
+        found = silhouettes.first_splits(nvg, each, settings.seed, settings.sampling)
         note = f"mean IoU with the first split, {len(found)} generated pictures"
         section["opacity, overlap with the split"] = Measured(float(found.mean()), "%", note)
     return section

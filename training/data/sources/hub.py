@@ -38,6 +38,11 @@ def hub(where: str, source: str | Path, split: Split) -> Found:
         raise TrainingError(
             f"{where} cannot be had ({reason}); check the name, the network and your access to it"
         ) from error
+    return _found(datasets, parts, where, split)
+
+
+def _found(datasets: Any, parts: dict[str, Any], where: str, split: Split) -> Found:
+    """The rows of the wanted part that have a label. Raises TrainingError where there are no images or labels."""
     apart = next((name for name in HELD_OUT if name in parts), None) if "train" in parts else None
     if apart and split != "all":
         data = parts[apart if split == "held-out" else "train"]
