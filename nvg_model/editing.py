@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nvg_model import hierarchy
 from nvg_model.areas import Areas
+from nvg_model.config import NVGConfig
 from nvg_model.errors import NVGError
 from nvg_model.generation import Request, Run
 from nvg_model.quantizer import Quantizer
@@ -184,13 +185,30 @@ def seam_weights(mask: Tensor, width: int) -> Tensor:
     return (share * mask[:, None]).squeeze(1)
 
 
+def resized(images: Tensor, config: NVGConfig) -> Tensor:
+    """Images [B,C,H,W] as the encoder takes them. Raises NVGError for other proportions."""
+    size, wanted = tuple(images.shape[-2:]), config.image_size
+    if size in (wanted, config.output_size) or images.dim() != 4:
+        return images
+    if size[0] * wanted[1] != size[1] * wanted[0]:
+        raise NVGError(
+            f"the images are {size[0]}x{size[1]} pixels (height x width), this model draws "
+            f"{wanted[0]}x{wanted[1]}: crop or pad them to these proportions first"
+        )
+    return F.interpolate(images, wanted, mode="bicubic", antialias=True).clamp(-1, 1)
+
+
 def paste(new: Tensor, original: Tensor, mask: Tensor, width: int | None = None) -> Tensor:
     """The new picture inside the mask and the original, to the bit, outside.
 
     Args:
-        new, original: [B,C,H,W]; mask: float [B,H,W], 0 where the original stays.
+        new: [B,C,h,w], brought to the size of the original; original: [B,C,H,W].
+        mask: float [B,H,W], 0 where the original stays.
         width: of the seam inside the new part, in pixels; None: `SEAM` of the shorter side.
     """
+    if new.shape != original.shape:
+        new = F.interpolate(new, original.shape[-2:], mode="bicubic", antialias=True).clamp(-1, 1)
+    new = new.to(original)
     width = round(min(mask.shape[1:]) * SEAM) if width is None else width
     share = seam_weights(mask, width)[:, None]
     return torch.where(share > 0, torch.lerp(original, new, share), original)

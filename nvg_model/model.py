@@ -13,14 +13,13 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nvg_model import memory, preview
 from nvg_model.areas import FREE, HALF, RULES, fitted
 from nvg_model.config import NVGConfig
 from nvg_model.cutout import cut_out
-from nvg_model.editing import EditedRun, kept_of, paste, pixel_mask
+from nvg_model.editing import EditedRun, kept_of, paste, pixel_mask, resized
 from nvg_model.errors import NVGError, shortened
 from nvg_model.generation import (
     NO_CLASS,
@@ -134,7 +133,7 @@ class NVG(nn.Module):
         if sequence is None:
             if images is None:
                 raise NVGError("there is nothing to cut out; give a sequence, or images")
-            sequence = self.tokenize(self._resized(images))
+            sequence = self.tokenize(resized(images, self.config))
         if images is None:
             if self.config.autoencoder.output_channels == 4:
                 return self.decode_rgba(sequence)
@@ -313,7 +312,7 @@ class NVG(nn.Module):
         settings: SamplingSettings | None = None,
         on_evaluation: Callable[[], None] | None = None,
     ) -> Tensor:
-        """Draws a part of pictures anew; the rest comes back bit-equal.
+        """The same pictures with a part drawn anew, [B,3|4,H,W]; the rest is bit-equal.
 
         Args:
             images: [B,3|4,H,W] in [-1,1], of any size with the model's proportions: where they are larger the new part
@@ -322,8 +321,6 @@ class NVG(nn.Module):
                 The new part fades in over `editing.SEAM` of its shorter side, inside the mask.
             classes: one for all, or one per image.
             keep_structure: keep the structure of so many stages inside the mask as well.
-        Returns:
-            Images of the same shape.
         Raises:
             NVGError: as `tokenize` and `stages`; a mask of nothing.
         """
@@ -335,32 +332,14 @@ class NVG(nn.Module):
             indices.expand(len(images)) if len(indices) == 1 else indices,
             seed,
             settings,
-            sequence=self.tokenize(self._resized(images)),
+            sequence=self.tokenize(resized(images, self.config)),
             keep_structure=keep_structure,
             on_evaluation=on_evaluation,
             regions=regions,
             keep=(mask == 0).float(),
         )
-        return paste(self._decoded_like(images, drawn), images, mask)
-
-    def _decoded_like(self, images: Tensor, sequence: VisualGranularitySequence) -> Tensor:
-        """The pictures of a sequence, with the size and channels of `images` [B,3|4,H,W]."""
-        new = self.decode_rgba(sequence) if images.shape[1] == 4 else self.decode(sequence)
-        if new.shape != images.shape:
-            new = F.interpolate(new, images.shape[-2:], mode="bicubic", antialias=True).clamp(-1, 1)
-        return new.to(images)
-
-    def _resized(self, images: Tensor) -> Tensor:
-        """Images [B,C,H,W] as the encoder takes them. Raises NVGError for other proportions."""
-        size, wanted = tuple(images.shape[-2:]), self.config.image_size
-        if size in (wanted, self.config.output_size) or images.dim() != 4:
-            return images
-        if size[0] * wanted[1] != size[1] * wanted[0]:
-            raise NVGError(
-                f"the images are {size[0]}x{size[1]} pixels (height x width), this model draws "
-                f"{wanted[0]}x{wanted[1]}: crop or pad them to these proportions first"
-            )
-        return F.interpolate(images, wanted, mode="bicubic", antialias=True).clamp(-1, 1)
+        new = self.decode_rgba(drawn) if images.shape[1] == 4 else self.decode(drawn)
+        return paste(new, images, mask)
 
     @torch.no_grad()
     def interpolate(

@@ -20,6 +20,7 @@ from nvg_nodes.sockets import (
     NVGStructure,
     first_item_input,
     opacity_output,
+    optional_whole,
     regions_input,
     request_inputs,
     settings_input,
@@ -43,23 +44,17 @@ def _given_inputs() -> list[io.Input]:
         NVGSequence.Input(
             "sequence", optional=True, tooltip="A picture to keep stages of, as many as the two numbers say."
         ),
-        io.Int.Input(
+        optional_whole(
             "keep_structure",
-            optional=True,
-            default=0,
-            min=0,
-            max=32,
-            tooltip="Keep the structure of so many stages of the sequence (counting the first, which is one "
-            "region). 0 keeps none.",
+            32,
+            "Keep the structure of so many stages of the sequence (counting the first, which is one region). 0 keeps "
+            "none.",
         ),
-        io.Int.Input(
+        optional_whole(
             "keep_content",
-            optional=True,
-            default=0,
-            min=0,
-            max=32,
-            tooltip="Keep the content of so many stages of the sequence: every region keeps its token, "
-            "whatever shape it now has. 0 keeps none.",
+            32,
+            "Keep the content of so many stages of the sequence: every region keeps its token, whatever shape it now "
+            "has. 0 keeps none.",
         ),
     ]
 

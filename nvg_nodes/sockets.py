@@ -63,19 +63,15 @@ def request_inputs() -> list[io.Input]:
     ]
 
 
+def optional_whole(name: str, most: int, tooltip: str) -> io.Int.Input:
+    """A whole number from 0, which it is where nothing is connected."""
+    return io.Int.Input(name, optional=True, default=0, min=0, max=most, tooltip=tooltip)
+
+
 def first_item_input() -> io.Input:
     """The widget that picks one item of a larger batch."""
-    return advanced(
-        io.Int.Input(
-            "first_item",
-            optional=True,
-            default=0,
-            min=0,
-            max=2**31 - 1,
-            tooltip="Number of the batch's first picture: with batch_size 1 and 3 here, the fourth picture of a larger "
-            "batch is drawn alone.",
-        )
-    )
+    what = "Number of the batch's first picture: with batch_size 1 and 3 here, the fourth picture of a larger batch is "
+    return advanced(optional_whole("first_item", 2**31 - 1, what + "drawn alone."))
 
 
 def settings_input() -> io.Input:
@@ -108,14 +104,7 @@ def regions_input() -> io.Input:
 def variation_inputs() -> list[io.Input]:
     """Noise between two seeds."""
     return [
-        io.Int.Input(
-            "variation_seed",
-            optional=True,
-            default=0,
-            min=0,
-            max=SEEDS,
-            tooltip="The seed towards which variation goes.",
-        ),
+        optional_whole("variation_seed", SEEDS, "The seed towards which variation goes."),
         io.Float.Input(
             "variation",
             optional=True,

@@ -25,7 +25,7 @@ from training.data.dataset import ImageDataset, open_dataset
 from training.data.decoder_batch import Source
 from training.distributed import World
 from training.logging import describe_run
-from training.loop import Phase, Task, train
+from training.loop import Phase, train
 from training.losses.autoencoder import make_discriminator
 from training.losses.decoder import DecoderObjective, seen_by_discriminator
 from training.losses.reconstruction import psnr
@@ -33,8 +33,7 @@ from training.optim import adamw, cosine, trained
 from training.precision import with_precision
 from training.recipes.base import FINISH, DecoderRecipe, Recipe
 from training.run_folder import Identity, alone_in, open_run, weights_digest
-from training.samples import reconstruction_sheet
-from training.tokenizer import discriminator_phase, write_report
+from training.tokenizer import discriminator_phase, reconstruction_task, write_report
 from training.warm_start import DECODER, WEIGHTS, tokenizer_weights, widened
 
 
@@ -69,15 +68,9 @@ def _train(recipe: Recipe, data: Path | str, folder: Path, before: NVG, world: W
     torch.manual_seed(recipe.seed)
     tokenizer = new_tokenizer(before, config).to(world.device)
     objective = DecoderObjective(tokenizer, settings).to(world.device)
-    task = Task(
-        training_phases(objective, settings, world),
-        source.draw,
-        validate=lambda: {"psnr": held_out_psnr(tokenizer, held_out)},
-        best=("largest", "psnr"),
-        sample=lambda: {"reconstructions": reconstruction_sheet(tokenizer, held_out)},
-        meta=opened.meta(recipe, identity),
-        seed=recipe.seed,
-    )
+    phases = training_phases(objective, settings, world)
+    task = reconstruction_task(phases, source.draw, tokenizer, held_out, opened.meta(recipe, identity), recipe.seed)
+    task.validate = lambda: {"psnr": held_out_psnr(tokenizer, held_out)}
     average = train(task, settings, folder, world)
     if world.first:
         with average.applied():

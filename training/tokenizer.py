@@ -21,7 +21,7 @@ from training import checkpointing, distributed
 from training.data.augmentation import plain_images
 from training.data.dataset import ImageDataset
 from training.data.tokenizer_batch import Source
-from training.distributed import World
+from training.distributed import Shard, World
 from training.errors import TrainingError
 from training.files import replacing
 from training.logging import describe_run
@@ -97,21 +97,34 @@ def _train_in(
         require_transparency(dataset, data)
     describe_run(folder, recipe, world, data=str(data))
     tokenizer = new_tokenizer(recipe, start, world)
-    task = Task(
-        training_phases(tokenizer, settings, world),
-        Source(dataset, recipe, settings).draw,
-        validate=lambda: _numbers(evaluate_tokenizer(tokenizer, held_out)),
-        best=("largest", "psnr"),
-        sample=lambda: {"reconstructions": reconstruction_sheet(tokenizer, held_out)},
-        meta=opened.meta(recipe, identity),
-        seed=recipe.seed,
-    )
+    phases, draw = training_phases(tokenizer, settings, world), Source(dataset, recipe, settings).draw
+    task = reconstruction_task(phases, draw, tokenizer, held_out, opened.meta(recipe, identity), recipe.seed)
+    task.validate = lambda: _numbers(evaluate_tokenizer(tokenizer, held_out))
     average = train(task, settings, folder, world)
     if world.first:
         checkpointing.write(path, tokenizer.state_dict() | _without_prefix(average.state_dict()))
         _report(tokenizer, path, held_out)
     world.wait()
     return path
+
+
+def reconstruction_task(
+    phases: list[Phase],
+    draw: Callable[[int, Shard], Any],
+    tokenizer: Tokenizer,
+    held_out: ImageDataset,
+    meta: dict[str, Any],
+    seed: int,
+) -> Task[Any]:
+    """A training that shows held-out pictures and what becomes of them, and keeps the save with the best PSNR."""
+    return Task(
+        phases,
+        draw,
+        best=("largest", "psnr"),
+        sample=lambda: {"reconstructions": reconstruction_sheet(tokenizer, held_out)},
+        meta=meta,
+        seed=seed,
+    )
 
 
 def _numbers(report: dict[str, Any]) -> dict[str, float]:

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import math
 import re
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from nvg_model.config import NVGConfig
     from nvg_model.model import NVG
     from nvg_model.sampling import SamplingSettings
     from nvg_model.tokenizer import VisualGranularitySequence
@@ -181,15 +179,6 @@ def tokenize(args: argparse.Namespace) -> int:
     decoded = functional.interpolate(model.decode(sequence).cpu(), image.shape[2:], mode="area")
     error = (decoded - image).square().mean()
     print(f"PSNR {10 * (4 / error).log10().item():.2f} dB")
-    return 0
-
-
-def info(args: argparse.Namespace) -> int:
-    """`nvg info`: what a checkpoint's metadata says."""
-    from nvg_model import checkpoint
-
-    found = checkpoint.info(args.checkpoint)
-    print(json.dumps(found, indent=1) if args.json else _describe(found))
     return 0
 
 
@@ -360,52 +349,3 @@ def _columns(images: int) -> int:
 def _default_name(args: argparse.Namespace, ending: str) -> str:
     """Such as heart-7.png."""
     return "-".join(re.sub(r"\W+", "-", part).strip("-") for part in [*args.classes[:3], ending]) + ".png"
-
-
-def _beside(config: NVGConfig) -> str:
-    """What the decoder's pictures have beside their size."""
-    transparency = ", with opacity" if config.autoencoder.output_channels == 4 else ""
-    encoded = "{} x {} pixels".format(*config.image_size)
-    return transparency + (f"; encoded at {encoded}" if config.output_size != config.image_size else "")
-
-
-def _describe(found: dict[str, Any]) -> str:
-    """The result of `checkpoint.info` for people."""
-    from nvg_model.config import NVGConfig
-
-    config, provenance = NVGConfig.from_dict(found["config"]), dict(found["provenance"])
-    codebook, generator = config.autoencoder, found["config"]["generator"]
-    lines = {
-        "file": found["file"],
-        "parameters": f"{found['parameters'] / 1e6:.2f} million",
-        "images": "{} x {} pixels (height x width)".format(*config.output_size) + _beside(config),
-        "stages": f"{config.num_stages} (K = {config.splits}, {config.positions} positions)",
-        "codebook": f"{codebook.codebook_size} vectors of {codebook.latent_channels} channels",
-        "generators": "none: a tokenizer only",
-    }
-    if generator:
-        lines["generators"] = " and ".join(
-            f"{name} {generator[f'{name}_depth']} deep, {generator[f'{name}_width']} wide"
-            for name in ("content", "structure")
-        )
-        if generator["flow"] == "average":
-            lines["structure flow"] = f"in few steps, with guidance from 1 to {generator['largest_guidance']:g} inside"
-        lines["classes"] = f"{len(found['classes'])}: {textwrap.shorten(', '.join(found['classes']), 1000)}"
-        lines["sampling"] = _plain(found["settings"])
-    lines["licence"] = provenance.pop("licence", "not stated")
-    lines |= {name: _plain(value) for name, value in provenance.items()}
-    return "\n".join(_field(name, text) for name, text in lines.items())
-
-
-def _plain(value: Any) -> str:
-    """A value of JSON without its brackets and quotes."""
-    if isinstance(value, dict):
-        return "; ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    return str(value)
-
-
-def _field(name: str, text: str) -> str:
-    line = f"{name.replace('_', ' '):<22}{text}"
-    return textwrap.fill(line, 110, subsequent_indent=" " * 22, break_long_words=False, break_on_hyphens=False)

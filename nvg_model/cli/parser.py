@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nvg_model import solvers
-from nvg_model.cli import commands, editing
+from nvg_model.cli import commands, describe, editing
 from nvg_model.errors import NVGError
 
 
@@ -34,12 +34,10 @@ def make_parser(with_bench: bool) -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    drawing = [machine, _model_options(), _drawing_options(_png)]
-    frames = [machine, _model_options(), _drawing_options(editing.frames_name)]
+    model = [machine, _model_options()]
+    drawing, frames = [*model, _drawing_options(_png)], [*model, _drawing_options(editing.frames_name)]
     _generate_options(add(commands.generate, "draw pictures of classes", parents=drawing))
-    _tokenize_options(
-        add(commands.tokenize, "take a picture apart, stage by stage", parents=[machine, _model_options()])
-    )
+    _tokenize_options(add(commands.tokenize, "take a picture apart, stage by stage", parents=model))
     _transfer_options(add(commands.transfer, "draw a class along the structure of a picture", parents=drawing))
     editing.add_inpaint_options(
         add(commands.inpaint, "draw a part of a picture anew, the rest stays to the pixel", parents=drawing)
@@ -47,15 +45,10 @@ def make_parser(with_bench: bool) -> argparse.ArgumentParser:
     editing.add_interpolate_options(
         add(commands.interpolate, "draw the way from one class's picture to another's", parents=frames)
     )
-    _cutout_options(add(commands.cutout, "take the ground of a picture away", parents=[machine, _model_options()]))
-    _grid_options(
-        add(
-            commands.grid,
-            "draw one choice by another, with texts along both sides",
-            parents=[machine, _model_options(), _drawing_options(_png, sheet=True)],
-        )
-    )
-    _info_options(add(commands.info, "say what a checkpoint is"))
+    _cutout_options(add(commands.cutout, "take the ground of a picture away", parents=model))
+    sheet = [*model, _drawing_options(_png, sheet=True)]
+    _grid_options(add(commands.grid, "draw one choice by another, with texts along both sides", parents=sheet))
+    _info_options(add(describe.info, "say what a checkpoint is"))
     _convert_options(add(commands.convert, "make one file of the authors' released checkpoints"))
     benchmark = add(commands.bench, "measure what every part costs on this machine", parents=[machine])
     if with_bench:

@@ -22,7 +22,7 @@ from training.losses.adversarial import (
 from training.losses.diffaug import augment
 from training.losses.discriminators import PatchDiscriminator, dino_discriminator
 from training.losses.lpips import LPIPS, load_lpips
-from training.losses.reconstruction import multiscale_gradient, psnr, ssim
+from training.losses.reconstruction import picture_losses, psnr
 from training.losses.separation import (
     COMMON,
     principal_halves,
@@ -112,11 +112,7 @@ class TokenizerObjective(nn.Module):
     def _losses(self, output: Tensor, images: Tensor, batch: Batch, step: int) -> dict[str, tuple[float, Tensor]]:
         """(weight, loss) by name of how far the output is from the images, and from looking real."""
         settings, discriminator = self.settings, self._discriminator[0]
-        losses = {"l1": (1.0, F.l1_loss(output, images))}
-        if settings.gradient_weight:
-            losses["gradient_loss"] = settings.gradient_weight, multiscale_gradient(output, images)
-        if settings.ssim_weight:
-            losses["ssim_loss"] = settings.ssim_weight, 1 - ssim(output, images).mean()
+        losses = {"l1": (1.0, F.l1_loss(output, images))} | picture_losses(settings, output, images)
         for lpips in self._lpips:
             losses["lpips"] = settings.lpips_weight, lpips.to(output.device)(output, images).mean()
         if discriminator is not None and step >= settings.adversarial_start:

@@ -15,7 +15,7 @@ from training.data.decoder_batch import Batch
 from training.losses.adversarial import frozen, non_saturating_generator
 from training.losses.diffaug import augment
 from training.losses.perceptual import load_perceptual
-from training.losses.reconstruction import multiscale_gradient, psnr, ssim
+from training.losses.reconstruction import picture_losses, psnr
 from training.recipes.base import DecoderRecipe
 
 
@@ -64,14 +64,9 @@ class DecoderObjective(nn.Module):
 
     def _looks(self, seen: Tensor, real: Tensor) -> dict[str, tuple[float, Tensor]]:
         """(weight, loss) by name of how unlike two sets of pictures [B,3,H,W] are to the eye."""
-        settings = self.settings
-        losses: dict[str, tuple[float, Tensor]] = {}
-        if settings.gradient_weight:
-            losses["gradient_loss"] = settings.gradient_weight, multiscale_gradient(seen, real)
-        if settings.ssim_weight:
-            losses["ssim_loss"] = settings.ssim_weight, 1 - ssim(seen, real).mean()
+        losses = picture_losses(self.settings, seen, real)
         for perceptual in self._perceptual:
-            losses["perceptual"] = settings.perceptual_weight, perceptual.to(seen.device)(seen, real).mean()
+            losses["perceptual"] = self.settings.perceptual_weight, perceptual.to(seen.device)(seen, real).mean()
         return losses
 
     def _convinces(self, seen: Tensor, extra: Tensor, batch: Batch) -> dict[str, tuple[float, Tensor]]:

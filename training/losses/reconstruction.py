@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.errors import TrainingError
+from training.recipes.base import TokenizerRecipe
 
 
 def multiscale_gradient(output: Tensor, target: Tensor, scales: int = 3) -> Tensor:
@@ -48,6 +49,16 @@ def ssim(output: Tensor, target: Tensor, window: int = 11, sigma: float = 1.5) -
     check_pair(output, target, window, f"SSIM with a window of {window} pixels")
     luminance, contrast = _similarity(_precise(output), _precise(target), window, sigma)
     return (luminance * contrast).mean(dim=(1, 2, 3))
+
+
+def picture_losses(settings: TokenizerRecipe, output: Tensor, target: Tensor) -> dict[str, tuple[float, Tensor]]:
+    """(weight, loss) by name of the measures that need no weights, where the settings want them."""
+    losses: dict[str, tuple[float, Tensor]] = {}
+    if settings.gradient_weight:
+        losses["gradient_loss"] = settings.gradient_weight, multiscale_gradient(output, target)
+    if settings.ssim_weight:
+        losses["ssim_loss"] = settings.ssim_weight, 1 - ssim(output, target).mean()
+    return losses
 
 
 def _similarity(output: Tensor, target: Tensor, window: int, sigma: float) -> tuple[Tensor, Tensor]:
