@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 import nvg_model
@@ -18,15 +17,11 @@ from nvg_model.model import NVG
 from training import checkpointing, distributed
 from training.data.cache import fingerprint
 from training.data.dataset import ImageDataset
-from training.data.generator_batch import Batch, Source, assemble
+from training.data.generator_batch import Source, assemble
 from training.distributed import Shard, World
-from training.errors import TrainingError
 from training.logging import describe_run
 from training.loop import Phase, Task, train
-from training.losses.content import content_loss
-from training.losses.own_tokens import OwnTokens, with_mistakes
-from training.losses.repa import make_repa
-from training.losses.structure import structure_loss
+from training.losses.generators import GeneratorObjective
 from training.optim import optimizers, warmup_stable_decay
 from training.precision import with_precision
 from training.recipes.base import GeneratorRecipe, Recipe
@@ -40,12 +35,10 @@ from training.run_folder import (
 )
 from training.samples import sample_sheets
 from training.warm_start import (
-    adapt,
     network_weights,
     saved_weights,
     starting_point,
     use_weights,
-    xavier,
 )
 
 HELD_OUT_VIEWS, MOST_HELD_OUT = 8, 256  # of a held-out picture, and in all
@@ -161,64 +154,6 @@ def prepare(nvg: NVG, source: Source, settings: GeneratorRecipe) -> None:
     weight, bias = nvg.tokenizer.quantizer.prior(sharpness=0.1)
     nvg.content.code_head.weight.copy_(weight)
     nvg.content.code_head.bias.copy_(bias)
-
-
-class GeneratorObjective(nn.Module):
-    """The loss of both generators: the content loss, a mean over K+1 stages, plus the flow loss, a mean over K-1."""
-
-    def __init__(self, nvg: NVG, settings: GeneratorRecipe) -> None:
-        super().__init__()
-        self.content, self.structure = nvg.content, nvg.structure
-        self.settings, self.top_p = settings, nvg.settings.top_p
-        self._frozen = (nvg.tokenizer,)  # in a tuple: no part of what is trained and saved
-        if settings.own_tokens and settings.parallel == "fsdp":
-            raise TrainingError(
-                "own tokens are drawn for different images in every process; use --parallel ddp, not fsdp"
-            )
-        splits = nvg.config.splits
-        for weights, stages in (
-            (settings.content_stage_weights, splits + 1),
-            (settings.structure_stage_weights, splits - 1),
-        ):
-            if 0 < len(weights) < stages:
-                raise TrainingError(f"{len(weights)} stage weights {weights}; give one number for every stage")
-        self.structure.requires_grad_(settings.networks != "content")
-        self.content.requires_grad_(settings.networks != "structure")
-        if settings.lora_rank:
-            adapt(self, settings.lora_rank)
-        self.repa = None
-        if settings.repa_weight:
-            self.repa = make_repa(self.content, settings.repa_layer, settings.repa_encoder)
-            if settings.initialisation == "xavier":
-                xavier(self.repa.projector)
-        for network in (self.content, self.structure):
-            network.transformer.checkpoint_blocks = settings.checkpoint_blocks
-            if settings.compile:
-                network.transformer.compile()
-
-    def blocks(self) -> list[nn.Module]:
-        """The transformer blocks, for sharding."""
-        return [*self.content.transformer.blocks, *self.structure.transformer.blocks]
-
-    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, and its parts for the log."""
-        batch = batch.to(self.content.canvas_scales.device)
-        tokenizer = self._frozen[0]
-        stages = assemble(batch, tokenizer)
-        own = None
-        if batch.start is not None:
-            own = OwnTokens(self.content, batch, self.top_p, self.settings.bfloat16)
-        if own or batch.wrong is not None:
-            stages = with_mistakes(stages, tokenizer, batch.wrong, own)
-        total = batch.noise.new_zeros(())
-        values: dict[str, Tensor] = {}
-        if self.settings.networks != "structure":
-            loss, parts = content_loss(self.content, batch, stages, self.settings, self.repa)
-            total, values = total + loss, values | parts
-        if self.settings.networks != "content":
-            loss, parts = structure_loss(self.structure, batch, stages, self.settings)
-            total, values = total + loss, values | parts
-        return total, values
 
 
 def held_out_loss(

@@ -25,7 +25,7 @@ from nvg_model.model import NVG
 from training.cpu.allocator import keep_freed_memory
 from training.cpu.attention import use_plain_attention
 from training.data.generator_batch import Batch, assemble
-from training.generator import GeneratorObjective
+from training.losses.generators import GeneratorObjective
 from training.optim import optimizers
 from training.recipes.base import GeneratorRecipe
 

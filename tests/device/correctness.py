@@ -18,7 +18,7 @@ from training_step import random_batch
 import nvg_model
 from nvg_model import NVG
 from nvg_model.cli.bench import random_model
-from training.generator import GeneratorObjective
+from training.losses.generators import GeneratorObjective
 from training.recipes.base import GeneratorRecipe
 
 LIMITS = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 5e-2}

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nvg_model.cli.bench import matrix_peak, random_model
 from nvg_model.config import NVGConfig, preset
 from training.data.generator_batch import Batch
-from training.generator import GeneratorObjective
+from training.losses.generators import GeneratorObjective
 from training.optim import optimizers
 from training.recipes import recipe
 from training.recipes.base import GeneratorRecipe

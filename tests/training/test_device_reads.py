@@ -21,10 +21,10 @@ from training.data.generator_batch import Batch
 from training.data.tokenizer_batch import Batch as TokenizerBatch
 from training.distributed import World
 from training.few_step import converted
-from training.generator import GeneratorObjective
 from training.losses.autoencoder import TokenizerObjective
 from training.losses.average_velocity import FewStepObjective
 from training.losses.decoder import DecoderObjective
+from training.losses.generators import GeneratorObjective
 from training.optim import trained
 from training.recipes.base import DecoderRecipe, FewStepRecipe, GeneratorRecipe, TokenizerRecipe
 from training.tokenizer import training_phases

@@ -14,7 +14,8 @@ from training.data.generator_batch import Source
 from training.distributed import Shard
 from training.errors import TrainingError
 from training.export import export
-from training.generator import GeneratorObjective, train_generator
+from training.generator import train_generator
+from training.losses.generators import GeneratorObjective
 from training.optim import optimizers, set_learning_rate
 from training.recipes import recipe
 from training.recipes.base import GeneratorRecipe, Recipe

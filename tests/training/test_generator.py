@@ -20,10 +20,9 @@ from training.data.generator_batch import Source, assemble, draw_stages
 from training.distributed import Shard, World
 from training.errors import TrainingError
 from training.export import export
-from training.generator import GeneratorObjective, make_cache, train_generator
-from training.losses.content import content_loss
+from training.generator import make_cache, train_generator
+from training.losses.generators import GeneratorObjective, content_loss, structure_loss
 from training.losses.own_tokens import OwnTokens, with_mistakes
-from training.losses.structure import structure_loss
 from training.optim import optimizers
 from training.recipes import recipe
 from training.recipes.base import GeneratorRecipe, Recipe, TokenizerRecipe

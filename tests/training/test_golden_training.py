@@ -17,9 +17,7 @@ import nvg_model
 from nvg_model import released
 from nvg_model.model import NVG
 from training.data.generator_batch import Batch, assemble
-from training.generator import GeneratorObjective
-from training.losses.content import content_loss
-from training.losses.structure import structure_loss
+from training.losses.generators import GeneratorObjective, content_loss, structure_loss
 from training.recipes import recipe
 
 RELATIVE = 1e-5

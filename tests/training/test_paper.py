@@ -23,7 +23,8 @@ from training import warm_start as initialisation
 from training.data.augmentation import draw_augmented, draw_epochs, stream
 from training.data.generator_batch import Source
 from training.distributed import Shard
-from training.generator import GeneratorObjective, prepare, schedule, train_generator
+from training.generator import prepare, schedule, train_generator
+from training.losses.generators import GeneratorObjective
 from training.losses.lpips import LPIPS
 from training.optim import AveragedWeights, cosine, optimizers
 from training.recipes import recipe
