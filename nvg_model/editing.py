@@ -29,7 +29,7 @@ SEAM = 1 / 16
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """Positions that stay those of a reference while the rest is generated."""
+    """Positions that are copied from a reference while the rest is generated."""
 
     reference: VisualGranularitySequence
     """Whole, of B items."""

@@ -102,7 +102,7 @@ class More(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Run:
-    """One generation: networks, settings, and what is given instead of drawn. `NVG.run` makes it of a `Request`."""
+    """One generation: the networks, the settings, and all that is given. `NVG.run` makes it from a `Request`."""
 
     content: ContentGenerator
     structure: StructureGenerator

@@ -124,7 +124,7 @@ def _in_greedy_order(distances: Tensor, partner: Tensor) -> Tensor:
 
 
 def all_stages(finest: Tensor) -> Tensor:
-    """Labels of all stages [B,S,L] from those of the last one [B,L]: labels nest, each stage drops one bit."""
+    """Labels of all stages [B,S,L] from the labels of the last stage [B,L]. Labels nest: each stage drops one bit."""
     splits = num_splits(finest.shape[-1])
     shifts = torch.arange(splits, -1, -1, device=finest.device)
     return finest[:, None] >> shifts[:, None]

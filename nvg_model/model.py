@@ -224,7 +224,7 @@ class NVG(nn.Module):
     ) -> Tensor:
         """Labels long [B,L] of the stage that follows the last one of `sequence`, without its content.
 
-        They are those of `stages` with both numbers to keep at `sequence.num_stages` and otherwise the same arguments.
+        `stages` gives the same labels if both numbers to keep are `sequence.num_stages` and the rest is equal.
 
         Raises:
             NVGError: as `stages`, and for a sequence that is whole.
@@ -351,7 +351,7 @@ class NVG(nn.Module):
     ) -> VisualGranularitySequence:
         """Pictures on the way from one sequence to another, both of one item, as a batch of `frames`.
 
-        Needs no network but the decoder. The outlines of the regions move from those of one to those of the other.
+        Only the decoder runs. The outlines of the regions move from the first sequence's to the second's.
 
         Args:
             frames: at least 2; the first and the last are the ends themselves.

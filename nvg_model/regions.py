@@ -93,7 +93,7 @@ class RegionalGuidance(Guidance):
     def blend(self, results: Tensor) -> Tensor:
         """Results of the rows float [M,L,C] with the classes mixed by their shares of a position: [B,L,C].
 
-        With guidance [2B,L,C]: those, then those of the null class.
+        With guidance [2B,L,C]: the class results, then those of the null class.
         """
         weights = self.regions.weights
         own = len(results) - self.regions.batch * (self.passes - 1)
@@ -103,7 +103,7 @@ class RegionalGuidance(Guidance):
         return torch.cat([(weights[..., None] * dense).sum(0), results[own:]])
 
     def combine(self, results: Tensor) -> Tensor:
-        """The guided result [B,L,C] of those of the rows."""
+        """The guided result [B,L,C] from the results of the rows."""
         return super().combine(self.blend(results))
 
 

@@ -171,7 +171,7 @@ class Use(IntEnum):
 
     @property
     def is_normal(self) -> bool:
-        """Whether it is normal noise; that of choices is Gumbel's."""
+        """Whether the noise is normal; choices take Gumbel noise."""
         return self in (Use.STRUCTURE, Use.CANVAS)
 
 

@@ -173,7 +173,7 @@ def on_white(images: Tensor) -> Tensor:
 
 
 def from_white(output: Tensor) -> Tensor:
-    """Images [B,4,H,W] whose colours are not premultiplied, of colours on white and opacity [B,4,H,W]; in [-1,1].
+    """Colours on white and opacity [B,4,H,W] as images [B,4,H,W], not premultiplied; all in [-1,1].
 
     What is transparent altogether is white.
     """

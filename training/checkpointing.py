@@ -142,10 +142,10 @@ def load_module(module: nn.Module, state: dict[str, Any]) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """The inverse of `optimizer_state`; but rates and the like stay those of `optimizer`, which may be new ones.
+    """The inverse of `optimizer_state`. Learning rates and the like stay as `optimizer` has them: they may be new.
 
     Raises:
-        ValueError: the state is of other groups of parameters.
+        ValueError: the state has other groups of parameters.
     """
     groups = optimizer.state_dict()["param_groups"]
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in state["param_groups"]]:
@@ -160,7 +160,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 
 def _each(change: Callable[[Tensor], Tensor], values: dict[str, Any]) -> dict[str, Any]:
-    """With every tensor changed."""
+    """The same structure with `change` applied to every tensor."""
     return {name: change(value) if isinstance(value, Tensor) else value for name, value in values.items()}
 
 

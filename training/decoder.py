@@ -142,7 +142,7 @@ def _pictures(
 
 
 def training_phases(objective: DecoderObjective, settings: DecoderRecipe, world: World) -> list[Phase]:
-    """The decoder's turn, and the discriminator's where there is one."""
+    """The decoder's step, and the discriminator's where there is one."""
 
     def schedule(step: int) -> float:
         return cosine(step, settings.steps, settings.warmup)

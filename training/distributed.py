@@ -154,7 +154,7 @@ def replicate(objective: nn.Module, world: World) -> nn.Module:
 
 
 def shard_parameters(objective: nn.Module, blocks: Iterable[nn.Module], world: World) -> None:
-    """FSDP2, in place: every block, and what is left as one, keeps only its share of parameters in a process."""
+    """FSDP2, in place. Every block, and the rest as one group, keeps only its share of parameters in a process."""
     if world.size == 1:
         return
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method

@@ -110,7 +110,7 @@ class EfficientNetLite(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [B,1280] and logits [B,1000] of images [B,3,H,W] in [-1,1] at the size that they have."""
+        """Features [B,1280] and logits [B,1000] of images [B,3,H,W] in [-1,1] at their own size."""
         x = F.relu6(self.stem(normalised(images)))
         for block in self.blocks:
             x = block(x)

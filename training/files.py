@@ -31,6 +31,6 @@ def replacing(
 
 
 def remove_partials(folder: Path) -> None:
-    """Removes what processes that were killed have left behind in a folder to which no other process writes now."""
+    """Removes the leftovers of killed processes from a folder that no other process writes to."""
     for path in folder.glob(".*.partial"):
         path.unlink(missing_ok=True)

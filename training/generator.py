@@ -141,8 +141,7 @@ def schedule(settings: GeneratorRecipe) -> Callable[[int], float]:
 
 @torch.no_grad()
 def prepare(nvg: NVG, source: Source, settings: GeneratorRecipe) -> None:
-    """What is measured on the data before training: the canvases' scales and, with weights of our own initialisation,
-    a useful first code head."""
+    """Measures the canvases' scales before training. With our own initialisation it also sets the code head."""
     whole = dataclasses.replace(source, settings=dataclasses.replace(settings, batch=512))
     stages = assemble(whole.draw(0, Shard()).to(nvg.device), nvg.tokenizer)
     nvg.content.canvas_scales[0] = 1.0

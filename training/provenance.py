@@ -108,7 +108,7 @@ def _resumed(meta: dict[str, Any], part: str, prefix: str = "") -> dict[str, Any
 
 
 def _rights(recipe: Recipe, start: str) -> dict[str, Any]:
-    """Licence and attribution: the recipe's and, of a model that was fine-tuned, those of the start as well."""
+    """Licence and attribution of the recipe. A fine-tuned model has those of its start as well."""
     if not start:
         return {"licence": recipe.licence, "attribution": recipe.attribution}
     before = {key: value for key, value in nvg_model.load(start).provenance.items() if key != "file"}

@@ -1,8 +1,7 @@
-"""Signs of life between the processes of a training, so that none waits for ever for one that is frozen or dead.
+"""Signs of life between the processes of a training, so that none waits for ever for a frozen or dead one.
 
-Every process counts up a number in the store by which they found each other, from a thread of its own, and looks at the
-others' numbers. That says more than a time limit on what they do together: the first process may well write files, or
-measure, for an hour while the others wait for it.
+A thread of every process counts up a number in the shared store and watches the numbers of the others. A time limit on
+common work would not do: the first process may write files or measure for an hour while the others wait for it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A folder of a run knows what is trained in it: who is at work there, on which data, from which weights.
+"""What a run's folder says of itself: which process works there, on which data, from which weights.
 
 `identity.json` holds what may not change while a run goes on: the classes, the pictures, and the weights that it builds
-on. Everything else of a recipe may; what did is said on the first line, and noted in the saves for the export.
+on. The rest of a recipe may change. Changes are printed on the first line and noted in the saves for the export.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Identity:
 
     @classmethod
     def of(cls, dataset: ImageDataset, data: Path | str, start: str, weights: dict[str, str]) -> Identity:
-        """That of a training on these pictures."""
+        """The identity of a training on these pictures."""
         return cls(dataset.classes, dataset.digest, len(dataset), str(data), start, weights)
 
     def difference(self, other: Identity, trained: bool = True) -> str:
@@ -101,7 +101,7 @@ def _other_classes(had: Sequence[str], has: Sequence[str]) -> str:
 
 
 def claim(folder: Path, identity: Identity, world: World, cache_only: bool = False) -> None:
-    """Notes in a folder what is trained in it, or checks that it is this.
+    """Notes in a folder what is trained in it, or checks that it is the same.
 
     Args:
         cache_only: only a token cache is wanted there, which does not build on what the saves do.
@@ -140,7 +140,7 @@ def _read_identity(folder: Path) -> Identity | None:
 
 
 def _known(folder: Path) -> Identity | None:
-    """What a folder says that is trained in it; None where nothing is yet, or it is older than identities are."""
+    """The identity in a folder; None where there is none, as in a new folder or a very old one."""
     anything = checkpointing.newest(folder) is not None or (folder / CACHE).is_file()
     return _read_identity(folder) if anything else None
 
@@ -277,5 +277,5 @@ def _check_meta(folder: Path, meta: dict[str, Any], identity: Identity) -> None:
 
 
 def generator_folder(run: Path, networks: str = "both") -> Path:
-    """Where the training of these networks keeps its saves; that of both has the token cache of all."""
+    """Where the training of these networks keeps its saves. All of them share the token cache in the folder of both."""
     return run / ("generator" if networks == "both" else f"generator-{networks}")

@@ -128,7 +128,7 @@ def reconstruction_task(
 
 
 def _numbers(report: dict[str, Any]) -> dict[str, float]:
-    """What is logged of the held-out pictures."""
+    """The numbers of a report that are logged."""
     return {name: report[name] for name in ("psnr", "codes_used")}
 
 
@@ -153,7 +153,7 @@ def require_transparency(dataset: ImageDataset, data: Path | str) -> None:
 
 
 def training_phases(tokenizer: Tokenizer, settings: TokenizerRecipe, world: World) -> list[Phase]:
-    """The autoencoder's turn, and the discriminator's where there is one; each with its own optimiser."""
+    """The autoencoder's step, and the discriminator's where there is one; each with its own optimiser."""
     restart = settings.separation_start
 
     def schedule(step: int) -> float:
@@ -176,7 +176,7 @@ def training_phases(tokenizer: Tokenizer, settings: TokenizerRecipe, world: Worl
 def discriminator_phase(
     discriminator: nn.Module, settings: TokenizerRecipe, seen: Seen, schedule: Callable[[int], float], world: World
 ) -> Phase:
-    """The discriminator's turn, with an optimiser of its own; `seen` is what it is shown of a batch."""
+    """The discriminator's step, with an optimiser of its own. `seen` takes its inputs from a batch."""
     objective = DiscriminatorObjective(discriminator, settings, seen, world).to(world.device)
     groups = [{"params": trained(objective), "weight_decay": settings.discriminator_weight_decay}]
     optimizer = adamw(groups, settings.discriminator_learning_rate)

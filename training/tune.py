@@ -109,7 +109,7 @@ def tune(settings: TuneSettings) -> SamplingSettings:
 
 
 def _others(sampling: SamplingSettings, name: str, values: tuple[object, ...]) -> Iterator[SamplingSettings]:
-    """The settings with each other value of one of them."""
+    """The settings with one of them changed, once for each other value."""
     for value in values:
         if value != getattr(sampling, name):
             yield dataclasses.replace(sampling, **{name: value})  # type: ignore[arg-type]

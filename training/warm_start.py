@@ -125,7 +125,7 @@ def network_weights(state: dict[str, Tensor], average: dict[str, Tensor]) -> dic
 
 
 def require_same_tokenizer(nvg: NVG, states: dict[str, dict[str, Any]], run: Path) -> None:
-    """Raises TrainingError where the tokens that the generators have learned are those of another tokenizer."""
+    """Raises TrainingError where the generators have learned the tokens of another tokenizer."""
     for state in states.values():
         learned = state["meta"].get("weights", {}).get("tokenizer")  # not in saves older than this
         if learned not in (None, fingerprint(nvg.tokenizer)):
@@ -147,7 +147,7 @@ def with_depths_of(settings: GeneratorRecipe, states: dict[str, dict[str, Any]])
 
 
 def use_weights(nvg: NVG, weights: dict[str, Tensor], own: tuple[str, ...], run: Path) -> None:
-    """Loads those of the weights whose names begin so. Raises TrainingError: they are not those that the model has."""
+    """Loads the weights whose names begin with a prefix. Raises TrainingError where the model has others."""
     weights = {name: value for name, value in weights.items() if name.startswith(own)}
     differ = weights.keys() ^ {name for name in nvg.state_dict() if name.startswith(own)}
     if differ:
@@ -212,7 +212,7 @@ def deepened(start: NVG, settings: GeneratorRecipe) -> NVG:
 
 
 def _repeat(start: Transformer, deep: Transformer) -> None:
-    """Fills the blocks of the deeper one with those of the other."""
+    """Copies the blocks of the shallower network into the deeper one."""
     had, wanted = len(start.blocks), len(deep.blocks)
     before = None
     for index, block in enumerate(deep.blocks):
@@ -322,13 +322,13 @@ def widened(weights: dict[str, Tensor], decoder: Decoder, groups: int) -> dict[s
 
 
 def _channel_copies(old: int, new: int, groups: int) -> Tensor:
-    """Of which of `old` channels each of `new` is a copy, long [new], group by group."""
+    """For each of the `new` channels, the `old` one that it copies: long [new], group by group."""
     group = torch.arange(groups)[:, None] * (old // groups)
     return (group + torch.arange(new // groups) % (old // groups)).flatten()
 
 
 def _shared_input(weight: Tensor, channels: int, groups: int) -> Tensor:
-    """A convolution [O,I,k,k] that reads `channels` copies, each of which has its part of the original's weight."""
+    """The weight [O,I,k,k] of a convolution that reads copied channels. Copies share the original's weight."""
     columns = _channel_copies(weight.shape[1], channels, groups)
     count = torch.bincount(columns, minlength=weight.shape[1])
     return weight[:, columns] / count[columns][None, :, None, None]

@@ -252,7 +252,7 @@ def _classes(model: NVG, args: argparse.Namespace) -> list[str | int]:
 def _recipe(
     model: NVG, args: argparse.Namespace, classes: Sequence[str | int], settings: SamplingSettings
 ) -> dict[str, Any]:
-    """What it takes to draw the same again."""
+    """The options that draw the same pictures again."""
     return {
         "model": args.model,
         "revision": model.provenance.get("revision"),

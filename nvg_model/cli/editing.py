@@ -65,7 +65,7 @@ def stages_of(layout: dict[str, Any], grid: tuple[int, int]) -> int:
 
 
 def add_inpaint_options(command: argparse.ArgumentParser) -> None:
-    """Those of `nvg inpaint`."""
+    """The options of `nvg inpaint`."""
     command.add_argument("image", metavar="IMAGE")
     command.add_argument(
         "--mask", metavar="IMAGE", help="white where the picture is drawn anew (where it is transparent)"
@@ -88,7 +88,7 @@ def add_inpaint_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_interpolate_options(command: argparse.ArgumentParser) -> None:
-    """Those of `nvg interpolate`."""
+    """The options of `nvg interpolate`."""
     command.add_argument("--frames", type=int, default=9, metavar="N", help="pictures, both ends included (9)")
     command.add_argument(
         "--content",

@@ -20,7 +20,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser(with_bench: bool) -> argparse.ArgumentParser:
-    """All options; those of `nvg bench` only on demand, as asking its module for them imports torch."""
+    """All options. Those of `nvg bench` only on demand: its module imports torch."""
     parser = _Parser(
         prog="nvg", description="Next Visual Granularity: images drawn from coarse to fine.", allow_abbrev=False
     )
@@ -88,7 +88,7 @@ def _model_options() -> argparse.ArgumentParser:
 
 
 def _drawing_options(file_name: Callable[[str], str], sheet: bool = False) -> argparse.ArgumentParser:
-    """Those of drawing; a sheet has axes instead of some."""
+    """The options of drawing. A sheet has axes in place of some of them."""
     options = _Parser(add_help=False)
     add = options.add_argument
     what = "what to draw: a class by name or number, or unconditional; may be repeated"

@@ -44,7 +44,7 @@ class AugmentationSettings:
 
     @property
     def key(self) -> str:
-        """Of caches of what was made with these settings."""
+        """Names these settings in the key of a cache."""
         return repr(self).replace(
             type(self).__name__, "AugmentationSettings", 1
         )  # its name when caches were first made
@@ -56,7 +56,7 @@ def stream(*keys: int) -> torch.Generator:
 
 
 def draw_balanced(labels: Tensor, num_classes: int, count: int, generator: torch.Generator) -> Tensor:
-    """Indices [count] of pictures, every class that has some equally likely, and every picture within its class."""
+    """Indices [count] of pictures. Every class with pictures is equally likely, and every picture within its class."""
     order = torch.sort(labels, stable=True).indices
     sizes = torch.bincount(labels, minlength=num_classes)
     present = sizes.nonzero().flatten()  # few pictures held out are not of all classes
@@ -66,7 +66,7 @@ def draw_balanced(labels: Tensor, num_classes: int, count: int, generator: torch
 
 
 def draw_epochs(size: int, first: int, count: int, seed: int) -> Tensor:
-    """Indices [count] below `size` of what is seen as number `first` and on, in epochs without replacement.
+    """Indices [count] below `size`: what is seen from number `first` on, in epochs without replacement.
 
     Every epoch has an order of its own. A batch may end one epoch and begin the next.
     """
@@ -77,7 +77,7 @@ def draw_epochs(size: int, first: int, count: int, seed: int) -> Tensor:
 
 @lru_cache(maxsize=2)
 def epoch_order(size: int, epoch: int, seed: int) -> Tensor:
-    """A permutation [size], kept: drawing that of a million takes longer than a batch."""
+    """A permutation [size]. It is cached: drawing one of a million takes longer than a batch."""
     return torch.randperm(size, generator=stream(seed, 4, epoch))
 
 
@@ -177,7 +177,7 @@ def compose(pixels: Tensor, scale: Tensor, flip: Tensor, shift: Tensor, backgrou
 
 
 def _inside(pixels: Tensor, scale: Tensor, flip: Tensor, shift: Tensor) -> Tensor:
-    """The part [B,2] of the shifts with which what is opaque in RGBA pictures [B,4,H,W] stays within the view."""
+    """How much of a shift [B,2] keeps the opaque part of RGBA pictures [B,4,H,W] inside the view."""
     opaque = pixels[:, 3] > 25
     limited = []
     for axis, turn, wanted in ((1, scale * flip, shift[:, 0]), (2, scale, shift[:, 1])):
@@ -191,7 +191,7 @@ def _inside(pixels: Tensor, scale: Tensor, flip: Tensor, shift: Tensor) -> Tenso
 
 
 def _move(pixels: Tensor, scale: Tensor, flip: Tensor, shift: Tensor) -> Tensor:
-    """RGBA pictures uint8 [B,4,H,W] in their place: float [B,4,H,W] in [0,1], premultiplied."""
+    """RGBA pictures uint8 [B,4,H,W] moved into place: float [B,4,H,W] in [0,1], premultiplied."""
     premultiplied = _premultiplied(pixels)  # so that borders do not bleed
     grid = sampling_grid(premultiplied, scale, flip, shift)
     return F.grid_sample(premultiplied, grid, mode="bicubic", padding_mode="zeros", align_corners=False).clamp(0, 1)

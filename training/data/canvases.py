@@ -1,7 +1,7 @@
 """Canvas cache: views of the pictures, tokenized once, so that a decoder is trained without encoder and clustering.
 
-A view has one canvas as the tokenizer gives it, and, where there is a content generator, one whose last stages that
-drew, as sampling does, with the view's structure: what a decoder must make a clean picture of.
+A view has one canvas from the tokenizer. With a content generator it has a second one: the first stages are the view's,
+the generator draws the last ones as in sampling. A decoder must make a clean picture of both.
 Shapes: M views, V canvases of each, B batch, L positions, C latent channels.
 """
 

@@ -57,7 +57,7 @@ class Source:
 
     @classmethod
     def make(cls, before: NVG, dataset: ImageDataset, recipe: Recipe, settings: DecoderRecipe, folder: Path) -> Source:
-        """With canvases from `folder`, made first. Raises TrainingError where some must be generated and cannot."""
+        """Makes the canvases in `folder` first. Raises TrainingError where some must be generated and cannot."""
         if (settings.drawn or settings.generated) and before.config.generator is None:
             raise TrainingError(
                 "drawn and generated canvases need generators; give a checkpoint that has them: --start-from"

@@ -177,7 +177,7 @@ def _fetch(package: Package, downloads: Path) -> None:
 
 
 def read_members(archive: Path, wanted: set[str]) -> dict[str, bytes]:
-    """Those of the wanted files that the archive holds, read in one pass and never unpacked to disk."""
+    """The wanted files that the archive holds. Read in one pass, never unpacked to disk."""
     contents = {}
     try:
         with tarfile.open(archive, "r:gz") as files:

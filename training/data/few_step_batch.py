@@ -1,4 +1,4 @@
-"""Batches of the conversion to few steps: those of the generators, and spans of time.
+"""Batches of the conversion to few steps: the generators' batches, and spans of time.
 
 Shapes: B images, m splits of an image, P spans of a row.
 """

@@ -60,7 +60,7 @@ class Batch:
     names: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
-        """With the tensors there, but for those that are read to choose what is computed."""
+        """The batch with its tensors there. What is read to choose rows stays on the CPU."""
 
         def moved(value: object) -> object:
             if isinstance(value, Tensor):

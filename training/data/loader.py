@@ -69,7 +69,7 @@ class _Refusal:
 
 
 class _Draws(Dataset[Any], Generic[T]):
-    """`draw` in the clothes of a data set."""
+    """`draw` as the data set that DataLoader asks for."""
 
     def __init__(self, draw: Callable[[int], T]) -> None:
         self.draw = draw

@@ -34,7 +34,7 @@ ERROR_FLOOR = 0.01
 
 @dataclass(frozen=True)
 class Rows:
-    """What the network is given beside state and time; each with R in front."""
+    """Inputs of the network beside state and time; each with R in front."""
 
     canvas: Tensor
     labels: Tensor
@@ -60,7 +60,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Example:
-    """What the student is to give, and where; each with R in front."""
+    """Inputs of the student, and its target; each with R in front."""
 
     rows: Rows
     z: Tensor
@@ -72,7 +72,7 @@ class Example:
 
 
 class FewStepObjective(nn.Module):
-    """Regression of the average velocity on what the chosen objective takes it to be."""
+    """Regression of the average velocity on the target of the chosen objective."""
 
     def __init__(self, teacher: NVG, student: NVG, settings: FewStepRecipe) -> None:
         super().__init__()
@@ -109,9 +109,9 @@ class FewStepObjective(nn.Module):
         return (weight * error).mean(), values
 
     def example(self, batch: FewStepBatch, device: torch.device) -> Example:
-        """Where the student is asked in this batch, and what it should answer.
+        """The inputs of the student in this batch, and the targets.
 
-        What depends on the values of times and spans is decided on the CPU, so that no GPU is waited for.
+        Which rows are long or still is decided on the CPU, so that no GPU is waited for.
         """
         images = batch.images.to(device)
         teacher = self._frozen[0]

@@ -104,7 +104,7 @@ def _from_file(transformers: Any, path: Path) -> Any:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file; of a whole training checkpoint, those of the teacher."""
+    """The tensors of a file. A whole training checkpoint gives its teacher."""
     try:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)
@@ -159,7 +159,7 @@ _FIRST = [
 
 
 def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights by the names of a saved model of transformers; those of a classifier are left out."""
+    """The weights by the names that transformers saves. A classifier's weights are left out."""
     rules = _NAMES if "blocks.0.ls1.gamma" in weights else _NAMES + _FIRST
     renamed = {}
     for key, value in weights.items():

@@ -64,7 +64,7 @@ class OwnTokens:
     bfloat16: bool
 
     def images(self, stage: int) -> Tensor:
-        """Those of the batch, long [b], for which it draws the tokens of a stage."""
+        """The images of the batch, long [b], whose tokens of a stage it draws."""
         assert self.batch.start is not None  # on the CPU, so that no GPU is waited for
         chosen = (self.batch.start <= stage).nonzero().squeeze(1)
         return chosen.to(self.batch.classes.device, non_blocking=True)

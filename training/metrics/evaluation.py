@@ -125,7 +125,7 @@ class Evaluation:
         return lambda pixels: classify(self.network, pixels)
 
     def sample(self, number: int = 0) -> Path | None:
-        """Makes this process's share of the samples; those of another seed for a number above 0."""
+        """Makes this process's share of the samples. A number above 0 is another seed."""
         settings = self.settings
         count = settings.per_class * len(self.nvg.classes)
         wanted = SampleSettings(count, settings.seed + number, settings.batch, settings.sampling)

@@ -25,7 +25,7 @@ def overlap(a: Tensor, b: Tensor) -> Tensor:
 
 
 def opaque(rgba: Tensor) -> Tensor:
-    """What is more opaque than not, of pictures [B,4,H,W] in [-1,1]."""
+    """Where pictures [B,4,H,W] in [-1,1] are more than half opaque."""
     return rgba[:, 3] > 0
 
 

@@ -115,7 +115,7 @@ def _identity(model: NVG, settings: SampleSettings) -> dict[str, object]:
 
 
 def _claim(folder: Path, identity: dict[str, object], world: World) -> None:
-    """Notes in the folder what its samples are, or checks that they are these."""
+    """Notes in the folder which samples it holds, or checks that they are the wanted ones."""
     path = folder / "sampling.json"
     if path.is_file():
         found = json.loads(path.read_text())
