@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nvg_model import hierarchy
-from nvg_model.areas import Areas
+from nvg_model.areas import FREE, HALF, RULES, Areas, fitted
 from nvg_model.config import NVGConfig
 from nvg_model.errors import NVGError
 from nvg_model.generation import Request, Run
@@ -137,6 +137,18 @@ class EditedRun(Run):
         """As of a plain run; kept positions have the canvas of the reference."""
         canvas = self.quantizer.add_stage(canvas, codes, labels, stage, self.seamless)
         return canvas if self.kept is None else self.kept.canvas(canvas, stage)
+
+
+def along_area(request: Request, batch: int, grid: tuple[int, int]) -> Request:
+    """The request with the structure that its area gives. Raises NVGError."""
+    if request.area_rule not in RULES:
+        raise NVGError(f"area_rule is {request.area_rule!r}; it can be {', '.join(RULES)}")
+    if request.area is None or request.area_rule == FREE:
+        return request
+    if request.structure is not None or request.keep_structure:
+        raise NVGError(f"give either a structure or an area; with area_rule={FREE!r} the area may follow on it")
+    structure = fitted(request.area.cpu(), batch, grid).structure()
+    return replace(request, structure=structure[:, :2] if request.area_rule == HALF else structure)
 
 
 def kept_of(request: Request, grid: tuple[int, int], batch: int, quantizer: Quantizer) -> Kept | None:

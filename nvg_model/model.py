@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -16,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from nvg_model import memory, preview
-from nvg_model.areas import FREE, HALF, RULES, fitted
+from nvg_model.areas import FREE, fitted
 from nvg_model.config import NVGConfig
 from nvg_model.cutout import cut_out
-from nvg_model.editing import EditedRun, kept_of, paste, pixel_mask, resized
+from nvg_model.editing import EditedRun, along_area, kept_of, paste, pixel_mask, resized
 from nvg_model.errors import NVGError, shortened
 from nvg_model.generation import (
     NO_CLASS,
@@ -246,7 +245,8 @@ class NVG(nn.Module):
         if self.config.generator is None:
             raise NVGError("this checkpoint has a tokenizer but no generator; it can tokenize and decode only")
         classes, device, positions = self.class_indices(request.classes), self.device, self.config.positions
-        request = self._along_area(request, len(classes))
+        if request.area is not None or request.area_rule != Request.area_rule:
+            request = along_area(request, len(classes), self.config.grid)
         structure = given_structure(request, positions, len(classes))
         tokens = given_tokens(request, positions, self.tokenizer.quantizer.num_codes, len(classes))
         noise = given_noise(request, positions, len(classes))
@@ -264,17 +264,6 @@ class NVG(nn.Module):
             on_evaluation=request.on_evaluation or (lambda: None),
             **edits,
         )
-
-    def _along_area(self, request: Request, batch: int) -> Request:
-        """The request with the structure that its area gives. Raises NVGError."""
-        if request.area_rule not in RULES:
-            raise NVGError(f"area_rule is {request.area_rule!r}; it can be {', '.join(RULES)}")
-        if request.area is None or request.area_rule == FREE:
-            return request
-        if request.structure is not None or request.keep_structure:
-            raise NVGError(f"give either a structure or an area; with area_rule={FREE!r} the area may follow on it")
-        structure = fitted(request.area.cpu(), batch, self.config.grid).structure()
-        return replace(request, structure=structure[:, :2] if request.area_rule == HALF else structure)
 
     def _edits(self, request: Request, classes: Tensor) -> dict[str, Any]:
         """What makes a run an edited one; nothing where it is a plain one."""
