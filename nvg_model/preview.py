@@ -5,6 +5,8 @@ Shapes: B batch, L = h*w positions, C latent channels, H W pixels; images are [B
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,13 +21,18 @@ _RIDGE = 1e-3
 
 
 @torch.no_grad()
-def fit(tokenizer: Tokenizer) -> Tensor:
+def fit(tokenizer: Tokenizer, dtype: torch.dtype | None = None) -> Tensor:
     """The map float32 [C+1,3] (its last row is the bias), on the CPU: least squares on what the decoder makes.
 
     The canvases are those of drawn shapes, taken apart and quantised by the tokenizer itself, after the second, the
     middle and the last stage. (Canvases of codes drawn at random are too far from any picture: 10 dB instead of 20 on
     emoji64, while these are as good as generated ones.) The same for the same weights; the global RNG is not touched.
+
+    Args:
+        dtype: that the weights are going to be saved in: the map is then the one of the saved weights.
     """
+    if dtype is not None:
+        tokenizer = copy.deepcopy(tokenizer).to(dtype).float()
     device = tokenizer.quantizer.device
     count = max(2, _POSITIONS // (tokenizer.grid[0] * tokenizer.grid[1]))
     canvases = tokenizer.tokenize(_shapes(count, tokenizer.image_size).to(device)).canvases

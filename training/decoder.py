@@ -180,6 +180,6 @@ def _write(before: NVG, tokenizer: Tokenizer, config: NVGConfig, recipe: Recipe,
     model.load_state_dict(
         before.state_dict() | {f"tokenizer.{name}": one for name, one in tokenizer.state_dict().items()}
     )
-    model.preview_map = preview.fit(model.tokenizer)
+    model.preview_map = preview.fit(model.tokenizer, torch.float16)
     provenance = before.provenance | {"decoder": dataclasses.asdict(recipe.decoder)}
     return nvg_model.save(model, folder / f"{recipe.name}.safetensors", provenance, dtype=torch.float16)

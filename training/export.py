@@ -39,7 +39,7 @@ def export(recipe: Recipe, run: Path, out: Path, best: bool = False) -> Path:
         model = _in_few_steps(model, few_step, run)
         found = with_few_step(found, few_step)
     found["commands"].append(f"python -m training export {recipe.name}")
-    model.preview_map = preview.fit(model.tokenizer)
+    model.preview_map = preview.fit(model.tokenizer, torch.float16)
     path = nvg_model.save(model, out, found, dtype=torch.float16)
     done = ", ".join(f"{networks} after {state['step']} steps" for networks, state in states.items())
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB; generators: {done}")

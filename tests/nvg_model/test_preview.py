@@ -28,7 +28,7 @@ def test_previews_show_what_the_decoder_makes(emoji64):
     error = (small - wanted).square().mean()
     assert 10 * torch.log10(4 / error) > 18 and error < (blank - wanted).square().mean() / 4
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(preview.fit(emoji64.tokenizer), emoji64.preview_map)
+    torch.testing.assert_close(preview.fit(emoji64.tokenizer), emoji64.preview_map, rtol=0, atol=2e-6)
 
 
 def test_a_map_costs_no_run_of_the_decoder(tiny, monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import nvg_model
+from nvg_model import preview
 from nvg_model.tokenizer import Decoder
 from training.data.augmentation import AugmentationSettings, on_colour, stream
 from training.data.canvases import DRAWN_STAGES, load_or_make
@@ -50,6 +51,7 @@ def test_a_wider_transparent_decoder_for_a_checkpoint(data: Path, start: Path, t
     old, new = before.state_dict(), after.state_dict()
     same = [name for name in old if not name.startswith("tokenizer.decoder.")]
     assert all(torch.allclose(old[name], new[name], atol=1e-3, rtol=1e-3) for name in same)  # kept in half precision
+    torch.testing.assert_close(preview.fit(after.tokenizer), after.preview_map, rtol=0, atol=2e-6)
     assert after.decode_rgba(after.generate("ring", seed=1)).shape == (1, 4, 32, 32)
     lines = (tmp_path / "decoder" / "log.jsonl").read_text().splitlines()
     last = {"l1", "opacity", "cycle", "adversarial", "adversarial_generated", "discriminator", "gradient_loss"}
