@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from nvg_model.errors import NVGError
@@ -20,6 +20,11 @@ from nvg_model.pictures import eight_bits
 from nvg_model.tokenizer import VisualGranularitySequence
 
 FITS = ("crop", "pad", "stretch")
+PICTURE_FITS = (*FITS, "subject")
+COVERED = 0.45
+"""Share of the picture that the fit `subject` lets a subject cover: as much as an emoji of emoji64's training data."""
+LONGEST = 60 / 64
+"""Share of a side that it is long at most."""
 MARGIN = 4
 """White pixels around every picture of a sheet."""
 _STRIP_TILE = 128
@@ -50,12 +55,15 @@ def from_pil(image: Image.Image, size: tuple[int, int], fit: str = "crop") -> Te
 
     Args:
         size: (H, W).
-        fit: crop (fill the size, cut what sticks out equally on both sides), pad (keep all, white around it) or
-            stretch (change the aspect).
+        fit: crop (fill the size, cut what sticks out equally on both sides), pad (keep all, white around it), stretch
+            (change the aspect) or subject (what is not transparent, in the middle and as large as an emoji).
     Raises:
-        NVGError: an unknown fit, or a picture whose colours cannot be converted.
+        NVGError: an unknown fit, a picture whose colours cannot be converted, or one without a subject.
     """
-    image = _opaque(ImageOps.exif_transpose(image))
+    image = ImageOps.exif_transpose(image)
+    if fit == "subject":
+        image = _framed(image, size[1] / size[0])
+    image = _opaque(image)
     target, resample = (size[1], size[0]), Image.Resampling.LANCZOS
     if fit == "crop":
         image = ImageOps.fit(image, target, resample)
@@ -64,11 +72,46 @@ def from_pil(image: Image.Image, size: tuple[int, int], fit: str = "crop") -> Te
         inner = image.resize((max(1, round(image.width * ratio)), max(1, round(image.height * ratio))), resample)
         image = Image.new("RGB", target, "white")
         image.paste(inner, ((target[0] - inner.width) // 2, (target[1] - inner.height) // 2))
-    elif fit == "stretch":
+    elif fit in ("stretch", "subject"):
         image = image.resize(target, resample)
     else:
-        raise NVGError(f"there is no fit {fit!r}; there are {', '.join(FITS)}")
+        raise NVGError(f"there is no fit {fit!r}; there are {', '.join(PICTURE_FITS)}")
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def with_subject(image: Image.Image, mask: Image.Image) -> Image.Image:
+    """A picture whose ground is transparent.
+
+    Args:
+        mask: mode L, of any size, white on the subject; what the picture has of transparency stays.
+    """
+    layer = ImageOps.exif_transpose(image).convert("RGBA")
+    whole = mask.resize(layer.size, Image.Resampling.BILINEAR)
+    layer.putalpha(ImageChops.multiply(layer.getchannel("A"), whole))
+    return layer
+
+
+def _framed(image: Image.Image, ratio: float) -> Image.Image:
+    """The subject of a picture with transparency, in a frame of which it covers a share of COVERED.
+
+    Args:
+        ratio: width / height of the frame.
+    """
+    if not image.has_transparency_data:
+        raise NVGError(
+            "the picture has no transparent part that would tell what its subject is: cut it out first, or give a mask"
+        )
+    image = image.convert("RGBA")
+    opacity = image.getchannel("A")
+    box = opacity.getbbox()
+    if box is None:
+        raise NVGError("the picture is transparent everywhere: it has no subject")
+    left, top, right, bottom = box
+    area = np.asarray(opacity, dtype=np.float64).sum() / 255
+    height = max((area / COVERED / ratio) ** 0.5, (bottom - top) / LONGEST, (right - left) / LONGEST / ratio)
+    frame = Image.new("RGBA", (max(1, round(height * ratio)), max(1, round(height))))
+    frame.paste(image, ((frame.width - left - right) // 2, (frame.height - top - bottom) // 2))
+    return frame
 
 
 def _opaque(image: Image.Image) -> Image.Image:

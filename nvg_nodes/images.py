@@ -31,18 +31,31 @@ AT_ONCE = 8
 """Images that the decoder makes at once, which bounds its memory."""
 
 
-def to_model(image: Tensor, size: tuple[int, int], fit: str) -> Tensor:
+def to_model(image: Tensor, size: tuple[int, int], fit: str, subject: Tensor | None = None) -> Tensor:
     """The model's images [B,3,H,W] of an IMAGE of any size with 1, 3 or 4 channels; what is transparent is white.
 
     Those of the right size keep their exact values; others are fitted just as `nvg tokenize` does, by way of 8 bits.
 
+    Args:
+        subject: MASK, 1 on what is left of the pictures; one for all, or one each.
     Raises:
-        NVGError: another shape or number of channels, NaN, an unknown fit.
+        NVGError: another shape or number of channels, NaN, an unknown fit, masks for another number of pictures.
     """
     image = checked_image(image)
-    if image.shape[-1] == 3 and tuple(image.shape[1:3]) == size:
+    if subject is None and fit != "subject" and image.shape[-1] == 3 and tuple(image.shape[1:3]) == size:
         return image.permute(0, 3, 1, 2) * 2 - 1
-    return torch.cat([render.from_pil(picture, size, fit) for picture in to_pil(image)])
+    pictures = to_pil(image)
+    if subject is not None:
+        pictures = _cut_out(pictures, checked_mask(subject))
+    return torch.cat([render.from_pil(picture, size, fit) for picture in pictures])
+
+
+def _cut_out(pictures: list[Image.Image], subject: Tensor) -> list[Image.Image]:
+    """The pictures without what is 0 in their masks. Raises NVGError."""
+    if len(subject) not in (1, len(pictures)):
+        raise NVGError(f"there are {len(subject)} masks for {len(pictures)} pictures; give one, or one each")
+    masks = [Image.fromarray(one) for one in (subject * 255).round().byte().numpy()]
+    return [render.with_subject(one, masks[index % len(masks)]) for index, one in enumerate(pictures)]
 
 
 def checked_image(image: Tensor) -> Tensor:

@@ -8,7 +8,16 @@ from torch import Tensor
 from nvg_model import NVGError, VisualGranularitySequence
 from nvg_nodes import host, images
 from nvg_nodes.api import io, schema, words
-from nvg_nodes.sockets import MAIN, STRUCTURE, NVGSequence, NVGStructure, fit_input, model_input, opacity_output
+from nvg_nodes.sockets import (
+    MAIN,
+    STRUCTURE,
+    NVGSequence,
+    NVGStructure,
+    model_input,
+    opacity_output,
+    picture_inputs,
+    subject_input,
+)
 from nvg_nodes.types import Model, check_sequence, joined, structure_of
 
 FINAL, ONE, ALL = "final", "one stage", "all stages"
@@ -30,8 +39,8 @@ class NVGTokenize(io.ComfyNode):
             ),
             inputs=[
                 model_input(),
-                io.Image.Input("image", tooltip="One or more pictures of any size with 1, 3 or 4 channels."),
-                fit_input("a picture"),
+                *picture_inputs(),
+                subject_input(),
             ],
             outputs=[
                 NVGSequence.Output(display_name="sequence", tooltip="Structure, tokens and canvases of all stages."),
@@ -40,9 +49,9 @@ class NVGTokenize(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Model, image: Tensor, fit: str) -> io.NodeOutput:
+    def execute(cls, model: Model, image: Tensor, fit: str, subject: Tensor | None = None) -> io.NodeOutput:
         """One sequence per picture."""
-        pictures = images.to_model(image, model.config.image_size, fit)
+        pictures = images.to_model(image, model.config.image_size, fit, subject)
         return io.NodeOutput(tokenize(model, pictures), images.from_model(pictures))
 
 
@@ -103,8 +112,7 @@ class NVGExtractStructure(io.ComfyNode):
             ),
             inputs=[
                 model_input(),
-                io.Image.Input("image", tooltip="One or more pictures of any size with 1, 3 or 4 channels."),
-                fit_input("a picture"),
+                *picture_inputs(),
                 io.Int.Input(
                     "stages",
                     default=0,
@@ -113,6 +121,7 @@ class NVGExtractStructure(io.ComfyNode):
                     tooltip="How many stages to keep, counting the first, which is one region: 2 is two regions, 4 is "
                     "eight. Fewer leave the generator more freedom. 0 keeps all.",
                 ),
+                subject_input(),
             ],
             outputs=[
                 NVGStructure.Output(display_name="structure", tooltip="The structure of the stages kept."),
@@ -121,12 +130,14 @@ class NVGExtractStructure(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Model, image: Tensor, fit: str, stages: int) -> io.NodeOutput:
+    def execute(
+        cls, model: Model, image: Tensor, fit: str, stages: int, subject: Tensor | None = None
+    ) -> io.NodeOutput:
         """One structure per picture."""
         total = model.config.num_stages
         if stages > total:
             raise NVGError(f"{stages} stages are too many: {model.name} has {total}; 0 keeps all")
-        pictures = images.to_model(image, model.config.image_size, fit)
+        pictures = images.to_model(image, model.config.image_size, fit, subject)
         structure = structure_of(model, tokenize(model, pictures).structure[:, : stages or total])
         return io.NodeOutput(structure, images.structure_sheet(structure))
 

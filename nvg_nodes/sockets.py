@@ -26,6 +26,31 @@ def model_input() -> io.Input:
     return NVGModel.Input("model", tooltip="The model, from NVG Load Model.")
 
 
+def picture_inputs() -> list[io.Input]:
+    """A picture to take apart, and how it is fitted."""
+    return [
+        io.Image.Input("image", tooltip="One or more pictures of any size with 1, 3 or 4 channels."),
+        io.Combo.Input(
+            "fit",
+            options=list(render.PICTURE_FITS),
+            default="crop",
+            tooltip="How a picture of another size is fitted to the model's: crop (fill, and cut what sticks out), pad "
+            "(keep all, with a margin), stretch (change the aspect) or subject (what is not transparent, in the "
+            "middle and as large as the model knows it).",
+        ),
+    ]
+
+
+def subject_input() -> io.Input:
+    """What of a picture counts."""
+    return io.Mask.Input(
+        "subject",
+        optional=True,
+        tooltip="1 on the subject of a photo; the rest becomes white, as the embedded model knows it. From any "
+        "segmentation node, or painted. With fit 'subject' it is also brought to the size that the model knows.",
+    )
+
+
 def fit_input(what: str) -> io.Input:
     """How something of another size becomes the model's."""
     return io.Combo.Input(

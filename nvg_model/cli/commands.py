@@ -40,6 +40,8 @@ def generate(args: argparse.Namespace) -> int:
         raise NVGError("--transparent is for the pictures themselves; leave out --filmstrip, or --transparent")
     if args.keep_structure and not args.structure:
         raise NVGError("--keep-structure says how much of the --structure picture to keep; name the picture as well")
+    if args.subject and not args.structure:
+        raise NVGError("--subject says what to take of the --structure picture; name the picture as well")
     out = output_path(args.out or _default_name(args, str(args.seed)))
     model = _load(args)
     structure = None
@@ -167,10 +169,12 @@ def tokenize(args: argparse.Namespace) -> int:
     out = output_path(args.out or str(Path(args.image).with_suffix(".safetensors")))
     strip = output_path(args.filmstrip) if args.filmstrip else None
     model = _load(args)
-    image = read_picture(model, args.image, args.fit)
+    image = read_picture(model, args.image, args.fit, args.subject)
     sequence = model.tokenize(image)
     tensors = {name: getattr(sequence, name).cpu().contiguous() for name in ("structure", "tokens", "canvases")}
     recipe = {"model": args.model, "picture": args.image, "fit": args.fit}
+    if args.subject:
+        recipe["subject"] = args.subject
     with replacing(out) as partial:
         partial.write_bytes(save(tensors, {"nvg": json.dumps(recipe | {"grid": sequence.grid})}))
     print(out)
@@ -238,7 +242,7 @@ def _draw(model: NVG, args: argparse.Namespace, structure: Tensor | None) -> _Dr
             **laid_out,
         )
     recipe = _recipe(model, args, classes, settings)
-    recipe["structure"] = {"picture": args.structure, "stages": stages, "fit": args.fit} if stages else None
+    recipe["structure"] = _source(args, stages) if stages else None
     captions = [f"{name} · {args.first_item + item}" for item, name in enumerate(recipe["classes"])]
     return _Drawing(sequence, captions, recipe)
 
@@ -305,11 +309,17 @@ def _progress(total: int, quiet: bool) -> Iterator[Callable[[], Any]]:
         yield bar.update
 
 
+def _source(args: argparse.Namespace, stages: int) -> dict[str, Any]:
+    """What a recipe says of the picture that the structure is from."""
+    source = {"picture": args.structure, "stages": stages, "fit": args.fit}
+    return source | ({"subject": args.subject} if args.subject else {})
+
+
 def _picture_structure(model: NVG, args: argparse.Namespace, stages: int) -> tuple[Tensor, Tensor]:
     """The picture `args.structure` as the model sees it [1,3,H,W], and the structure [1,S',L] of its first stages."""
     if stages > model.config.num_stages:
         raise NVGError(f"{stages} stages of structure are too many; this model has {model.config.num_stages}")
-    image = read_picture(model, args.structure, args.fit)
+    image = read_picture(model, args.structure, args.fit, args.subject)
     return image, model.tokenize(image).structure[:, :stages]
 
 

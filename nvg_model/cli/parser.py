@@ -80,7 +80,7 @@ def _model_options() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--fit",
-        choices=("crop", "pad", "stretch"),
+        choices=("crop", "pad", "stretch", "subject"),
         default="crop",
         help="how a given picture becomes the model's size (crop)",
     )
@@ -152,6 +152,15 @@ def _generate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seamless", action="store_true", help="pictures that can be laid beside each other")
     command.add_argument("--structure", metavar="IMAGE", help="take the structure from this picture")
     command.add_argument("--keep-structure", type=_whole(1), metavar="N", help="only that of its first N stages")
+    _add_subject(command)
+
+
+def _add_subject(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--subject",
+        metavar="MASK.png",
+        help="white where the picture's subject is; the rest becomes white (--fit subject: as large as an emoji)",
+    )
 
 
 def _cutout_options(command: argparse.ArgumentParser) -> None:
@@ -181,6 +190,7 @@ def _tokenize_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("image", metavar="IMAGE")
     command.add_argument("--out", metavar="FILE", help="the file to write (IMAGE.safetensors)")
     command.add_argument("--filmstrip", type=_png, metavar="PNG", help="also show every stage and its structure map")
+    _add_subject(command)
 
 
 def _transfer_options(command: argparse.ArgumentParser) -> None:
@@ -191,6 +201,7 @@ def _transfer_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--compare", "--filmstrip", action="store_true", help="show the picture, its structure map and the result"
     )
+    _add_subject(command)
 
 
 def _info_options(command: argparse.ArgumentParser) -> None:

@@ -20,25 +20,35 @@ if TYPE_CHECKING:
     from nvg_model.model import NVG
 
 
-def read_picture(model: NVG, path: str, fit: str) -> Tensor:
-    """A picture file as [1,3,H,W] of the model's size. Raises NVGError where it cannot be read."""
+def read_picture(model: NVG, path: str, fit: str, subject: str | None = None) -> Tensor:
+    """A picture file as [1,3,H,W] of the model's size. Raises NVGError where it cannot be read.
+
+    Args:
+        subject: file of a mask, white on what is left of the picture; the rest becomes white.
+    """
     from nvg_model import render
 
     with _picture(path) as image:
-        return render.from_pil(image, model.config.image_size, fit)
+        cut = render.with_subject(image, _brightness(subject)) if subject else image
+        return render.from_pil(cut, model.config.image_size, fit)
 
 
 def read_mask(path: str) -> Tensor:
     """A picture file's brightness as a mask float32 [H,W], 0 where it is transparent. Raises NVGError."""
     import numpy as np
     import torch
+
+    return torch.from_numpy(np.array(_brightness(path))).float() / 255
+
+
+def _brightness(path: str) -> Image:
+    """A picture file in grey, black where it is transparent. Raises NVGError."""
     from PIL import Image
 
     with _picture(path) as image:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, "black")
-        grey = Image.alpha_composite(black, image).convert("L")
-    return torch.from_numpy(np.array(grey)).float() / 255
+        return Image.alpha_composite(black, image).convert("L")
 
 
 def read_pixels(path: str, size: tuple[int, int], fit: str) -> Tensor:
@@ -49,6 +59,8 @@ def read_pixels(path: str, size: tuple[int, int], fit: str) -> Tensor:
     import numpy as np
     import torch
 
+    if fit == "subject":
+        raise NVGError("--fit subject is for what is taken apart; here every pixel stays: give crop, pad or stretch")
     with _picture(path) as image:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
         if fit == "stretch":

@@ -113,6 +113,24 @@ def test_transfer(nvg, picture):
     assert recipe("c.png")["structure"]["stages"] == 2
 
 
+def test_the_subject_of_a_photo(nvg, tiny, picture, tmp_path):
+    Image.new("L", (10, 10), 255).save(tmp_path / "all.png")
+    assert nvg(f"transfer {picture} --class heart --out whole.png --subject {tmp_path}/all.png TINY")[0] == 0
+    assert nvg(f"transfer {picture} --class heart --out plain.png TINY")[0] == 0
+    assert torch.equal(pixels("whole.png"), pixels("plain.png")), "all of it is the subject"
+    assert recipe("whole.png")["structure"]["subject"] == f"{tmp_path}/all.png"
+    half = Image.new("L", (10, 10), 0)
+    half.paste(255, (0, 0, 5, 10))
+    half.save(tmp_path / "half.png")
+    assert nvg(f"tokenize {picture} --fit subject --subject {tmp_path}/half.png --out half.safetensors --model {tiny}")[0] == 0
+    status, _, err = nvg(f"tokenize {picture} --fit subject --model {tiny}")
+    assert status != 0 and "no transparent part" in err
+    status, _, err = nvg(f"generate --class heart --subject {tmp_path}/half.png TINY")
+    assert status != 0 and "--structure" in err
+    status, _, err = nvg(f"inpaint {picture} --mask {tmp_path}/half.png --fit subject --class heart TINY")
+    assert status != 0 and "give crop, pad or stretch" in err
+
+
 def test_tokenize(nvg, tiny, tiny_model, picture, tmp_path):
     status, out, err = nvg(f"tokenize {picture} --model {tiny} --fit stretch --filmstrip strip.png")
     assert (status, err) == (0, "")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import nvg_model
+from nvg_model import NVGError, render
 from nvg_nodes import extension, host, images, nodes_generate
 from nvg_nodes.types import Model, Settings
 
@@ -44,8 +45,6 @@ def test_pictures_of_any_size_and_channels_are_fitted(run, model, picture, fit, 
 
 
 def test_tokenizing_is_that_of_the_model(run, model, tiny_model, picture):
-    from nvg_model import render
-
     fitted = torch.cat([render.from_pil(one, (16, 16), "crop") for one in render.to_pil(_to_nvg(picture))])
     sequence, seen = run("NVGTokenize", model=model, image=picture)
     assert same(sequence, tiny_model.tokenize(fitted))
@@ -54,6 +53,30 @@ def test_tokenizing_is_that_of_the_model(run, model, tiny_model, picture):
 
 def _to_nvg(image):
     return image.permute(0, 3, 1, 2) * 2 - 1
+
+
+def test_the_subject_of_a_photo_is_cut_out_and_framed(run, model):
+    photo = torch.rand(2, 40, 60, 3, generator=torch.Generator().manual_seed(0)) * 0.5
+    mask = torch.zeros(1, 40, 60)
+    mask[:, 5:15, 40:50] = 1
+    _, seen = run("NVGTokenize", model=model, image=photo, fit="subject", subject=mask)
+    drawn = (seen < 0.99).all(-1).double()
+    assert drawn[:, 8, 8].all() and not drawn[:, 0].any() and not drawn[:, :, -1].any()
+    assert drawn.mean() == pytest.approx(render.COVERED, abs=0.1)
+    structure, _ = run("NVGExtractStructure", model=model, image=photo, fit="subject", subject=mask)
+    sequence, _ = run("NVGTokenize", model=model, image=seen)
+    assert torch.equal(structure.labels, sequence.structure)
+    _, whole = run("NVGTokenize", model=model, image=photo, fit="stretch", subject=mask)
+    assert (whole[:, -1] == 1).all(), "the ground is white whatever the fit"
+
+
+def test_a_picture_without_a_subject_says_so(run, model, picture):
+    with pytest.raises(NVGError, match="no transparent part"):
+        run("NVGTokenize", model=model, image=picture[..., :3], fit="subject")
+    with pytest.raises(NVGError, match="transparent everywhere"):
+        run("NVGTokenize", model=model, image=picture, fit="subject", subject=torch.zeros(8, 8))
+    with pytest.raises(NVGError, match="3 masks for 2 pictures"):
+        run("NVGTokenize", model=model, image=picture, subject=torch.ones(3, 8, 8))
 
 
 def test_many_pictures_are_taken_a_few_at_a_time(run, model, picture):
@@ -81,8 +104,6 @@ def test_decode_shows_the_end_one_stage_or_all(run, model, picture):
 
 def test_pixels_are_those_that_nvg_generate_saves(run, model, tiny_model):
     """ComfyUI cuts 255 * x off, nvg rounds: both must come to the same 8 bits."""
-    from nvg_model import render
-
     image, sequence, *_ = run("NVGGenerate", model=model, class_name="heart", seed=7)
     saved = (255.0 * image[0].numpy()).clip(0, 255).astype("uint8")
     (expected,) = render.to_pil(tiny_model.decode(tiny_model.generate("heart", seed=7)))
@@ -102,12 +123,14 @@ def test_generate_is_that_of_the_model(run, model, tiny_model):
     assert torch.equal(mask, torch.ones(4, 16, 16)), "the tiny model draws no transparency"
 
 
-def test_opacity_comes_as_a_mask(run):
+def test_opacity_comes_as_a_mask(run, tiny_model):
     config = nvg_model.preset("tiny")
     config = dataclasses.replace(
         config, autoencoder=dataclasses.replace(config.autoencoder, output_channels=4, output_scale=2)
     )
     nvg = nvg_model.NVG(config, classes=("heart", "bird", "boat")).eval().requires_grad_(False)
+    kept = {name: one for name, one in tiny_model.state_dict().items() if not name.startswith("tokenizer.decoder.")}
+    nvg.load_state_dict(kept, strict=False)
     model = Model("stickers", host.current().networks(nvg))
     image, sequence, _, _, mask = run("NVGGenerate", model=model, class_name="bird", batch_size=2)
     rgba = nvg.decode_rgba(sequence)
