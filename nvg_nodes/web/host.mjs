@@ -58,6 +58,13 @@ export function subgraphNodes() {
   return graphs().flatMap((graph) => graph.nodes.filter((node) => node.isSubgraphNode?.()));
 }
 
+/** The nodes of the subgraph whose node is selected; where none is, all nodes of graphs that are not open. */
+export function nodesInside() {
+  const selected = [...app.canvas.selectedItems].filter((item) => item.isSubgraphNode?.());
+  const inside = selected.length ? selected.map((node) => node.subgraph) : graphs();
+  return [...new Set(inside)].filter((graph) => graph !== app.canvas.graph).flatMap((graph) => graph.nodes);
+}
+
 /**
  * The pictures that other nodes of the open workflow show: loaded ones, previews, results.
  * @returns {{key: string, title: string, url: string}[]} the key stays the same when the workflow is loaded again

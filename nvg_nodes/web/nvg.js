@@ -4,6 +4,7 @@
 import { app } from "../../scripts/app.js";
 import { classField } from "./class_field.mjs";
 import { painter } from "./painter.mjs";
+import { fillRows } from "./rows.mjs";
 import { adoptAllPromoted, adoptPromoted } from "./surfaces.mjs";
 
 /** Our widgets: the type that the front end knows each by, by the name of the input that it stands for. */
@@ -32,6 +33,7 @@ app.registerExtension({
     const colours = document.createElement("style");
     colours.textContent = `:root { ${rules.join(" ")} }`;
     document.head.append(colours);
+    fillRows();
   },
 
   getCustomWidgets: () => ({ NVG_CLASS: classField, NVG_PAINTING: painter }),

@@ -2,8 +2,9 @@
 // promoted to; in the Parameters panel; in App mode. One value, and a view for every place.
 //
 // Vue nodes and App mode mount the widget's element themselves. In the panel the host makes a small canvas for widgets
-// that it does not know and asks them to draw there: a second view comes into its place. Of promoted widgets front end
-// 1.35 makes copies that share the element; 1.58 makes plain objects without one, which are replaced by real widgets.
+// that it does not know and asks them to draw there: a second view comes into its place (rows.mjs fills the canvases
+// that it asks nobody to draw on). Of promoted widgets front end 1.35 makes copies that share the element; 1.58 makes
+// plain objects without one, which are replaced by real widgets.
 
 import { isGone, isGraphCanvas, subgraphNodes, undoably } from "./host.mjs";
 import { innermost } from "./upstream.mjs";
@@ -163,13 +164,28 @@ function placed(node, name, value, kind) {
 /** Lets a widget come into a panel where it is asked to draw on the panel's canvas. */
 function equip(widget, value, kind) {
   if (!value || Object.hasOwn(widget, "draw")) return;
-  const { draw } = widget;
+  let { draw, width } = widget;
   widget.draw = function (context, ...rest) {
     value.check();
     const canvas = context.canvas;
-    if (isGraphCanvas(canvas) || !canvas.isConnected) return draw?.call(this, context, ...rest);
+    if (isGraphCanvas(canvas) || !canvas.isConnected) {
+      width = this.width;
+      return draw?.call(this, context, ...rest);
+    }
+    this.width = width; // the panel has put its own there, which would make the view on the node as narrow
     if (values.get(inPanels.get(canvas)?.element) !== value) comeInto(canvas, value, kind);
   };
+}
+
+/** Whether a widget, on a node of any graph, is of this file. */
+export function isOurs(widget) {
+  return kinds.has(widget.type) && values.has(widget.element);
+}
+
+/** Puts a view of such a widget in place of a canvas that the host leaves blank. */
+export function showIn(canvas, widget) {
+  const value = values.get(widget.element);
+  if (values.get(inPanels.get(canvas)?.element) !== value) comeInto(canvas, value, kinds.get(widget.type));
 }
 
 function comeInto(canvas, value, kind) {

@@ -155,6 +155,39 @@ def test_the_parameters_panel_has_painter_and_class_list(page, panel, painting_g
 
 
 @pytest.mark.parametrize("kind", ["plain", "promoted"])
+def test_what_the_panel_shows_leaves_the_node_as_wide_as_it_was(page, panel, painting_graph, kind):
+    show(page, painting_graph if kind == "plain" else subgraph_graph(promoted=True))
+    widths = "() => [...document.querySelectorAll('.nvg-view:not(.nvg-panel)')].map((view) => view.offsetWidth)"
+    before = page.evaluate(widths)
+    assert len(before) == 2 and min(before) > 200
+    for id in (PAINT, GENERATE) if kind == "plain" else (HOST,):
+        select(page, id)
+        page.wait_for_selector(f"{IN_PANEL}:visible")
+        page.wait_for_timeout(300)
+    assert page.evaluate(widths) == before
+
+
+def test_the_panel_of_a_subgraph_has_the_widgets_of_the_nodes_inside(page, panel):
+    if front_end(page) < (1, 40):
+        pytest.skip("the panel of front end 1.35 does not show them")
+    workflow = subgraph_graph(promoted=False)
+    (inside,) = workflow["definitions"]["subgraphs"]
+    copy = {"links": [], "outputs": [], "inputs": [], "widgets_values": ["bird", 7, "fixed", 1]}
+    inside["nodes"].append(inside["nodes"][1] | copy | {"id": 9, "pos": [600, 500]})  # of the same title
+    show(page, workflow)
+    select(page, HOST)
+    page.get_by_text("ADVANCED INPUTS", exact=True).click()
+    stroke(page, (0.2, 0.25), (0.8, 0.25), f"{IN_PANEL} {CANVAS}")
+    shown = page.locator(f"{IN_PANEL} textarea").evaluate_all("(all) => all.map((one) => one.value)")
+    assert shown == ["heart", "bird"]
+    choose(page, "fish", f"{IN_PANEL} textarea >> nth=0")
+    queued = prompt(page)
+    assert queued[f"{HOST}:{GENERATE}"]["inputs"]["class_name"] == "fish"
+    (mask,) = read_painting(queued[f"{HOST}:{PAINT}"]["inputs"]["painting"])
+    assert mask[64, 128] == 1 and mask[200, 128] == 0
+
+
+@pytest.mark.parametrize("kind", ["plain", "promoted"])
 def test_app_mode_has_painter_and_class_list_and_gives_them_back(page, app_mode, painting_graph, kind):
     workflow = painting_graph if kind == "plain" else subgraph_graph(promoted=True)
     paint, generate = (PAINT, GENERATE) if kind == "plain" else (HOST, HOST)
