@@ -19,20 +19,26 @@ SIDE = 384
 """Pixels along each side."""
 MOST_BYTES = 40_000
 _GAP = 6
+_FRAMES = 8
+"""Frames of an animation that are shown."""
 _QUALITIES = range(92, 20, -6)
 """Of the JPEG, tried from the best on until the file is small enough."""
 
 
 def make(workflow: Workflow, shown: Mapping[str, Tensor]) -> bytes:
-    """A JPEG of at most MOST_BYTES: every picture that was saved, and the last one of every preview.
+    """A JPEG of at most MOST_BYTES: every picture that was saved, some frames of animations, the last of every preview.
 
     Args:
         shown: IMAGE by the id of the node that showed it, as in `Runner.shown`.
     """
     tiles: list[Image.Image] = []
     for id, pictures in shown.items():
-        saved = workflow.prompt[id]["class_type"] == "SaveImage"
-        tiles += images.to_pil(images.checked_image(pictures if saved else pictures[-1:]))
+        kind = workflow.prompt[id]["class_type"]
+        if kind == "SaveAnimatedWEBP":
+            pictures = pictures[:: math.ceil(len(pictures) / _FRAMES)]
+        elif kind != "SaveImage":
+            pictures = pictures[-1:]
+        tiles += images.to_pil(images.checked_image(pictures))
     return _jpeg(_sheet(tiles))
 
 

@@ -33,6 +33,10 @@ def used(path: Path, model: str) -> dict:
     ]
     content["links"] = [[1, 100, 0, node["id"], slots["model"], "NVG_MODEL"], [3, node["id"], 0, 102, 0, "IMAGE"]]
     node["inputs"][slots["model"]]["link"] = 1
+    if "mask" in slots:
+        content["nodes"].append(_node(103, "SolidMask", [], [["MASK", "MASK"]], [1.0, 8, 8]))
+        content["links"].append([4, 103, 0, node["id"], slots["mask"], "MASK"])
+        node["inputs"][slots["mask"]]["link"] = 4
     if "image" in slots:
         content["links"].append([2, 101, 0, node["id"], slots["image"], "IMAGE"])
         node["inputs"][slots["image"]]["link"] = 2
@@ -54,8 +58,9 @@ def _node(id: int, kind: str, inputs: list, outputs: list, values: list) -> dict
     }
 
 
-def test_there_are_two():
-    assert [path.stem for path in FILES] == ["NVG Stage by Stage", "NVG Structure Transfer"]
+def test_there_are_four():
+    names = ["NVG Inpaint and Compare", "NVG Stage by Stage", "NVG Structure Transfer", "NVG Two Regions"]
+    assert [path.stem for path in FILES] == names
 
 
 @every
@@ -88,14 +93,14 @@ def test_it_keeps_the_contract(path):
 
 def test_stage_by_stage_is_the_picture_of_its_class():
     """Only emoji64 has as many stages as the chain has."""
-    content = used(FILES[0], "emoji64")
+    content = used(FOLDER / "NVG Stage by Stage.json", "emoji64")
     result = run(content)
     nvg = nvg_model.load("emoji64")
     assert torch.equal(result, images.from_model(nvg.decode(nvg.generate("heart", seed=7))))
 
 
 def test_structure_transfer_draws_the_class_in_the_pictures_layout(folder):
-    content = used(FILES[1], "tiny.safetensors")
+    content = used(FOLDER / "NVG Structure Transfer.json", "tiny.safetensors")
     example = FOLDER.parent / "workflows" / "input" / "example.png"
     (folder / "input").mkdir()
     (folder / "input" / "example.png").write_bytes(example.read_bytes())
@@ -105,6 +110,28 @@ def test_structure_transfer_draws_the_class_in_the_pictures_layout(folder):
     structure = nvg.tokenize(picture).structure[:, :4]
     wanted = nvg.decode(nvg.generate("heart", seed=7, structure=structure))
     assert torch.equal(result, images.from_model(wanted))
+
+
+def test_two_regions_draw_a_class_each():
+    """The mask is white everywhere, so the picture is of the region's class alone."""
+    content = used(FOLDER / "NVG Two Regions.json", "tiny.safetensors")
+    (node,) = [one for one in content["nodes"] if "proxyWidgets" in one.get("properties", {})]
+    node["widgets_values"] = ["heart", "boat", 3, 1]
+    nvg = nvg_model.load("models/nvg/tiny.safetensors")
+    assert torch.equal(run(content), images.from_model(nvg.decode(nvg.generate("boat", seed=3))))
+
+
+def test_inpaint_and_compare_draws_what_is_masked(folder):
+    content = used(FOLDER / "NVG Inpaint and Compare.json", "tiny.safetensors")
+    example = FOLDER.parent / "workflows" / "input" / "example.png"
+    (folder / "input").mkdir()
+    (folder / "input" / "example.png").write_bytes(example.read_bytes())
+    result, nvg = run(content), nvg_model.load("models/nvg/tiny.safetensors")
+    size = nvg.config.image_size
+    plain = images.from_model(nvg.decode(nvg.generate("heart", seed=7)))
+    assert result.shape == (1, 256, 256, 3), "the picture's own size"
+    inner = torch.nn.functional.interpolate(plain.movedim(-1, 1), (256, 256), mode="bicubic").movedim(1, -1).clamp(0, 1)
+    assert float((result - inner).abs().mean()) < 0.02 and size == (16, 16)
 
 
 def run(content: dict) -> torch.Tensor:

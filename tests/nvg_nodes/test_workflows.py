@@ -25,7 +25,7 @@ FILES = sorted((REPOSITORY / "workflows").glob("*.json"))
 RELEASED = "10 Released ImageNet checkpoint"
 RUNNABLE = [path for path in FILES if path.stem != RELEASED]
 NOTE = "MarkdownNote"
-SHOWING = ("SaveImage", "PreviewImage", "NVGStructurePreview")
+SHOWING = ("SaveImage", "SaveAnimatedWEBP", "PreviewImage", "NVGStructurePreview")
 TITLE = 30
 """Height of a node's title bar, which lies above its position."""
 TYPES = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
@@ -83,7 +83,7 @@ def small(tmp_path_factory) -> Path:
 
 
 def test_there_is_one_for_every_way_of_use():
-    assert len(FILES) == 10 and RELEASED in [path.stem for path in FILES]
+    assert len(FILES) == 16 and RELEASED in [path.stem for path in FILES]
 
 
 @every
@@ -171,7 +171,7 @@ def test_they_are_in_the_order_of_learning():
     """As the numbers, the tables and the alphabet of the template browser have it."""
     assert [path.stem[:3] for path in FILES] == [f"{place:02d} " for place in range(1, len(FILES) + 1)]
     for page in (PAGES / "README.md", REPOSITORY / "README.md"):
-        listed = re.findall(r"^\|.*?\[([A-Z][\w ]+)\]\([\w/-]+\.md\)", page.read_text(encoding="utf-8"), re.MULTILINE)
+        listed = re.findall(r"^\|.*?\[([A-Z][\w -]+)\]\([\w/-]+\.md\)", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert listed == [name_of(path) for path in FILES], page
 
 
@@ -280,6 +280,15 @@ def test_a_thumbnail_shows_what_was_saved_and_the_end_of_every_preview():
     quarter = thumbnail.SIDE // 4
     seen = [sheet[y, x] for y in (quarter, 3 * quarter) for x in (quarter, 3 * quarter)]
     assert np.abs(np.array(seen) - colours[1:].numpy()).max() < 0.05
+
+
+def test_a_thumbnail_shows_frames_of_an_animation():
+    frames = torch.linspace(0, 1, 20)[:, None, None, None].expand(-1, 8, 8, 3)
+    prompt = {"1": {"class_type": "SaveAnimatedWEBP", "inputs": {}}}
+    sheet = np.asarray(Image.open(io.BytesIO(thumbnail.make(graph.Workflow(prompt, None), {"1": frames}))).convert("L"))
+    third = thumbnail.SIDE // 3
+    seen = [float(sheet[y * third + third // 2, x * third + third // 2]) / 255 for y in range(3) for x in range(3)]
+    assert np.abs(np.array(seen[:7]) - np.arange(0, 20, 3) / 19).max() < 0.03
 
 
 def test_a_thumbnail_stays_small():
