@@ -122,7 +122,8 @@ def test_the_subject_of_a_photo(nvg, tiny, picture, tmp_path):
     half = Image.new("L", (10, 10), 0)
     half.paste(255, (0, 0, 5, 10))
     half.save(tmp_path / "half.png")
-    assert nvg(f"tokenize {picture} --fit subject --subject {tmp_path}/half.png --out half.safetensors --model {tiny}")[0] == 0
+    options = f"--fit subject --subject {tmp_path}/half.png --out half.safetensors"
+    assert nvg(f"tokenize {picture} {options} --model {tiny}")[0] == 0
     status, _, err = nvg(f"tokenize {picture} --fit subject --model {tiny}")
     assert status != 0 and "no transparent part" in err
     status, _, err = nvg(f"generate --class heart --subject {tmp_path}/half.png TINY")
