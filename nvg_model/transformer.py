@@ -71,6 +71,19 @@ def rotate(values: Tensor, rope: Tensor) -> Tensor:
     return values * cosine + exchanged * sine
 
 
+def normalize_and_rotate(pair: Tensor, scale: Tensor, rope: Tensor) -> Tensor:
+    """RMSNorm of query and key over a head, times a learned scale [2,1,64], and rotation: float32 [B,T,2,H,64].
+
+    Without gradients a CPU takes a quarter of the time by complex numbers, equal to rounding: fewer passes over memory.
+    """
+    if pair.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return rotate(F.rms_norm(pair, (HEAD_DIM,), eps=1e-6) * scale, rope)
+    norm = torch.linalg.vector_norm(pair, dim=-1, keepdim=True)
+    pair = pair * (norm.square().div_(HEAD_DIM).add_(1e-6).rsqrt_() * scale)
+    turn = torch.complex(rope[0][..., 0::2], rope[1][..., 1::2])
+    return torch.view_as_real(torch.view_as_complex(pair.unflatten(-1, (-1, 2))) * turn).flatten(-2)
+
+
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention of queries [B,H,Q,64] over keys and values [B,H,T,64]: [B,H,Q,64]."""
     return F.scaled_dot_product_attention(query, key, value)
@@ -142,8 +155,8 @@ class Block(nn.Module):
     def _attend(self, qkv: Tensor, rope: Tensor, queries: int, memory: list[Tensor] | None) -> Tensor:
         """Attention of the last `queries` tokens over all, and over those in memory: [B,T,3D] to [B,queries,D]."""
         qkv = rearrange(qkv, "b t (part head channel) -> b t part head channel", part=3, channel=HEAD_DIM)
-        pair = F.rms_norm(qkv[:, :, :2].float(), (HEAD_DIM,), eps=1e-6) * self.qk_scale[:, None].float()
-        query, key = rearrange(rotate(pair, rope).to(qkv.dtype), "b t part head channel -> part b head t channel")
+        pair = normalize_and_rotate(qkv[:, :, :2].float(), self.qk_scale[:, None].float(), rope)
+        query, key = rearrange(pair.to(qkv.dtype), "b t part head channel -> part b head t channel")
         value = rearrange(qkv[:, :, 2], "b t head channel -> b head t channel")
         if memory:
             key, value = (torch.cat(both, dim=2) for both in zip(memory, (key, value), strict=True))

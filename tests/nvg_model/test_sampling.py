@@ -113,7 +113,18 @@ def test_settings_from_json_and_frozen():
 
 
 def test_the_defaults_are_the_papers():
-    assert dataclasses.astuple(SamplingSettings()) == ((1, 3.5), (1, 2.5), (1, 0.5), 0, 1, 25, "euler", False)
+    assert dataclasses.astuple(SamplingSettings()) == ((1, 3.5), (1, 2.5), (1, 0.5), 0, 1, 25, "euler", False, False)
+
+
+def test_reuse_is_yes_or_no(refuses):
+    with refuses("reuse is 1; give true or false"):
+        SamplingSettings(reuse=1)
+
+
+def test_plain_values_leave_out_what_older_versions_do_not_know():
+    assert "reuse" not in SamplingSettings(top_k=3).to_dict()
+    used = SamplingSettings(top_k=3, reuse=True)
+    assert SamplingSettings(**used.to_dict()) == used
 
 
 # Filters.
