@@ -68,12 +68,13 @@ def test_generating_reads_nothing_before_the_end(preset, fake, reads):
 
 @pytest.mark.parametrize("solver", nvg_model.solvers.SOLVERS)
 def test_every_solver(solver, fake, reads):
-    model_of("tiny").generate([0], settings=SamplingSettings(structure_steps=2, solver=solver))
+    model_of("tiny").generate([0], settings=SamplingSettings(structure_steps=2, solver=solver, reuse=True))
     assert len(reads) == 1
 
 
-def test_tokenizing_reads_the_checks_only(fake, reads):
-    model = model_of("tiny")
+@pytest.mark.parametrize("preset", PRESETS)
+def test_tokenizing_reads_the_checks_only(preset, fake, reads):
+    model = model_of(preset)
     images = torch.zeros(2, 3, *model.config.image_size).to(DEVICE)
     sequence = model.tokenize(images)
     assert sequence.tokens.device == DEVICE
