@@ -58,19 +58,13 @@ def embedded() -> tuple[str, ...]:
     return tuple(sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".safetensors")))
 
 
-def load(
-    name: str | os.PathLike[str],
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    compile: bool = False,
-) -> NVG:
+def load(name: str | os.PathLike[str], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> NVG:
     """Loads a checkpoint in our format.
 
     Args:
         name: an embedded name ("emoji64"), a .safetensors file, a folder with model.safetensors, or a hub id
             ("owner/name" or "owner/name@revision").
         device, dtype: where and at which precision the weights live (float32, bfloat16 or float16).
-        compile: torch.compile for the generators' blocks, see `NVG.compile`.
     Raises:
         CheckpointError: nothing there, truncated, another kind of file, missing or unexpected weights, NaN.
     """
@@ -80,8 +74,6 @@ def load(
     model = build(config, weights, classes, settings, str(path))
     model.provenance = {**provenance, "file": str(path)}
     model.preview_map = _preview_map(metadata, config, path)
-    if compile and config.generator is not None:
-        model.compile()
     return model
 
 

@@ -79,7 +79,7 @@ class NVG(nn.Module):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """torch.compile, with its arguments, for the blocks of both generators; they are made at their first use.
 
-        All blocks of a network share what is compiled, so that it takes seconds, and the stages' shapes are the same.
+        Blocks that meet more shapes than torch's recompile limit run as they are.
         """
         for network in (self.content, self.structure):
             for block in network.transformer.blocks:

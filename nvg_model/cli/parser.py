@@ -78,8 +78,6 @@ def _model_options() -> argparse.ArgumentParser:
     options.add_argument(
         "--model", default="emoji64", help="an embedded name, a .safetensors file, a folder or a hub id (emoji64)"
     )
-    what = "compile the generators at their first use: seconds to minutes once, for many pictures or large models"
-    options.add_argument("--compile", action="store_true", help=what)
     options.add_argument(
         "--fit",
         choices=("crop", "pad", "stretch", "subject"),
