@@ -110,14 +110,24 @@ def continued(model: Model, before: Structure | None, scores: list[Tensor], stag
     Args:
         stages: of the result; 0: as many as there are scores.
     """
-    labels = before.fitting(model) if before else torch.zeros(1, 1, model.config.positions, dtype=torch.long)
+    labels = begun(model, before, stages)
     stages = checked_stages(stages or labels.shape[1] + len(scores), model.config.positions)
-    if before is not None and stages < before.stages:
-        raise NVGError(f"the structure to go on from has {before.stages} stages already, more than {stages}")
     batch = max(len(labels), *map(len, scores))
     complaint = f"the structure to go on from has {len(labels)} items for {len(scores[0])} pictures"
     scores = [for_batch(score, batch, complaint) for score in scores]
     return structure_of(model, grow(for_batch(labels, batch, complaint), scores, stages))
+
+
+def begun(model: Model, before: Structure | None, stages: int) -> Tensor:
+    """The labels [B,S,L] to go on from, one cluster where there are none. Raises NVGError for too many of them.
+
+    Args:
+        stages: that the result is to have; 0: not said.
+    """
+    labels = before.fitting(model) if before else torch.zeros(1, 1, model.config.positions, dtype=torch.long)
+    if stages and checked_stages(stages, model.config.positions) < labels.shape[1]:
+        raise NVGError(f"the structure to go on from has {labels.shape[1]} stages already, more than {stages}")
+    return labels
 
 
 def for_batch(x: Tensor, batch: int, complaint: str) -> Tensor:
@@ -201,6 +211,11 @@ def framed(x: Tensor, size: tuple[int, int], fit: str, fill: float = 0.0) -> Ten
     return F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2), value=fill)
 
 
+def fine_unit(grid: tuple[int, int]) -> int:
+    """Pixels along a position at which distances to an outline are measured."""
+    return max(1, _FINE // max(grid))
+
+
 def mask_score(mask: Tensor, grid: tuple[int, int], fit: str, rule: str) -> Tensor:
     """Ranks positions by an area: float [L], inside first.
 
@@ -212,7 +227,7 @@ def mask_score(mask: Tensor, grid: tuple[int, int], fit: str, rule: str) -> Tens
     Raises:
         NVGError: nothing or everything is inside, or (by value) all is equal.
     """
-    unit = max(1, _FINE // max(grid))
+    unit = fine_unit(grid)
     fine = resize(mask[None, None], (grid[0] * unit, grid[1] * unit), fit, "area")
     values = F.avg_pool2d(fine, unit).flatten()
     inside = fine[0, 0] >= 0.5

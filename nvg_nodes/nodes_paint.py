@@ -1,38 +1,23 @@
-"""The painter's Python side: what was painted in the browser, as a structure.
-
-The widget's value is text, kept in the workflow: a picture as a data URL ("data:image/png;base64,..."), which is one
-mask, or JSON {"version": 1, "masks": [data URL or null, ...]} with a mask for every split; null repeats the one before.
-What is painted is what is opaque; in a picture without transparency, what is bright.
-"""
+"""The painter's Python side: what was painted in the browser, as a structure and as regions with classes."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io as streams
-import json
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from nvg_model import NVGError
-from nvg_model.errors import shortened
-from nvg_nodes import images, layout
+from nvg_model import NVGError, Region
+from nvg_nodes import colours, images, layout
 from nvg_nodes.api import io, schema, words
-from nvg_nodes.sockets import STRUCTURE, before_input, model_input, stages_input, structure_outputs
-from nvg_nodes.types import Model, Structure
-
-VERSION = 1
-_KINDS = {f"image/{kind}" for kind in ("png", "jpeg", "jpg", "webp", "gif", "bmp", "tiff", "avif")}
-"""What a painting may be: pictures of pixels. (An SVG is a drawing in words, which Pillow cannot read.)"""
-_LARGEST = 4096
-"""Pixels that a painting may have along a side."""
+from nvg_nodes.nodes_generate import parse_classes
+from nvg_nodes.painting import Colour, read_painting
+from nvg_nodes.sockets import STRUCTURE, NVGRegions, before_input, model_input, stages_input, structure_outputs
+from nvg_nodes.types import Model, Regions, Structure, structure_of
 
 
 class NVGPaintStructure(io.ComfyNode):
-    """Painting -> structure."""
+    """Painting -> structure and regions."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -40,107 +25,73 @@ class NVGPaintStructure(io.ComfyNode):
             node_id="NVGPaintStructure",
             display_name="NVG Paint Structure",
             category=STRUCTURE,
-            description="Paint the first structure maps in the node. Every region must have exactly half the positions "
-            "of its parent, so a painted area is grown or shrunk along lines of equal distance to its outline.",
+            description="Paint areas in colours in the node: the structure follows them, and each can have a class of "
+            "its own. Every region must have exactly half the positions of its parent, so a painted area is grown or "
+            "shrunk along lines of equal distance to its outline.",
             search_aliases=words(
                 "nvg, draw, painter, sketch, layout, mask editor, outline, silhouette, composition, control, edit, "
-                "regional"
+                "regional, regional prompt, lasso, segmentation"
             ),
             inputs=[
                 model_input(),
                 io.String.Input(
                     "painting",
                     default="",
-                    tooltip="What is painted, kept in the workflow: a picture as a data URL, or JSON with one per "
-                    "split.",
+                    tooltip="What is painted, kept in the workflow: a picture as a data URL, or JSON with colours, "
+                    "their classes and maps.",
                 ),
-                stages_input(0, "one for every painted map"),
+                stages_input(0, "as many as the painting needs: until every colour has a region, or one per map"),
                 before_input(),
             ],
             outputs=[
                 *structure_outputs(),
-                io.Mask.Output(display_name="mask", tooltip="What was painted, one mask per split."),
+                io.Mask.Output(display_name="mask", tooltip="What was painted, one mask per map, or per colour."),
+                NVGRegions.Output(
+                    display_name="regions", tooltip="The colours that have classes, for NVG Generate and NVG Inpaint."
+                ),
             ],
         )
 
     @classmethod
     def execute(cls, model: Model, painting: str, stages: int, structure: Structure | None = None) -> io.NodeOutput:
-        """Every map splits the regions of the one before."""
-        masks = read_painting(painting)
-        scores = [layout.mask_score(mask, model.config.grid, "stretch", layout.DISTANCE)[None] for mask in masks]
-        result = layout.continued(model, structure, scores, stages)
-        size = model.config.image_size
-        shown = [layout.resize(mask[None, None], size, "stretch", "area")[0] for mask in masks]
-        return io.NodeOutput(result, images.structure_sheet(result), torch.cat(shown))
+        """Every map splits the regions of the one before; without maps, the colours do."""
+        found = read_painting(painting)
+        if found.maps:
+            grid = model.config.grid
+            scores = [layout.mask_score(mask, grid, "stretch", layout.DISTANCE)[None] for mask in found.maps]
+            result = layout.continued(model, structure, scores, stages)
+        else:
+            result = _following(model, structure, found.masks, stages)
+        regions = Regions(tuple(_region(model, colour) for colour in found.colours if colour.class_name))
+        shown = torch.cat([_sized(model, mask) for mask in found.masks])
+        return io.NodeOutput(result, images.structure_sheet(result), shown, regions)
 
 
-def read_painting(text: str) -> list[Tensor]:
-    """The masks [H,W] in [0,1] of a painting, one per split. Raises NVGError where there is none or it is damaged."""
-    if not text.strip():
-        raise NVGError("nothing is painted yet; draw an area in the node")
-    if text.lstrip().startswith("<"):
-        raise NVGError("the painting is SVG or other markup; save it as PNG, or clear it and paint again")
-    urls: list[str | None] = [text.strip()]
-    if not text.lstrip().startswith("data:"):
-        urls = _urls(text)
-    masks: list[Tensor] = []
-    for url in urls:
-        if url is None and not masks:
-            raise NVGError("the first map is not painted; draw an area on it, or remove it")
-        masks.append(_mask(url) if url is not None else masks[-1])
-    return masks
+def _following(model: Model, before: Structure | None, masks: Sequence[Tensor], stages: int) -> Structure:
+    """The structure that follows the areas of colours, of so many stages; 0: as many as they need."""
+    labels = layout.begun(model, before, stages)
+    areas = colours.areas_of(masks, model.config.grid)
+    grown = [colours.grow(areas, one, stages) for one in labels]
+    stages = max(map(len, grown))  # another picture of the batch may need more of them
+    whole = [one if len(one) == stages else colours.grow(areas, one[: labels.shape[1]], stages) for one in grown]
+    return structure_of(model, torch.stack(whole))
 
 
-def _urls(text: str) -> list[str | None]:
-    """The pictures of a painting in JSON."""
+def _region(model: Model, colour: Colour) -> Region:
+    """A colour as a region. Raises NVGError where its class is not one of the model's."""
     try:
-        content = json.loads(text)
-        version, urls = content["version"], content["masks"]
-        if not isinstance(urls, list) or not urls or not all(url is None or isinstance(url, str) for url in urls):
-            raise ValueError("masks must be a list of pictures")
-    except (ValueError, KeyError, TypeError) as error:
-        raise NVGError(f"the painting is neither a picture nor JSON with version and masks ({error})") from error
-    if version != VERSION:
-        raise NVGError(f"the painting has version {version}, and this nvg reads version {VERSION}; update nvg")
-    return urls
-
-
-def _mask(url: str) -> Tensor:
-    """What is painted in a data URL."""
-    head, _, data = url.partition(",")
-    kind, *options = head.lower().removeprefix("data:").split(";")
-    if not head.startswith("data:image/"):
+        found = parse_classes(model.nvg, colour.class_name).tolist()
+    except NVGError as error:
+        raise NVGError(f"colour {colour.number} of the painting: {error}") from error
+    if len(found) != 1:
         raise NVGError(
-            f"the painting holds {shortened(head, 40)!r}, not a picture as a data URL; clear it and paint again"
+            f"colour {colour.number} of the painting has {len(found)} classes, and a colour has one; take another "
+            "colour for each"
         )
-    if kind not in _KINDS:
-        raise NVGError(
-            f"the painting is a picture of the kind {shortened(kind.removeprefix('image/'), 20)}, which cannot be read "
-            "here; save it as PNG, or clear it and paint again"
-        )
-    try:
-        if options[-1:] != ["base64"]:
-            raise ValueError("its data is not in base64")
-        with Image.open(streams.BytesIO(base64.b64decode(data, validate=True))) as opened:
-            if max(opened.size) > _LARGEST:
-                raise NVGError(
-                    f"the painting is {opened.width} x {opened.height} pixels, and at most {_LARGEST} a side are read; "
-                    "make it smaller"
-                )
-            picture = opened.convert("RGBA")
-    except NVGError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise NVGError(
-            f"the painting is too large; at most {_LARGEST} pixels a side are read: make it smaller"
-        ) from error
-    except (ValueError, binascii.Error, UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise NVGError(f"the painting is damaged ({_reason(error)}); clear it and paint again") from error
-    alpha = np.array(picture.getchannel("A"))
-    painted = alpha if alpha.min() < 255 else np.array(picture.convert("L"))
-    return torch.from_numpy(painted).float() / 255
+    name = model.classes[found[0]] if found[0] < len(model.classes) else None
+    return Region(_sized(model, colour.mask), name)
 
 
-def _reason(error: Exception) -> str:
-    """Why a picture could not be read; Pillow names an object in memory where it knows no format."""
-    return "no picture that can be read" if isinstance(error, UnidentifiedImageError) else shortened(str(error))
+def _sized(model: Model, mask: Tensor) -> Tensor:
+    """A mask [H,W] at the size of the model's images, float [1,H,W]."""
+    return layout.resize(mask[None, None], model.config.image_size, "stretch", "area")[0]

@@ -24,7 +24,7 @@ from page_tools import (
 )
 
 import nvg_model
-from nvg_nodes.nodes_paint import read_painting
+from nvg_nodes.painting import read_painting
 from nvg_nodes.sockets import NVGModel, NVGRegions, NVGSequence, NVGSettings, NVGState, NVGStructure
 from nvg_nodes.standalone import graph, runner
 from nvg_nodes.standalone.core_nodes import Files

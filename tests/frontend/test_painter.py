@@ -7,7 +7,7 @@ from page_tools import CANVAS, PAINT, press, serialized, set_value, show, stroke
 from PIL import Image
 
 import nvg_model
-from nvg_nodes.nodes_paint import read_painting
+from nvg_nodes.painting import read_painting
 
 pytestmark = [pytest.mark.frontend, pytest.mark.usefixtures("elements")]
 

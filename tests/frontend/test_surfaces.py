@@ -24,7 +24,7 @@ from page_tools import (
 )
 
 import nvg_model
-from nvg_nodes.nodes_paint import read_painting
+from nvg_nodes.painting import read_painting
 
 pytestmark = [pytest.mark.frontend, pytest.mark.usefixtures("elements")]
 

@@ -1,14 +1,11 @@
 """The structure tools: whatever goes in, what comes out is a hierarchy of exact halves that shows what was drawn."""
 
-import base64
-import io
-import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 import nvg_model
 from nvg_nodes import images, layout
@@ -244,41 +241,6 @@ def test_structures_of_the_tools_are_followed(run, model, disc):
     made, _ = run("NVGStructureFromMask", model=model, mask=disc, stages=3)
     _, sequence, *_ = run("NVGGenerate", model=model, class_name="heart", structure=made)
     assert torch.equal(sequence.structure[:, :3], made.labels)
-
-
-# ------------------------------------------------------------------------------------------------------ painter
-
-
-def url(picture: Image.Image) -> str:
-    stream = io.BytesIO()
-    picture.save(stream, "png")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def strokes(box, mode="RGBA") -> str:
-    picture = Image.new(mode, (64, 64))
-    ImageDraw.Draw(picture).rectangle(box, fill="white")
-    return url(picture)
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "RGB", "L"])
-def test_a_painting_is_a_mask(run, mode):
-    model = model_of(8, 8)
-    structure, preview, mask = run("NVGPaintStructure", model=model, painting=strokes((0, 0, 31, 63), mode))
-    left = torch.zeros(1, 32, 32)
-    left[..., :16] = 1
-    assert torch.equal(mask, left) and len(preview) == 1
-    expected, _ = run("NVGStructureFromMask", model=model, mask=left)
-    assert torch.equal(structure.labels, expected.labels)
-
-
-def test_a_painting_has_a_map_per_split(run):
-    model = model_of(8, 8)
-    maps = [strokes((0, 0, 31, 63)), None, strokes((0, 0, 63, 31))]
-    structure, _, mask = run(
-        "NVGPaintStructure", model=model, painting=json.dumps({"version": 1, "masks": maps}), stages=5
-    )
-    assert structure.stages == 5 and torch.equal(mask[0], mask[1]) and len(mask) == 3
 
 
 # ---------------------------------------------------------------------------------------------------- pictures

@@ -18,7 +18,7 @@ from shared_graphs import (
     scale,
 )
 
-from nvg_nodes.nodes_paint import read_painting
+from nvg_nodes.painting import read_painting
 from nvg_nodes.standalone import runner, words, workflow
 from nvg_nodes.standalone.core_nodes import Files
 
