@@ -1,12 +1,11 @@
 // The widget of class_name: a text field that offers the classes of the model that the node gets. Its value is the text,
 // so that several classes, numbers and names that are not in the list can be typed too.
 
-import { Offer } from "./class_list.mjs";
+import { comboField, Offer } from "./class_list.mjs";
 import { addWidget } from "./surfaces.mjs";
 import { viewElement } from "./view.mjs";
 
 const HEIGHT = 28;
-let fields = 0;
 
 /** Makes the widget, as the host's `getCustomWidgets` asks for. */
 export function classField(node, name, [, options]) {
@@ -32,7 +31,8 @@ class ClassField {
   constructor(value) {
     this.value = value;
     this.element = viewElement("nvg-class");
-    this.text = field(value.name);
+    this.text = comboField("textarea", value.name); // an input would lose the lines of a list of classes
+    this.text.rows = 1;
     this.label = document.createElement("span");
     this.label.textContent = value.name;
     this.element.append(this.label, this.text);
@@ -63,21 +63,4 @@ class ClassField {
   close() {
     this.offer.close();
   }
-}
-
-/** A textarea and not an input, which would lose the lines of a list of classes. */
-function field(name) {
-  const text = document.createElement("textarea");
-  text.rows = 1;
-  text.spellcheck = false;
-  for (const [key, value] of Object.entries({
-    role: "combobox",
-    "aria-label": name,
-    "aria-autocomplete": "list",
-    "aria-expanded": "false",
-    "aria-controls": `nvg-classes-${++fields}`,
-  })) {
-    text.setAttribute(key, value);
-  }
-  return text;
 }

@@ -1,19 +1,37 @@
-// The list of classes under a text field, filtered by what is typed; names with commas get lines of their own.
+// The list of classes under a text field, filtered by what is typed; where the field takes several, names with commas get
+// lines of their own.
 
+import { element } from "./elements.mjs";
 import { modelOf } from "./upstream.mjs";
 
 const NO_CLASS = "unconditional";
 const SEPARATORS = /[,\n]/;
+let fields = 0;
+
+/** A field that an `Offer` can stand under; `kind` is textarea or input. */
+export function comboField(kind, label) {
+  return element(kind, {
+    role: "combobox",
+    spellcheck: "false",
+    autocomplete: "off",
+    "aria-label": label,
+    "aria-autocomplete": "list",
+    "aria-expanded": "false",
+    "aria-controls": `nvg-classes-${++fields}`,
+  });
+}
 
 /** The list under a field. */
 export class Offer {
   /**
    * @param {{node: object, hosts: object[]}} origin the node whose classes are offered (see `modelOf`)
-   * @param {HTMLTextAreaElement} text the field
+   * @param {HTMLTextAreaElement | HTMLInputElement} text a `comboField`
+   * @param {boolean} isSingle whether it takes one class only
    */
-  constructor(origin, text) {
+  constructor(origin, text, isSingle = false) {
     this.origin = origin;
     this.text = text;
+    this.isSingle = isSingle;
     this.list = document.createElement("ul");
     this.list.className = "nvg-classes";
     this.list.id = text.getAttribute("aria-controls");
@@ -49,7 +67,7 @@ export class Offer {
   }
 
   show(filtered) {
-    const word = entryAt(this.text.value, this.text.selectionStart, this.classes).word.toLowerCase();
+    const word = this.word.toLowerCase();
     const rank = (name) => (name.startsWith(word) ? 0 : 1);
     const names = [...this.classes, NO_CLASS].map((name) => ({ name, low: name.toLowerCase() }));
     const shown = filtered ? names.filter(({ low }) => low.includes(word)) : names;
@@ -60,6 +78,12 @@ export class Offer {
     this.text.setAttribute("aria-expanded", "true");
     this.place();
     this.mark(filtered && word ? 0 : shown.findIndex(({ low }) => low === word));
+  }
+
+  /** What is being typed. */
+  get word() {
+    if (this.isSingle) return this.text.value.trim();
+    return entryAt(this.text.value, this.text.selectionStart, this.classes).word;
   }
 
   item(name, index) {
@@ -109,7 +133,10 @@ export class Offer {
   /** Writes the name of an item in place of the entry that is being edited. */
   choose(item) {
     if (item && this.isOpen) {
-      const [text, caret] = replaced(this.text.value, this.text.selectionStart, item.textContent, this.classes);
+      const name = item.textContent;
+      const [text, caret] = this.isSingle
+        ? [name, name.length]
+        : replaced(this.text.value, this.text.selectionStart, name, this.classes);
       this.text.value = text;
       this.text.setSelectionRange(caret, caret);
       this.text.dispatchEvent(new Event("change"));

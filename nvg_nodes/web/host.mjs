@@ -70,16 +70,31 @@ export function nodesInside() {
  * @returns {{key: string, title: string, url: string}[]} the key stays the same when the workflow is loaded again
  */
 export function picturesBeside(node) {
+  return beside(node, picturesOf).map(({ given, ...of }) => ({ ...of, url: given }));
+}
+
+/**
+ * The structures that nodes of the open workflow made when they ran last, this node's too.
+ * @returns {{key: string, title: string, structure: {grid: [number, number], splits: number, labels: string}}[]}
+ *   `labels` has one hexadecimal digit for every position: its region after so many splits
+ */
+export function structuresBeside() {
+  const structuresOf = (_node, locator) => app.nodeOutputs?.[locator]?.nvg_structure ?? [];
+  return beside(null, structuresOf).map(({ given, ...of }) => ({ ...of, structure: given }));
+}
+
+/** All that `find(node, locator)` finds at the nodes of the open workflow but one. */
+function beside(node, find) {
   return graphs().flatMap((graph, depth) =>
     graph.nodes
       .filter((other) => other !== node)
       .flatMap((other) => {
-        const urls = picturesOf(other, depth ? `${graph.id}:${other.id}` : String(other.id));
+        const found = find(other, depth ? `${graph.id}:${other.id}` : String(other.id));
         const title = other.getTitle?.() ?? other.title ?? other.type;
-        return urls.map((url, index) => ({
+        return found.map((given, index) => ({
           key: `${depth ? graph.id : ""}/${other.id}/${index}`,
-          title: urls.length > 1 ? `${title} ${index + 1}` : title,
-          url,
+          title: found.length > 1 ? `${title} ${index + 1}` : title,
+          given,
         }));
       }),
   );

@@ -1,22 +1,62 @@
-// What is painted, as pixels: RGBA data of a map, of which only the opacity counts.
+// What is painted, as pixels: RGBA data. Of a map only the opacity counts, and its edges are soft; with colours a pixel
+// has one of them as it is, or none.
 
-/** Pixels along a side of a map: many times the model's positions, and a PNG of some two kilobytes. */
+/** Pixels along a side of a painting: many times the model's positions, and a PNG of some two kilobytes. */
 export const SIDE = 256;
-const HALF = 128; // of the opacity: from here on a pixel is inside, as nvg_nodes/layout.py reads it
+const HALF = 128; // of the opacity: from here on a pixel is inside, as the nodes read it
 
-/** Paints the empty area around a pixel, and its soft edge. */
-export function fill(data, x, y) {
+/** The pixels around a point that can be reached without leaving its kind. */
+function reach(x, y, isInside, isEdge, visit) {
   const waiting = [y * SIDE + x];
   while (waiting.length) {
     const at = waiting.pop();
-    if (at < 0 || at >= SIDE * SIDE || data[4 * at + 3] === 255) continue;
-    const isEdge = data[4 * at + 3] >= HALF;
-    data.set([255, 255, 255, 255], 4 * at);
-    if (isEdge) continue;
+    if (at < 0 || at >= SIDE * SIDE || !isInside(at)) continue;
+    const stops = isEdge(at);
+    visit(at);
+    if (stops) continue;
     if (at % SIDE > 0) waiting.push(at - 1);
     if (at % SIDE < SIDE - 1) waiting.push(at + 1);
     waiting.push(at - SIDE, at + SIDE);
   }
+}
+
+/** Paints the empty area of a map around a pixel, and its soft edge. */
+export function fill(data, x, y) {
+  const opacity = (at) => data[4 * at + 3];
+  reach(
+    x,
+    y,
+    (at) => opacity(at) < 255,
+    (at) => opacity(at) >= HALF,
+    (at) => data.set([255, 255, 255, 255], 4 * at),
+  );
+}
+
+/** Gives the area of one colour around a pixel another one: red, green, blue, opacity. */
+export function fillColour(data, x, y, pixel) {
+  const kind = kindAt(data, y * SIDE + x);
+  if (kind === kindOf(pixel)) return;
+  reach(
+    x,
+    y,
+    (at) => kindAt(data, at) === kind,
+    () => false,
+    (at) => data.set(pixel, 4 * at),
+  );
+}
+
+function kindOf([red, green, blue, opacity]) {
+  return opacity >= HALF ? (red << 16) | (green << 8) | blue : -1;
+}
+
+function kindAt(data, at) {
+  const first = 4 * at;
+  return data[first + 3] >= HALF ? (data[first] << 16) | (data[first + 1] << 8) | data[first + 2] : -1;
+}
+
+/** Gives all pixels that a stamp covers one value: red, green, blue, opacity. */
+export function stamp(data, stamped, pixel) {
+  for (let at = 0; at < data.length; at += 4) if (stamped[at + 3] >= HALF) data.set(pixel, at);
 }
 
 /** Swaps painted and empty. */
@@ -24,8 +64,22 @@ export function invert(data) {
   for (let at = 0; at < data.length; at += 4) data.set([255, 255, 255, 255 - data[at + 3]], at);
 }
 
+/** Empties the pixels of a colour. */
+export function without(data, rgb) {
+  const kind = kindOf([...rgb, 255]);
+  for (let at = 0; at < SIDE * SIDE; at++) if (kindAt(data, at) === kind) data.set([0, 0, 0, 0], 4 * at);
+}
+
+/** The share of all pixels that has a colour. */
+export function shareOf(data, rgb) {
+  const kind = kindOf([...rgb, 255]);
+  let count = 0;
+  for (let at = 0; at < SIDE * SIDE; at++) count += kindAt(data, at) === kind;
+  return count / (SIDE * SIDE);
+}
+
 /**
- * Empties what an eraser's soft edge left: pixels too faint to count that are no edge of anything painted.
+ * Empties what an eraser's soft edge left on a map: pixels too faint to count that are no edge of anything painted.
  * @returns {boolean} whether anything painted is left
  */
 export function clean(data) {
@@ -40,11 +94,21 @@ export function clean(data) {
   return isPainted;
 }
 
-/** What is painted in a picture, as white of that opacity: what is opaque, or bright where everything is opaque. */
+/** Makes every pixel of colours wholly opaque or empty. @returns {boolean} whether anything painted is left */
+export function harden(data) {
+  let isPainted = false;
+  for (let at = 0; at < data.length; at += 4) {
+    if (data[at + 3] >= HALF) {
+      data[at + 3] = 255;
+      isPainted = true;
+    } else data.set([0, 0, 0, 0], at);
+  }
+  return isPainted;
+}
+
+/** What is painted on a map, as white of that opacity: what is opaque, or bright where everything is opaque. */
 export function painted(picture) {
-  const paper = new OffscreenCanvas(SIDE, SIDE).getContext("2d");
-  paper.drawImage(picture, 0, 0, SIDE, SIDE);
-  const pixels = paper.getImageData(0, 0, SIDE, SIDE);
+  const pixels = pixelsOf(picture, true);
   const { data } = pixels;
   const isOpaque = data.every((value, at) => at % 4 !== 3 || value === 255);
   for (let at = 0; at < data.length; at += 4) {
@@ -52,6 +116,20 @@ export function painted(picture) {
     data.set([255, 255, 255, isOpaque ? bright : data[at + 3]], at);
   }
   return pixels;
+}
+
+/** The colours of a picture as they are. */
+export function coloured(picture) {
+  const pixels = pixelsOf(picture, false);
+  harden(pixels.data);
+  return pixels;
+}
+
+function pixelsOf(picture, imageSmoothingEnabled) {
+  const paper = new OffscreenCanvas(SIDE, SIDE).getContext("2d");
+  paper.imageSmoothingEnabled = imageSmoothingEnabled;
+  paper.drawImage(picture, 0, 0, SIDE, SIDE);
+  return paper.getImageData(0, 0, SIDE, SIDE);
 }
 
 /** A picture of a data URL, or null where it is damaged. */
@@ -64,4 +142,12 @@ export async function pictureOf(url) {
   } catch {
     return null;
   }
+}
+
+/** A picture, as a data URL, of what draws on an empty canvas of the size of a painting. */
+export function drawn(draw) {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = SIDE;
+  draw(canvas.getContext("2d"));
+  return canvas.toDataURL("image/png");
 }

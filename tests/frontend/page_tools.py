@@ -238,5 +238,10 @@ def press(page, name: str) -> None:
     page.locator(".nvg-painter").get_by_role("button", name=name, exact=True).click()
 
 
+def add_map(page) -> None:
+    """Goes from the colours to a further map."""
+    press(page, "Add map")
+
+
 def offered(page) -> list[str]:
     return page.locator(".nvg-classes li").all_inner_texts()

@@ -13,6 +13,7 @@ from page_tools import (
     LOAD,
     PAINT,
     PRIMITIVE,
+    add_map,
     node,
     offered,
     press,
@@ -36,7 +37,7 @@ WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.j
 
 def masks(page):
     """What Python reads of the painting."""
-    return read_painting(value(page, PAINT, "painting"))
+    return read_painting(value(page, PAINT, "painting")).masks
 
 
 def test_extension_loads_without_complaints(opened):
@@ -61,12 +62,13 @@ def test_workflow_renders_and_gives_the_prompt_that_the_runner_runs(page, server
 
 def test_painting_is_drawn_with_the_mouse_and_survives_save_and_load(page, elements, painting_graph):
     show(page, painting_graph)
+    add_map(page)
     stroke(page, (0.2, 0.25), (0.8, 0.25))
     (first,) = masks(page)
     height, width = first.shape
     assert first[height // 4, width // 4 : width * 3 // 4].min() == 1
     assert first[height // 2 :].max() == 0
-    press(page, "Add a map: a further split")
+    add_map(page)
     stroke(page, (0.5, 0.1), (0.5, 0.9))
     assert len(masks(page)) == 2 and masks(page)[1][:, width // 2].mean() > 0.8
 
@@ -87,11 +89,12 @@ def test_painting_is_drawn_with_the_mouse_and_survives_save_and_load(page, eleme
     stroke(page, (0.2, 0.75), (0.8, 0.75))  # below what is there
     again = masks(page)
     assert again[0][height // 4, width // 2] == 1 and again[0][height * 3 // 4, width // 2] == 1
-    assert (again[1] == read_painting(painted)[1]).all()
+    assert (again[1] == read_painting(painted).masks[1]).all()
 
 
 def test_painting_tools(page, elements, painting_graph):
     show(page, painting_graph)
+    add_map(page)
     stroke(page, (0.01, 0.5), (0.99, 0.5))
     line = masks(page)[0]
     press(page, "Invert")

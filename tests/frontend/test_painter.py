@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from page_tools import CANVAS, PAINT, press, serialized, set_value, show, stroke, value
+from page_tools import CANVAS, PAINT, add_map, press, serialized, set_value, show, stroke, value
 from PIL import Image
 
 import nvg_model
@@ -48,6 +48,7 @@ def test_grid_lines_are_seen_at_every_zoom(page, painting_graph):
 
 def test_what_an_eraser_leaves_is_no_drawing(page, painting_graph):
     show(page, painting_graph)
+    add_map(page)
     stroke(page, (0.2, 0.3), (0.8, 0.63))
     assert value(page, PAINT, "painting")
     press(page, "Eraser")
@@ -61,12 +62,12 @@ def test_what_an_eraser_leaves_is_no_drawing(page, painting_graph):
     assert not left
 
     stroke(page, (0.2, 0.3), (0.8, 0.3))
-    kept = read_painting(value(page, PAINT, "painting"))[0]
+    kept = read_painting(value(page, PAINT, "painting")).masks[0]
     stroke(page, (0.2, 0.7), (0.8, 0.9))
     press(page, "Eraser")
     stroke(page, (0.2, 0.7), (0.8, 0.9))
     press(page, "Brush")
-    assert (read_painting(value(page, PAINT, "painting"))[0] == kept).all()  # beside a drawing, too
+    assert (read_painting(value(page, PAINT, "painting")).masks[0] == kept).all()  # beside a drawing, too
 
 
 def test_a_picture_lies_under_the_map(page, painting_graph):
@@ -125,5 +126,5 @@ def test_a_painting_of_faint_pixels_is_shown(page, painting_graph):
     set_value(page, PAINT, "painting", "data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
     page.wait_for_timeout(300)
     stroke(page, (0.2, 0.25), (0.8, 0.25))
-    (mask,) = read_painting(value(page, PAINT, "painting"))
+    (mask,) = read_painting(value(page, PAINT, "painting")).masks
     assert mask[64, 128] == 1 and mask[200, 128] == 0

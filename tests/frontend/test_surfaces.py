@@ -87,7 +87,7 @@ def test_promoted_widgets_are_usable_on_the_node_of_the_subgraph(page):
     page.keyboard.press("Escape")
     choose(page, "fish")
     stroke(page, (0.2, 0.25), (0.8, 0.25))
-    (mask,) = read_painting(value(page, HOST, "painting"))
+    (mask,) = read_painting(value(page, HOST, "painting")).masks
     assert mask[64, 128] == 1 and mask[200, 128] == 0
     queued = prompt(page)
     assert queued[f"{HOST}:{GENERATE}"]["inputs"]["class_name"] == "fish"
@@ -100,7 +100,7 @@ def test_promoted_widgets_are_usable_on_the_node_of_the_subgraph(page):
     assert page.locator(FIELD).input_value() == "fish"
     assert prompt(page) == queued
     stroke(page, (0.2, 0.75), (0.8, 0.75))  # below what is there
-    (mask,) = read_painting(value(page, HOST, "painting"))
+    (mask,) = read_painting(value(page, HOST, "painting")).masks
     assert mask[64, 128] == 1 and mask[192, 128] == 1
 
 
@@ -123,7 +123,7 @@ def test_undo_of_the_host_reaches_promoted_widgets(page):
     page.wait_for_function(f"(text) => app.graph.getNodeById({HOST}).widgets[0].value === text", arg=one)
     page.wait_for_timeout(300)
     stroke(page, (0.2, 0.5), (0.8, 0.5))
-    (mask,) = read_painting(value(page, HOST, "painting"))
+    (mask,) = read_painting(value(page, HOST, "painting")).masks
     assert mask[51, 128] == 1 and mask[128, 128] == 1 and mask[205, 128] == 0
 
 
@@ -134,7 +134,7 @@ def test_the_parameters_panel_has_painter_and_class_list(page, panel, painting_g
     select(page, paint)
     stroke(page, (0.2, 0.25), (0.8, 0.25), f"{IN_PANEL} {CANVAS}")
     one = value(page, paint, "painting")
-    (mask,) = read_painting(one)
+    (mask,) = read_painting(one).masks
     assert mask[64, 128] == 1 and mask[200, 128] == 0
     page.wait_for_function(  # the node shows it too
         f"() => [...document.querySelectorAll('{CANVAS}')].every("
@@ -145,7 +145,7 @@ def test_the_parameters_panel_has_painter_and_class_list(page, panel, painting_g
     page.wait_for_timeout(300)
     select(page, paint)
     stroke(page, (0.2, 0.75), (0.8, 0.75), f"{IN_PANEL} {CANVAS}")  # of the node that is there now
-    (mask,) = read_painting(value(page, paint, "painting"))
+    (mask,) = read_painting(value(page, paint, "painting")).masks
     assert mask[64, 128] == 0 and mask[192, 128] == 1
 
     select(page, generate)
@@ -197,7 +197,7 @@ def test_app_mode_has_painter_and_class_list_and_gives_them_back(page, app_mode,
     for height, row, other, name in ((0.25, 64, 200, "fish"), (0.75, 192, None, "moon")):
         app_mode()
         stroke(page, (0.2, height), (0.8, height))
-        (mask,) = read_painting(value(page, paint, "painting"))
+        (mask,) = read_painting(value(page, paint, "painting")).masks
         assert mask[64, 128] == 1 and mask[row, 128] == 1 and (other is None or mask[other, 128] == 0)
         choose(page, name)
         assert value(page, generate, "class_name") == name
