@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nvg_model import NVGError, hierarchy
+from nvg_model.areas import distance_to
 from nvg_nodes import layout
 
 
 @dataclass(frozen=True, eq=False)
-class Areas:
+class Colours:
     """Where the colours are on a grid, in the order of the legend, what is free first."""
 
     shares: Tensor
@@ -33,7 +34,7 @@ class Areas:
         return F.avg_pool2d(difference[None, None], self.unit).flatten()
 
 
-def areas_of(masks: Sequence[Tensor], grid: tuple[int, int]) -> Areas:
+def areas_of(masks: Sequence[Tensor], grid: tuple[int, int]) -> Colours:
     """The areas of masks [H,W] that do not overlap, and what is free of them. Raises NVGError where one has all."""
     unit = layout.fine_unit(grid)
     size = grid[0] * unit, grid[1] * unit
@@ -44,10 +45,10 @@ def areas_of(masks: Sequence[Tensor], grid: tuple[int, int]) -> Areas:
     if len(inside) == 1:
         raise NVGError("one colour covers everything, so it has no outline; leave some of the picture free of it")
     shares = F.avg_pool2d(inside[None].float(), unit).flatten(2)[0]
-    return Areas(shares, torch.stack([layout.distance_to(one) for one in inside]), unit)
+    return Colours(shares, torch.stack([distance_to(one) for one in inside]), unit)
 
 
-def grow(areas: Areas, labels: Tensor, stages: int) -> Tensor:
+def grow(areas: Colours, labels: Tensor, stages: int) -> Tensor:
     """Adds stages to the structure of one picture, so that its splits follow the areas.
 
     A cluster of several areas is split between two that follow each other in the legend, where both sides come nearest
@@ -72,7 +73,7 @@ def grow(areas: Areas, labels: Tensor, stages: int) -> Tensor:
     return torch.stack(grown)
 
 
-def _next(areas: Areas, labels: Tensor, held: list[list[int]]) -> tuple[Tensor, list[list[int]]]:
+def _next(areas: Colours, labels: Tensor, held: list[list[int]]) -> tuple[Tensor, list[list[int]]]:
     """The score float [L] of the next split, and the areas of its clusters."""
     score = torch.zeros(labels.shape)
     children: list[list[int]] = []

@@ -27,6 +27,10 @@ TILE = 128
 """Pixels that a structure map or a tile of a preview has at least along each side."""
 PREVIEW_ITEMS = 4
 """Images of a batch that a preview shows."""
+OPENED_SPLITS = 4
+"""Splits of a structure that the painter can open: 16 regions, as many as it has colours."""
+OPENED_ITEMS = 16
+"""Images of a batch whose structure the painter can open."""
 AT_ONCE = 8
 """Images that the decoder makes at once, which bounds its memory."""
 
@@ -138,6 +142,14 @@ def structure_sheet(structure: Structure) -> Tensor:
     captions = [f"stage {stage} · {2**stage}" for stage in range(structure.stages)]
     columns = math.ceil(math.sqrt(structure.stages))
     return from_pil([render.grid(stages, columns, captions) for stages in zip(*maps, strict=True)])
+
+
+def structure_ui(structure: Structure) -> dict[str, list[dict[str, object]]]:
+    """What the painter in the browser opens: the regions after so many splits, a hexadecimal digit per position."""
+    splits = min(structure.stages - 1, OPENED_SPLITS)
+    rows = structure.labels[:OPENED_ITEMS, splits].tolist() if splits else []
+    labels = ["".join(f"{label:x}" for label in row) for row in rows]
+    return {"nvg_structure": [{"grid": list(structure.grid), "splits": splits, "labels": row} for row in labels]}
 
 
 def preview(nvg: NVG, sequence: VisualGranularitySequence) -> Image.Image:

@@ -64,7 +64,8 @@ class NVGPaintStructure(io.ComfyNode):
             result = _following(model, structure, found.masks, stages)
         regions = Regions(tuple(_region(model, colour) for colour in found.colours if colour.class_name))
         shown = torch.cat([_sized(model, mask) for mask in found.masks])
-        return io.NodeOutput(result, images.structure_sheet(result), shown, regions)
+        opened = images.structure_ui(result)
+        return io.NodeOutput(result, images.structure_sheet(result), shown, regions, ui=opened)
 
 
 def _following(model: Model, before: Structure | None, masks: Sequence[Tensor], stages: int) -> Structure:

@@ -125,7 +125,8 @@ class NVGGenerateStructure(io.ComfyNode):
         labels = _next_labels(model, state, source)
         whole = structure_of(model, _structure_with(state, labels))
         preview = images.from_pil(images.structure_map(whole))
-        return io.NodeOutput(dataclasses.replace(state, labels=labels), whole, preview)
+        opened = images.structure_ui(whole)
+        return io.NodeOutput(dataclasses.replace(state, labels=labels), whole, preview, ui=opened)
 
 
 class NVGGenerateContentStage(io.ComfyNode):

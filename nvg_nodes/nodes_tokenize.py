@@ -16,6 +16,7 @@ from nvg_nodes.sockets import (
     model_input,
     opacity_output,
     picture_inputs,
+    structure_output,
     subject_input,
 )
 from nvg_nodes.types import Model, check_sequence, joined, structure_of
@@ -139,7 +140,7 @@ class NVGExtractStructure(io.ComfyNode):
             raise NVGError(f"{stages} stages are too many: {model.name} has {total}; 0 keeps all")
         pictures = images.to_model(image, model.config.image_size, fit, subject)
         structure = structure_of(model, tokenize(model, pictures).structure[:, : stages or total])
-        return io.NodeOutput(structure, images.structure_sheet(structure))
+        return structure_output(structure)
 
 
 def tokenize(model: Model, pictures: Tensor) -> VisualGranularitySequence:

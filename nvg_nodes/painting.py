@@ -6,8 +6,8 @@ The text is nothing; or a picture as a data URL ("data:image/png;base64,..."), w
      "colours": {"picture": data URL or null, "legend": [{"colour": "#e3a23b", "class": "heart"}, ...]}}
 
 In `masks` null repeats the map before, and only nulls are no map at all. Of a map, what is opaque is painted; in a
-picture without transparency, what is bright. `colours` may be left out, as older workflows do: every opaque pixel of its
-picture has a colour of the legend, and "class" may be empty.
+picture without transparency, what is bright. `colours` may be left out, as older workflows do. Every opaque pixel of
+its picture has a colour of the legend, and "class" may be empty.
 """
 
 from __future__ import annotations

@@ -185,4 +185,4 @@ def structure_outputs() -> list[io.Output]:
 
 def structure_output(structure: Structure) -> io.NodeOutput:
     """The values of `structure_outputs`."""
-    return io.NodeOutput(structure, images.structure_sheet(structure))
+    return io.NodeOutput(structure, images.structure_sheet(structure), ui=images.structure_ui(structure))

@@ -103,7 +103,7 @@ class Runner:
                 output = node_class.execute(**inputs)
         except NVGError as error:
             raise WorkflowError(f"{workflow.title(id)}: {error}") from error
-        if output.ui is not None:
+        if output.ui is not None and not isinstance(output.ui, dict):  # else it is for our front end only
             self.shown[id] = output.ui.image
             if not issubclass(kind, CoreNode):  # shows pictures just as Preview Image does
                 preview: Any = type("Preview", (PreviewImage,), given | {"files": self.files})

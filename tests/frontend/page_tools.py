@@ -225,17 +225,38 @@ def set_value(page, id: int, name: str, new: str) -> None:
 
 def stroke(page, start: tuple[float, float], end: tuple[float, float], canvas: str = CANVAS) -> None:
     """Draws a line with the mouse, in fractions of the map."""
+    along(page, [start, end], canvas)
+
+
+def along(page, points: list[tuple[float, float]], canvas: str = CANVAS) -> None:
+    """Draws along points with the mouse, in fractions of the map."""
     box = page.locator(f"{canvas}:visible").bounding_box()
-    at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
+    at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
     page.mouse.move(*at[0])
     page.mouse.down()
-    page.mouse.move(*at[1], steps=6)
+    for point in at[1:]:
+        page.mouse.move(*point, steps=6)
     page.mouse.up()
 
 
 def press(page, name: str) -> None:
     """Presses a button of the painter."""
     page.locator(".nvg-painter").get_by_role("button", name=name, exact=True).click()
+
+
+def choose_colour(page, number: int, within: str = ".nvg-painter") -> None:
+    """Takes a colour of the legend; 0: none."""
+    swatches = page.locator(f"{within} .nvg-swatch:visible")
+    swatches.nth(number - 1 if number else swatches.count() - 1).click()
+
+
+def give_class(page, number: int, name: str, within: str = ".nvg-painter") -> None:
+    """Chooses a class from the list for a colour of the legend."""
+    field = page.locator(f"{within} .nvg-entry input:visible").nth(number - 1)
+    field.click()
+    field.fill(name)
+    page.wait_for_selector(".nvg-classes")
+    page.locator(".nvg-classes li").get_by_text(name, exact=True).click()
 
 
 def add_map(page) -> None:

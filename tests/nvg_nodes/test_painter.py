@@ -193,7 +193,7 @@ WRONG = {
     ),
     "no legend": ('{"version": 1, "masks": [null], "colours": {"picture": null}}', "must be a list"),
     "nothing painted": (
-        '{"version": 1, "masks": [null], "colours": {"picture": null, "legend": [{"colour": "#e3a23b", "class": "x"}]}}',
+        '{"version": 1, "masks": [null], "colours": {"picture": null, "legend": [{"colour": "#e3a23b"}]}}',
         "nothing is painted yet",
     ),
     "damaged colours": (

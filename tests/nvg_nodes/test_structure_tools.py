@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import nvg_model
 from nvg_nodes import images, layout
