@@ -193,7 +193,8 @@ WRONG = {
     ),
     "no legend": ('{"version": 1, "masks": [null], "colours": {"picture": null}}', "must be a list"),
     "nothing painted": (
-        '{"version": 1, "masks": [null], "colours": {"picture": null, "legend": [{"colour": "#e3a23b"}]}}',
+        '{"version": 1, "masks": [null], "colours": {"picture": null, "legend": [{"colour": "#e3a23b", '
+        '"class": "boat"}]}}',
         "nothing is painted yet",
     ),
     "damaged colours": (
