@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nvg_model import NVGError, Region, editing
+from nvg_model.errors import shortened
 from nvg_model.tokenizer import from_white
 from nvg_nodes import images, layout
 from nvg_nodes.api import advanced, io, schema, words
@@ -89,7 +90,7 @@ def one_class(model: Model, text: str) -> str | None:
     """The name of the one class that a text names; None for the null class. Raises NVGError."""
     found = parse_classes(model.nvg, text).tolist()
     if len(found) != 1:
-        raise NVGError(f"a region has one class, and class_name names {len(found)}; add an NVG Region for each")
+        raise NVGError(f"a region has one class, and {shortened(text)!r} names {len(found)}; make a region for each")
     return model.classes[found[0]] if found[0] < len(model.classes) else None
 
 

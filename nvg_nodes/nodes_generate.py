@@ -99,7 +99,8 @@ def draw(
 def picture_output(model: Model, result: VisualGranularitySequence, pictures: Tensor, mask: Tensor) -> io.NodeOutput:
     """The values of `picture_outputs`."""
     whole = structure_of(model, result.structure)
-    return io.NodeOutput(images.from_model(pictures), result, whole, images.structure_sheet(whole), mask)
+    values = images.from_model(pictures), result, whole, images.structure_sheet(whole), mask
+    return io.NodeOutput(*values, ui=images.structure_ui(whole))
 
 
 class NVGGenerate(io.ComfyNode):

@@ -10,7 +10,7 @@ from torch import Tensor
 from nvg_model import NVGError, Region
 from nvg_nodes import colours, images, layout
 from nvg_nodes.api import io, schema, words
-from nvg_nodes.nodes_generate import parse_classes
+from nvg_nodes.nodes_edit import one_class
 from nvg_nodes.painting import Colour, read_painting
 from nvg_nodes.sockets import STRUCTURE, NVGRegions, before_input, model_input, stages_input, structure_outputs
 from nvg_nodes.types import Model, Regions, Structure, structure_of
@@ -81,15 +81,9 @@ def _following(model: Model, before: Structure | None, masks: Sequence[Tensor], 
 def _region(model: Model, colour: Colour) -> Region:
     """A colour as a region. Raises NVGError where its class is not one of the model's."""
     try:
-        found = parse_classes(model.nvg, colour.class_name).tolist()
+        name = one_class(model, colour.class_name)
     except NVGError as error:
         raise NVGError(f"colour {colour.number} of the painting: {error}") from error
-    if len(found) != 1:
-        raise NVGError(
-            f"colour {colour.number} of the painting has {len(found)} classes, and a colour has one; take another "
-            "colour for each"
-        )
-    name = model.classes[found[0]] if found[0] < len(model.classes) else None
     return Region(_sized(model, colour.mask), name)
 
 

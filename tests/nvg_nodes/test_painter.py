@@ -171,7 +171,10 @@ def test_a_class_may_be_a_number_or_none_at_all(run, model):
 
 WRONG = {
     "class that the model lacks": (coloured((AMBER, "brid", LEFT)), "colour 1 of the painting: .*brid.*bird"),
-    "two classes": (coloured((AMBER, "bird, boat", LEFT)), "colour 1 of the painting has 2 classes, and a colour has"),
+    "two classes": (
+        coloured((AMBER, "bird, boat", LEFT)),
+        "colour 1 of the painting: a region has one class, and 'bird, boat' names 2",
+    ),
     "class of a colour that is not there": (
         coloured((AMBER, "bird", LEFT), (BLUE, "boat", CORNER), (GREEN, "", (0, 0, 100, 255))),
         "colour 2 of the painting has the class 'boat', but nothing is painted in it; paint it, or empty its class",

@@ -95,7 +95,7 @@ NODES = {
     "two classes in a region": (
         "NVGRegion",
         lambda m: {"mask": MASK + 1, "class_name": "heart, bird"},
-        "a region has one class, and class_name names 2; add an NVG Region for each",
+        "names 2; make a region for each",
     ),
     "no class of a region": ("NVGRegion", lambda m: {"mask": MASK, "class_name": "hart"}, "did you mean heart"),
     "image as the mask of a region": ("NVGRegion", lambda m: {"mask": NAN, "class_name": "heart"}, "mask has shape"),
