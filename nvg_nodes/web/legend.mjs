@@ -43,7 +43,7 @@ export class Legend {
     const add = button("Add colour", "A further colour", () => this.desk.addColour());
     add.disabled = legend.length >= MOST_COLOURS;
     const free = element("div", { class: "nvg-entry nvg-rest" }, this.free, element("span", {}, "Free"), add);
-    this.element.replaceChildren(...this.entries.map(({ row }) => row), free);
+    this.element.replaceChildren(free, ...this.entries.map(({ row }) => row));
     if (isFocused) (this.entries[chosen]?.swatch ?? this.free).focus();
   }
 

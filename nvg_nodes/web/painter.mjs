@@ -34,7 +34,7 @@ export function painter(node, name, [, options]) {
     makeView: (value) => new Painter(value),
     options: { getMinHeight: () => 340, hideOnZoom: false },
   });
-  return { widget, minWidth: 340, minHeight: 580 };
+  return { widget, minWidth: 340, minHeight: 640 };
 }
 
 class Painter {

@@ -246,8 +246,7 @@ def press(page, name: str) -> None:
 
 def choose_colour(page, number: int, within: str = ".nvg-painter") -> None:
     """Takes a colour of the legend; 0: none."""
-    swatches = page.locator(f"{within} .nvg-swatch:visible")
-    swatches.nth(number - 1 if number else swatches.count() - 1).click()
+    page.locator(f"{within} .nvg-swatch:visible").nth(number).click()
 
 
 def give_class(page, number: int, name: str, within: str = ".nvg-painter") -> None:
