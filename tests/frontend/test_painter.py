@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.frontend, pytest.mark.usefixtures("elements")]
 
 LOAD_IMAGE = 11
 UNDER = ".nvg-under"
-CHOICE = ".nvg-painter select"
+CHOICE = ".nvg-painter select[aria-label='Picture under']"
 
 
 def zoom(page, scale: float) -> None:
