@@ -87,9 +87,9 @@ class Painter {
   }
 
   listen() {
-    this.element.addEventListener("pointerdown", (event) => {
-      if (event.button === 0) event.stopPropagation(); // in Vue nodes it would drag the node
-    });
+    // In Vue nodes they would drag the node; those of front end 1.35 begin to on the way, where Shift is held.
+    this.element.addEventListener("pointerdown", (event) => event.button === 0 && event.stopPropagation());
+    this.element.addEventListener("pointermove", (event) => event.buttons & 1 && event.stopPropagation());
     this.element.addEventListener("pointerenter", () => {
       this.value.check();
       this.refresh(); // another painter may have changed the brush

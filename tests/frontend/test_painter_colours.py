@@ -171,8 +171,11 @@ def test_undo_of_the_host(page, painting_graph):
     give_class(page, 1, "heart")
     assert painting(page).colours[0].class_name == "heart"
     page.locator(CANVAS).focus()
-    page.keyboard.press("Control+z")
-    page.wait_for_function(f"(text) => app.graph.getNodeById({PAINT}).widgets[0].value === text", arg=one)
+    for _ in range(2):  # in Vue nodes of 1.35 the host counts a choice from the list as two steps
+        if value(page, PAINT, "painting") != one:
+            page.keyboard.press("Control+z")
+            page.wait_for_timeout(500)
+    assert value(page, PAINT, "painting") == one
     page.wait_for_timeout(300)
     assert page.locator(".nvg-entry input").first.input_value() == ""
     give_class(page, 1, "moon")
@@ -314,8 +317,7 @@ def test_colours_on_the_node_of_a_subgraph(page):
     saved = serialized(page)
     show(page, EMPTY)
     show(page, saved)
-    assert page.locator(".nvg-entry input").first.input_value() == "fish"
-    press(page, "Undo") if page.get_by_role("button", name="Undo").is_enabled() else None
+    page.wait_for_function("() => document.querySelector('.nvg-entry input').value === 'fish'")
     assert painting(page, HOST).colours[0].class_name == "fish"
 
 
