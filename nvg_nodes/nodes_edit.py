@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nvg_model import NVGError, Region, editing
-from nvg_model.errors import shortened
 from nvg_model.tokenizer import from_white
 from nvg_nodes import images, layout
 from nvg_nodes.api import advanced, io, schema, words
-from nvg_nodes.nodes_generate import batch_of_classes, draw, parse_classes
+from nvg_nodes.nodes_generate import batch_of_classes, draw, one_class
 from nvg_nodes.nodes_tokenize import tokenize
 from nvg_nodes.sockets import (
     MAIN,
@@ -84,14 +83,6 @@ class NVGRegion(io.ComfyNode):
         own = None if guidance == AS_SETTINGS else guidance
         region = Region(framed, one_class(model, class_name), own)
         return io.NodeOutput(Regions((*(regions or Regions()).items, region)))
-
-
-def one_class(model: Model, text: str) -> str | None:
-    """The name of the one class that a text names; None for the null class. Raises NVGError."""
-    found = parse_classes(model.nvg, text).tolist()
-    if len(found) != 1:
-        raise NVGError(f"a region has one class, and {shortened(text)!r} names {len(found)}; make a region for each")
-    return model.classes[found[0]] if found[0] < len(model.classes) else None
 
 
 class NVGInpaint(io.ComfyNode):

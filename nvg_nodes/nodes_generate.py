@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from nvg_model import NVG, NVGError, SamplingSettings, VisualGranularitySequence, solvers
+from nvg_model.errors import shortened
 from nvg_model.generation import Request, count_evaluations
 from nvg_nodes import host, images
 from nvg_nodes.api import io, schema, words
@@ -269,6 +270,14 @@ def parse_classes(nvg: NVG, text: str) -> Tensor:
         else:
             classes.append(int(entry) if entry.isdecimal() and len(entry) < 10 else entry)
     return nvg.class_indices(classes)
+
+
+def one_class(model: Model, text: str) -> str | None:
+    """The name of the one class that a text names; None for the null class. Raises NVGError."""
+    found = parse_classes(model.nvg, text).tolist()
+    if len(found) != 1:
+        raise NVGError(f"a region has one class, and {shortened(text)!r} names {len(found)}; make a region for each")
+    return model.classes[found[0]] if found[0] < len(model.classes) else None
 
 
 def batch_of_classes(

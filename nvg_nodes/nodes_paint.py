@@ -10,7 +10,7 @@ from torch import Tensor
 from nvg_model import NVGError, Region
 from nvg_nodes import colours, images, layout
 from nvg_nodes.api import io, schema, words
-from nvg_nodes.nodes_edit import one_class
+from nvg_nodes.nodes_generate import one_class
 from nvg_nodes.painting import Colour, read_painting
 from nvg_nodes.sockets import STRUCTURE, NVGRegions, before_input, model_input, stages_input, structure_outputs
 from nvg_nodes.types import Model, Regions, Structure, structure_of
