@@ -183,7 +183,7 @@ def test_the_panel_of_a_subgraph_has_the_widgets_of_the_nodes_inside(page, panel
     choose(page, "fish", f"{IN_PANEL} textarea >> nth=0")
     queued = prompt(page)
     assert queued[f"{HOST}:{GENERATE}"]["inputs"]["class_name"] == "fish"
-    (mask,) = read_painting(queued[f"{HOST}:{PAINT}"]["inputs"]["painting"])
+    (mask,) = read_painting(queued[f"{HOST}:{PAINT}"]["inputs"]["painting"]).masks
     assert mask[64, 128] == 1 and mask[200, 128] == 0
 
 
