@@ -66,7 +66,9 @@ class NVGCutOut(io.ComfyNode):
         numbers = {len(one) for one in (whole, sequence) if one is not None}
         if len(numbers) > 1:
             raise NVGError(
-                f"image has {len(whole or ())} pictures and sequence {len(sequence or ())}; connect one of them"
+                "image has {} pictures and sequence {}; connect one of them".format(
+                    *(len(one) for one in (whole, sequence) if one is not None)
+                )
             )
         made = _cut_out(model, whole, sequence, max(numbers))
         if image is not None and whole is not None:
