@@ -62,6 +62,9 @@ def big(host):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nvg_model.NVG(config, classes=["heart", *map(str, range(1, config.generator.num_classes))])
+        for generator in (model.content, model.structure):
+            generator.initialize()
+        torch.nn.init.normal_(model.tokenizer.quantizer.codebook)  # before, it is memory as it was found
     nvg_model.save(model, host.base / "models" / "nvg" / "big.safetensors", {"licence": "none"})
     return "big.safetensors"
 
@@ -72,7 +75,9 @@ def same(left: list[np.ndarray], right: list[np.ndarray]) -> bool:
 
 
 def read_pictures(folder: Path) -> list[np.ndarray]:
-    return [np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.rglob("*.png"))]
+    """Of animations the first frame."""
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".png", ".webp")]
+    return [np.asarray(Image.open(path).convert("RGB")) for path in files]
 
 
 def command(host, python, module: str, *arguments: str) -> None:
