@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nvg_model import NVGError
+from nvg_model.errors import shortened
 
 Prompt = dict[str, dict[str, Any]]
 Catalogue = Mapping[str, Mapping[str, Any]]
@@ -75,6 +76,7 @@ def unknown_node(kind: Any, id: str, catalogue: Catalogue) -> WorkflowError:
     """The complaint about a node that cannot be run here."""
     if not isinstance(kind, str):
         return WorkflowError(f"node {id} has no class_type, so nobody knows what it does; export the workflow again")
+    kind = shortened(kind)  # whatever a damaged file has there
     if kind.startswith("NVG"):
         return WorkflowError(f"there is no node {kind} (node {id}) in this version of nvg; update nvg")
     if kind.startswith(_GROUPS):
