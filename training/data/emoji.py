@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from nvg_model import render
 from training.data import icons
 from training.data.emoji_classes import CLASSES, Record
 from training.data.emoji_packages import LARGE_PACKAGES, PACKAGES, Package
@@ -32,11 +33,11 @@ from training.errors import TrainingError
 SIZE = 64
 
 
-COVER = 0.45
+COVER = render.COVERED
 """Share of a picture that its emoji covers: so the first split of the canvas in half is about the emoji's outline."""
 
 
-LONGEST = 60
+LONGEST = round(render.LONGEST * SIZE)
 """Height and width in pixels that an emoji has at most, whatever it covers: room to be moved without being cut."""
 
 

@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nvg_model import render
 from training.data import icons
 from training.errors import TrainingError
 
 SHAPES = {"path", "circle", "ellipse", "rect", "polygon", "polyline", "line"}
 UNSEEN = {"defs", "clipPath", "mask", "pattern", "symbol", "linearGradient", "radialGradient", "filter"}
-COVERED = 0.45
-"""Share of the picture that a drawing covers, as in the data set emoji64."""
 _SVG = "{http://www.w3.org/2000/svg}"
 _NO_PAINT = {"opacity", "fill-opacity", "stroke-opacity", "style", "filter", "mask"}
 """Attributes that would mix a shape's colour with others', which has to say which shape it is."""
@@ -78,12 +77,12 @@ def picture_and_map(svg: str, size: int) -> tuple[Image.Image, NDArray[np.int64]
 
 
 def _framed(root: ElementTree.Element, opacity: NDArray[np.uint8]) -> str:
-    """The view box of a square around the drawing, of which it covers a share of COVERED, or all of its length."""
+    """The view box of a square around the drawing, which is as large in it as an emoji of the data sets."""
     left, top, width, height = map(float, re.split(r"[\s,]+", root.get("viewBox", "").strip()))
     unit = height / opacity.shape[0]
     rows, columns = np.nonzero(opacity.max(1) > 0)[0], np.nonzero(opacity.max(0) > 0)[0]
     area = (opacity / 255).sum() * unit**2
-    side = max((area / COVERED) ** 0.5, (max(np.ptp(rows), np.ptp(columns)) + 1) * unit * 64 / 60)
+    side = max((area / render.COVERED) ** 0.5, (max(np.ptp(rows), np.ptp(columns)) + 1) * unit / render.LONGEST)
     middle = (columns[0] + columns[-1] + 1) / 2 * unit, (rows[0] + rows[-1] + 1) / 2 * unit
     return f"{left + middle[0] - side / 2} {top + middle[1] - side / 2} {side} {side}"
 
@@ -111,10 +110,3 @@ def _number_shapes(root: ElementTree.Element) -> None:
                 if element.get(name, "none") != "none":
                     element.set(name, "#000000")
         pending += [(child, seen) for child in reversed(list(element))]
-
-
-def on_white(picture: Image.Image) -> NDArray[np.uint8]:
-    """The pixels [H,W,3] of an RGBA picture on white."""
-    ground = Image.new("RGBA", picture.size, "white")
-    ground.alpha_composite(picture)
-    return np.array(ground.convert("RGB"))

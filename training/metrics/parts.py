@@ -297,7 +297,6 @@ def cost_part(work: Evaluation, report: Report) -> None:
 
 
 PARTS: dict[Part, Callable[[Evaluation, Report], None]] = {
-    "semantics": semantics_part,
     "tokenizer": tokenizer_part,
     "distribution": distribution_part,
     "judge": judge_part,
@@ -305,4 +304,5 @@ PARTS: dict[Part, Callable[[Evaluation, Report], None]] = {
     "memorisation": memorisation_part,
     "adherence": adherence_part,
     "cost": cost_part,
+    "semantics": semantics_part,
 }

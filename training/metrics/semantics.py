@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from nvg_model import NVG, hierarchy, render
+from nvg_model.tokenizer import Tokenizer
 from training.data.augmentation import stream
-from training.data.shapes import on_white, picture_and_map, read_drawings
+from training.data.shapes import picture_and_map, read_drawings
 from training.errors import TrainingError
 from training.extras import missing
 from training.files import replacing
-from training.metrics.pictures import to_images
 from training.metrics.report import Report
 
 if TYPE_CHECKING:
@@ -83,11 +83,17 @@ Divide = Callable[[Tensor, int], Tensor]
 
 def ways(nvg: NVG, seed: int) -> dict[str, Divide]:
     """The ways of dividing that are compared; only the first is the model's own."""
-    untrained = NVG(nvg.config).eval().requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        untrained = Tokenizer(nvg.config).eval().requires_grad_(False)
+
+    def encoded(images: Tensor) -> Tensor:
+        return nvg.tokenizer.encode(images.to(nvg.device)).cpu()
+
     return {
-        "NVG": _equal(nvg, nvg.tokenizer.encode),
-        "NVG's vectors, any areas (k-means)": _free(nvg, nvg.tokenizer.encode, seed),
-        "untrained, equal halves": _equal(nvg, untrained.tokenizer.encode),
+        "NVG": _equal(nvg, encoded),
+        "NVG's vectors, any areas (k-means)": _free(nvg, encoded, seed),
+        "untrained, equal halves": _equal(nvg, untrained.encode),
         "colours, equal halves": _equal(nvg, lambda images: _colours(nvg, images)),
         "colours, any areas (k-means)": _free(nvg, lambda images: _colours(nvg, images), seed),
         "SLIC (pixels)": _slic,
@@ -139,8 +145,8 @@ def _enlarged(labels: Tensor, nvg: NVG, images: Tensor) -> Tensor:
     return F.interpolate(whole, images.shape[2:], mode="nearest").long()[:, 0]
 
 
-def drawings(path: Path, size: int, count: int, seed: int) -> Iterator[tuple[NDArray[np.uint8], Regions]]:
-    """Pixels [H,W,3] and true regions [H,W] of so many drawings, drawn at random from those that can be told apart.
+def drawings(path: Path, size: int, count: int, seed: int) -> Iterator[tuple[Image.Image, Regions]]:
+    """Pictures and true regions [H,W] of so many drawings, drawn at random from those that can be told apart.
 
     Those with fewer than three regions that count tell nothing of a hierarchy.
     """
@@ -152,7 +158,7 @@ def drawings(path: Path, size: int, count: int, seed: int) -> Iterator[tuple[NDA
         made = picture_and_map(texts[names[index]], size)
         if made is not None and (np.unique(made[1], return_counts=True)[1] >= SMALLEST * size**2).sum() >= 3:
             count -= 1
-            yield on_white(made[0]), made[1]
+            yield made
 
 
 def sheet(images: Tensor, true: list[Regions], compared: dict[str, Divide]) -> Image.Image:
@@ -180,11 +186,11 @@ def semantics_part(work: Evaluation, report: Report) -> None:
         import skimage.segmentation  # noqa: F401
     except ImportError as error:
         raise missing("the part semantics needs", "scikit-image", "semantics") from error
-    nvg, settings = work.nvg.to("cpu"), work.settings
+    nvg, settings = work.nvg, work.settings
     if settings.drawings is None:
         raise TrainingError("the part semantics needs flat drawings whose shapes are known; give --drawings PATH")
     pairs = list(drawings(settings.drawings, nvg.config.image_size[0], settings.maps, settings.seed))
-    images = to_images(torch.from_numpy(np.stack([pixels for pixels, _ in pairs])).permute(0, 3, 1, 2))
+    images = torch.cat([render.from_pil(picture, nvg.config.image_size) for picture, _ in pairs])
     true = [regions for _, regions in pairs]
     rows: dict[str, list[dict[str, object]]] = {"IoU": [], "outlines": []}
     compared = ways(nvg, settings.seed)
