@@ -62,9 +62,6 @@ def big(host):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nvg_model.NVG(config, classes=["heart", *map(str, range(1, config.generator.num_classes))])
-        for generator in (model.content, model.structure):
-            generator.initialize()
-        torch.nn.init.normal_(model.tokenizer.quantizer.codebook)  # before, it is memory as it was found
     nvg_model.save(model, host.base / "models" / "nvg" / "big.safetensors", {"licence": "none"})
     return "big.safetensors"
 
