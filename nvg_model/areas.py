@@ -70,7 +70,7 @@ def fitted(mask: Tensor, batch: int, grid: tuple[int, int]) -> Areas:
     Raises:
         NVGError: a mask of another shape or batch, of nothing or of everything.
     """
-    unit = max(1, _FINE // max(grid))
+    unit = fine_unit(grid)
     fine = F.interpolate(full_mask(mask, batch, "the area")[:, None], (grid[0] * unit, grid[1] * unit), mode="area")
     inside = fine[:, 0] >= 0.5
     for empty, what in ((~inside, "is empty"), (inside, "covers everything")):
@@ -82,6 +82,11 @@ def fitted(mask: Tensor, batch: int, grid: tuple[int, int]) -> Areas:
     ranks = torch.sort(torch.sort(distances, dim=1, descending=True, stable=True).indices, dim=1).indices
     positions = ranks < torch.tensor([size for _, size in found])[:, None]
     return Areas(positions.expand(batch, -1), distances.expand(batch, -1), max(stage for stage, _ in found))
+
+
+def fine_unit(grid: tuple[int, int]) -> int:
+    """Pixels along a position at which distances to an outline are measured."""
+    return max(1, _FINE // max(grid))
 
 
 def rounded(share: float, positions: int) -> tuple[int, int]:

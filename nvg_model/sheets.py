@@ -174,9 +174,13 @@ def compare(
 
     Pictures before are brought to the size of those after.
     """
+    return labelled(paired(before, after), captions, [""] * len(after))
+
+
+def paired(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> list[Image.Image]:
+    """Each picture before, in the size of those after, and what became of it. Raises NVGError."""
     if not after or len(before) not in (1, len(after)):
         raise NVGError(f"{len(before)} pictures before and {len(after)} after do not pair; give equally many, or one")
     pairs = zip(before if len(before) == len(after) else [before[0]] * len(after), after, strict=True)
     size = after[0].size
-    tiles = [one.resize(size, Image.Resampling.LANCZOS) if one.size != size else one for pair in pairs for one in pair]
-    return labelled(tiles, captions, [""] * len(after))
+    return [one.resize(size, Image.Resampling.LANCZOS) if one.size != size else one for pair in pairs for one in pair]

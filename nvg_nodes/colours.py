@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nvg_model import NVGError, hierarchy
-from nvg_model.areas import distance_to
+from nvg_model.areas import distance_to, fine_unit
 from nvg_nodes import layout
 
 
@@ -36,7 +36,7 @@ class Colours:
 
 def areas_of(masks: Sequence[Tensor], grid: tuple[int, int]) -> Colours:
     """The areas of masks [H,W] that do not overlap, and what is free of them. Raises NVGError where one has all."""
-    unit = layout.fine_unit(grid)
+    unit = fine_unit(grid)
     size = grid[0] * unit, grid[1] * unit
     fine = torch.cat([layout.resize(mask[None, None], size, "stretch", "area")[0] for mask in masks])
     # What is free comes last here, so that at half a pixel each the painted one wins, as of a single mask.

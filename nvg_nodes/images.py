@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -71,18 +70,6 @@ def checked_image(image: Tensor) -> Tensor:
     if not bool(torch.isfinite(image).all()):
         raise NVGError("the image holds NaN or infinity; look at the node that it comes from")
     return (image.expand(-1, -1, -1, 3) if image.shape[-1] == 1 else image).clamp(0, 1)
-
-
-def widened(image: Tensor, size: tuple[int, int], fill: float | None = None) -> Tensor:
-    """[B,H,W,C] with the proportions of a size, padded equally on both sides with `fill`, or else with its edges."""
-    height, width = image.shape[1:3]
-    unit = max(height / size[0], width / size[1])
-    down, across = max(height, round(unit * size[0])) - height, max(width, round(unit * size[1])) - width
-    sides = across // 2, across - across // 2, down // 2, down - down // 2
-    channels_first = image.movedim(-1, 1)
-    if fill is None:
-        return F.pad(channels_first, sides, mode="replicate").movedim(1, -1)
-    return F.pad(channels_first, sides, value=fill).movedim(1, -1)
 
 
 def to_pil(image: Tensor) -> list[Image.Image]:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nvg_model import NVGError, hierarchy, render
-from nvg_model.areas import distance_to, signed_distance
+from nvg_model.areas import distance_to, fine_unit, signed_distance
 from nvg_model.errors import shortened
 from nvg_nodes.types import Model, Structure, structure_of
 
@@ -28,8 +28,6 @@ AUTO, HUE, BRIGHTNESS = "auto", "hue", "brightness"
 CIRCLE, RECTANGLE, GRADIENT = "circle", "rectangle", "gradient"
 FLIPS = ["none", "horizontal", "vertical", "both"]
 WRAP, EXTEND = "wrap", "extend"
-_FINE = 128
-"""Pixels along the longer side at which distances to an outline are measured."""
 
 
 def grow(labels: Tensor, scores: Sequence[Tensor], stages: int) -> Tensor:
@@ -192,9 +190,11 @@ def resize(x: Tensor, size: tuple[int, int], fit: str, mode: str, fill: float = 
     return F.interpolate(framed(x, size, fit, fill), size=size, mode=mode)
 
 
-def framed(x: Tensor, size: tuple[int, int], fit: str, fill: float = 0.0) -> Tensor:
+def framed(x: Tensor, size: tuple[int, int], fit: str, fill: float | None = 0.0) -> Tensor:
     """[B,C,H,W] with the proportions of a size, cut or padded but not resampled; as it is for "stretch".
 
+    Args:
+        fill: what is padded with, equally on both sides; None: with its own edges (pad only).
     Raises:
         NVGError: an unknown fit.
     """
@@ -208,12 +208,15 @@ def framed(x: Tensor, size: tuple[int, int], fit: str, fill: float = 0.0) -> Ten
     unit = choose(height / size[0], width / size[1])
     # Negative padding cuts off.
     down, across = max(1, round(unit * size[0])) - height, max(1, round(unit * size[1])) - width
-    return F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2), value=fill)
+    sides = across // 2, across - across // 2, down // 2, down - down // 2
+    return F.pad(x, sides, mode="replicate") if fill is None else F.pad(x, sides, value=fill)
 
 
-def fine_unit(grid: tuple[int, int]) -> int:
-    """Pixels along a position at which distances to an outline are measured."""
-    return max(1, _FINE // max(grid))
+def middle(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The middle [B,C,h,w] of [B,C,H,W], around which `framed` padded."""
+    height, width = size
+    top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
+    return x[:, :, top : top + height, left : left + width]
 
 
 def mask_score(mask: Tensor, grid: tuple[int, int], fit: str, rule: str) -> Tensor:

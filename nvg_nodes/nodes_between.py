@@ -74,11 +74,10 @@ class NVGInterpolate(io.ComfyNode):
             drawn = _between_sequences(model, first, second, frames, content, there_and_back)
         elif first_structure is not None and second_structure is not None and first is None and second is None:
             labels = _between_structures(model, first_structure, second_structure, frames, there_and_back)
-            chosen = (settings or Settings()).over(model.nvg.settings)
             classes = batch_of_classes(model, class_name, 1)
             if len(classes) != 1:
                 raise NVGError(f"class_name names {len(classes)} classes; the frames between two structures have one")
-            drawn = draw(model, classes.expand(len(labels)), chosen, seed=seed, structure=labels, shared_noise=True)
+            drawn = draw(model, classes.expand(len(labels)), settings, seed=seed, structure=labels, shared_noise=True)
         else:
             raise NVGError("connect two ends of one kind: first and second, or first_structure and second_structure")
         return picture_output(model, *drawn)

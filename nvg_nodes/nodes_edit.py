@@ -24,6 +24,7 @@ from nvg_nodes.sockets import (
     first_item_input,
     fit_input,
     model_input,
+    optional_whole,
     regions_input,
     request_inputs,
     settings_input,
@@ -149,14 +150,15 @@ class NVGInpaint(io.ComfyNode):
         """Draws what is masked or uncovered, and lays it into the picture."""
         placed, free = _placed(images.checked_image(image), mask, scale, right, down)
         old, free, classes = _batch(placed, free, batch_of_classes(model, class_name, 1), batch_size)
-        whole = images.widened(old, model.config.image_size)
+        size = model.config.image_size
+        whole = layout.framed(old.movedim(-1, 1), size, "pad", None)
         drawn = draw(
             model,
             classes,
-            (settings or Settings()).over(model.nvg.settings),
+            settings,
             seed=seed,
-            sequence=tokenize(model, images.to_model(whole, model.config.image_size, "stretch")),
-            keep=(images.widened(free[..., None], model.config.image_size, 0)[..., 0] == 0).float(),
+            sequence=tokenize(model, images.to_model(whole.movedim(1, -1), size, "stretch")),
+            keep=(layout.framed(free[:, None], size, "pad")[:, 0] == 0).float(),
             keep_structure=keep_structure,
             structure=structure.fitting(model) if structure is not None else None,
             regions=(regions or Regions()).items,
@@ -189,16 +191,8 @@ def _place_inputs() -> list[io.Input]:
 
 
 def _keep_structure_input() -> io.Input:
-    return advanced(
-        io.Int.Input(
-            "keep_structure",
-            optional=True,
-            default=0,
-            min=0,
-            max=32,
-            tooltip="Keep the structure of so many stages inside the mask too, so that outlines stay. 0 keeps none.",
-        )
-    )
+    what = "Keep the structure of so many stages inside the mask too, so that outlines stay. 0 keeps none."
+    return advanced(optional_whole("keep_structure", 32, what))
 
 
 def _placed(image: Tensor, mask: Tensor | None, scale: float, right: int, down: int) -> tuple[Tensor, Tensor]:
@@ -236,10 +230,8 @@ def _batch(image: Tensor, mask: Tensor, classes: Tensor, batch_size: int) -> tup
 
 
 def _of_size(drawn: Tensor, whole: Tensor, old: Tensor) -> Tensor:
-    """What the model drew [B,4,h,w] as IMAGE values [B,C,H,W] like `old`, which is the middle of `whole`."""
-    channels, (height, width) = old.shape[-1], old.shape[1:3]
-    new = from_white(drawn) if channels == 4 else drawn[:, :3]
-    if new.shape[-2:] != whole.shape[1:3]:
-        new = F.interpolate(new, whole.shape[1:3], mode="bicubic", antialias=True).clamp(-1, 1)
-    top, left = (whole.shape[1] - height) // 2, (whole.shape[2] - width) // 2
-    return images.from_model(new[..., top : top + height, left : left + width]).movedim(-1, 1)
+    """What the model drew [B,4,h,w] as IMAGE values [B,C,H,W] like `old` [B,H,W,C], the middle of `whole` [B,C,..]."""
+    new = from_white(drawn) if old.shape[-1] == 4 else drawn[:, :3]
+    if new.shape[-2:] != whole.shape[-2:]:
+        new = F.interpolate(new, whole.shape[-2:], mode="bicubic", antialias=True).clamp(-1, 1)
+    return images.from_model(layout.middle(new, old.shape[1:3])).movedim(-1, 1)

@@ -72,23 +72,25 @@ def picture_outputs() -> list[io.Output]:
 
 
 def draw(
-    model: Model, classes: Tensor, settings: SamplingSettings, **request: Any
+    model: Model, classes: Tensor, settings: Settings | None, **request: Any
 ) -> tuple[VisualGranularitySequence, Tensor, Tensor]:
     """Generates, each stage shown on the node as it comes.
 
     Args:
         classes: long [B].
+        settings: what differs from the checkpoint's.
         request: the other fields of a `Request`.
     Returns:
         The whole sequence on the CPU, the model's images of it, and the MASK of what is opaque.
     """
+    chosen = (settings or Settings()).over(model.nvg.settings)
     given = request.get("structure")
     known = given.shape[1] if given is not None else request.get("keep_structure", 0)
     kept = request.get("keep_content", 0)
-    bar = host.current().progress(count_evaluations(settings, model.config.splits, known, kept))
+    bar = host.current().progress(count_evaluations(chosen, model.config.splits, known, kept))
     # A network sees every picture once for each class and once without; the plain two of it are counted in `ready`.
     nvg = model.ready(len(classes) * (2 + len(request.get("regions", ()))) // 2)
-    for state in nvg.run(Request(classes, settings=settings, on_evaluation=bar, **request)).stages():
+    for state in nvg.run(Request(classes, settings=chosen, on_evaluation=bar, **request)).stages():
         if not state.is_whole:
             bar.show(lambda state=state: images.preview(nvg, state))  # type: ignore[misc]
     result = state.to("cpu")
@@ -157,7 +159,7 @@ class NVGGenerate(io.ComfyNode):
         drawn = draw(
             model,
             batch_of_classes(model, class_name, batch_size, structure, sequence, regions),
-            (settings or Settings()).over(model.nvg.settings),
+            settings,
             seed=seed,
             structure=structure.fitting(model) if structure is not None else None,
             sequence=sequence,

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from nvg_model import NVGError, VisualGranularitySequence, sheets
-from nvg_nodes import host, images
+from nvg_nodes import host, images, layout
 from nvg_nodes.api import io, schema, words
 from nvg_nodes.sockets import MAIN, NVGSequence, model_input, opacity_output
 from nvg_nodes.types import Model, check_sequence
@@ -62,24 +62,20 @@ class NVGCutOut(io.ComfyNode):
             check_sequence(model, sequence)
         if image is None and sequence is None:
             raise NVGError("there is nothing to cut out; connect image, or sequence")
-        whole = None if image is None else images.widened(images.checked_image(image), model.config.image_size)
-        numbers = {len(one) for one in (whole, sequence) if one is not None}
-        if len(numbers) > 1:
-            raise NVGError(
-                "image has {} pictures and sequence {}; connect one of them".format(
-                    *(len(one) for one in (whole, sequence) if one is not None)
-                )
-            )
-        made = _cut_out(model, whole, sequence, max(numbers))
-        if image is not None and whole is not None:
-            height, width = image.shape[1:3]
-            top, left = (whole.shape[1] - height) // 2, (whole.shape[2] - width) // 2
-            made = made[:, top : top + height, left : left + width]
+        pictures = None if image is None else images.checked_image(image).movedim(-1, 1)
+        numbers = [len(one) for one in (pictures, sequence) if one is not None]
+        if len(set(numbers)) > 1:
+            raise NVGError("image has {} pictures and sequence {}; connect one of them".format(*numbers))
+        whole = None if pictures is None else layout.framed(pictures, model.config.image_size, "pad", None)
+        made = _cut_out(model, whole, sequence, numbers[0])
+        if pictures is not None:
+            made = layout.middle(made, pictures.shape[2:])
+        made = made.movedim(1, -1)
         return io.NodeOutput(made, made[..., 3])
 
 
 def _cut_out(model: Model, pictures: Tensor | None, sequence: VisualGranularitySequence | None, items: int) -> Tensor:
-    """IMAGE with four channels."""
+    """IMAGE values [B,4,H,W], of a sequence or of pictures [B,C,H,W]."""
     nvg = model.ready(min(items, images.AT_ONCE))
     starts = range(0, items, images.AT_ONCE)
     bar, made = host.current().progress(len(starts)), []
@@ -87,9 +83,9 @@ def _cut_out(model: Model, pictures: Tensor | None, sequence: VisualGranularityS
         bar()
         some = slice(start, start + images.AT_ONCE)
         given = None if sequence is None else sequence.items(some)
-        shown = None if pictures is None else pictures[some].movedim(-1, 1) * 2 - 1
+        shown = None if pictures is None else pictures[some] * 2 - 1
         made.append(images.from_model(nvg.cut_out(given, shown)))
-    return torch.cat(made)
+    return torch.cat(made).movedim(-1, 1)
 
 
 class NVGGrid(io.ComfyNode):
@@ -136,7 +132,11 @@ class NVGGrid(io.ComfyNode):
         tiles = images.to_pil(images.checked_image(image))
         above, before = _lines(column_texts), _lines(row_texts)
         if after is not None:
-            tiles = _paired(tiles, images.to_pil(images.checked_image(after)))
+            if len(tiles) not in (1, len(after)):
+                raise NVGError(
+                    f"image has {len(tiles)} pictures and after {len(after)}; give equally many, or one before"
+                )
+            tiles = sheets.paired(tiles, images.to_pil(images.checked_image(after)))
             columns, above = 2, above or ["before", "after"]
         columns = columns or len(above) or math.ceil(len(tiles) / len(before) if before else math.sqrt(len(tiles)))
         rows = math.ceil(len(tiles) / columns)
@@ -163,12 +163,3 @@ def _filled(texts: Sequence[str], count: int, what: str) -> list[str]:
     if texts and len(texts) != count:
         raise NVGError(f"there are {len(texts)} texts for {count} {what}; give one for each, or none")
     return list(texts) or [""] * count
-
-
-def _paired(before: list[Image.Image], after: list[Image.Image]) -> list[Image.Image]:
-    """Each picture before what became of it, in one size. Raises NVGError."""
-    if len(before) not in (1, len(after)):
-        raise NVGError(f"image has {len(before)} pictures and after {len(after)}; give equally many, or one before")
-    size = after[0].size
-    fitting = [one if one.size == size else one.resize(size, Image.Resampling.LANCZOS) for one in before]
-    return [one for item, new in enumerate(after) for one in (fitting[min(item, len(fitting) - 1)], new)]

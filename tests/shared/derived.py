@@ -169,10 +169,11 @@ def _rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 
 def contents() -> dict[Path, str]:
     """What the derived files should hold."""
+    contract = present()
     graphs = [*(ROOT / "workflows").glob("*.json"), *(ROOT / "subgraphs").glob("*.json")]
     return {
-        **{path: workflow_slots.completed(path.read_text(encoding="utf-8"), present()) for path in sorted(graphs)},
-        CONTRACT: json.dumps(present(), indent=1) + "\n",
+        **{path: workflow_slots.completed(path.read_text(encoding="utf-8"), contract) for path in sorted(graphs)},
+        CONTRACT: json.dumps(contract, indent=1) + "\n",
         ENGLISH: json.dumps(definitions(), ensure_ascii=False, indent=2) + "\n",
         REFERENCE: reference(),
     }
