@@ -49,7 +49,6 @@ class ContentGenerator(nn.Module):
         self.input, self.structured = config.generator.content_input, config.generator.structure_rope
         self.canvas_in = nn.Linear(channels, width)
         # Zeros, not memory as it was found: whoever draws without weights, as tests do, would now and then meet NaN.
-        # Zeros, not memory as it was found: whoever draws without weights, as tests do, would now and then meet NaN.
         self.start_canvas = nn.Parameter(torch.zeros(1, config.positions, channels))
         self.class_embedding = embedding(self.num_classes + 1, width)
         self.stage_embedding = embedding(config.num_stages, width)

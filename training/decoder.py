@@ -34,7 +34,14 @@ from training.precision import with_precision
 from training.recipes.base import FINISH, DecoderRecipe, Recipe
 from training.run_folder import Identity, alone_in, open_run, weights_digest
 from training.tokenizer import discriminator_phase, reconstruction_task, write_report
-from training.warm_start import DECODER, WEIGHTS, tokenizer_weights, widened
+from training.warm_start import (
+    DECODER,
+    WEIGHTS,
+    has_trained_generator,
+    tokenizer_weights,
+    trained_generator,
+    widened,
+)
 
 
 def train_decoder(recipe: Recipe, data: Path | str, run: Path) -> Path:
@@ -83,9 +90,13 @@ def _train(recipe: Recipe, data: Path | str, folder: Path, before: NVG, world: W
 
 
 def starting_model(recipe: Recipe, run: Path) -> NVG:
-    """The checkpoint to start from, or the run's tokenizer without generators."""
+    """The checkpoint to start from, or the run's tokenizer with its generators, as far as they are trained."""
     if recipe.start:
         return nvg_model.load(recipe.start, dtype=torch.float32)
+    if has_trained_generator(run):
+        nvg, _ = trained_generator(recipe, run)
+        nvg.settings = recipe.sampling or nvg.settings
+        return nvg.eval().requires_grad_(False)
     nvg = NVG(dataclasses.replace(recipe.config, generator=None))
     nvg.tokenizer.load_state_dict(tokenizer_weights(run))
     return nvg.eval().requires_grad_(False)

@@ -22,13 +22,9 @@ from training import checkpointing
 from training.data.cache import fingerprint
 from training.errors import TrainingError
 from training.recipes.base import GeneratorRecipe, Recipe
-from training.run_folder import (
-    generator_folder,
-)
+from training.run_folder import generator_folder
 
 WEIGHTS = "tokenizer.pt"
-
-
 DECODER = "decoder"
 """Folder of a run for the decoder trained once more."""
 
@@ -75,6 +71,14 @@ def use_trained_decoder(tokenizer: Tokenizer, run: Path) -> bool:
         raise TrainingError(f"{path} belongs to another tokenizer than {run / 'tokenizer'}; move {path.parent} away")
     tokenizer.load_state_dict(weights)
     return True
+
+
+def has_trained_generator(run: Path) -> bool:
+    """Whether a run has saves of both networks, trained together or each alone."""
+    both, content, structure = (
+        checkpointing.newest(generator_folder(run, networks)) for networks in ("both", "content", "structure")
+    )
+    return both is not None or (content is not None and structure is not None)
 
 
 def trained_generator(recipe: Recipe, run: Path, best: bool = False) -> tuple[NVG, dict[str, dict[str, Any]]]:

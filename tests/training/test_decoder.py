@@ -87,7 +87,7 @@ def test_an_export_has_the_decoder_that_the_run_trained(data: Path, tmp_path: Pa
 
     smoke = recipe("smoke")
     chosen = dataclasses.replace(
-        with_decoder(output_channels=4, output_scale=2, decoder_channels=(16, 16, 16)),
+        with_decoder(output_channels=4, output_scale=2, decoder_channels=(16, 16, 16), drawn=0.5),
         tokenizer=dataclasses.replace(smoke.tokenizer, steps=1, batch=4),
         generator=dataclasses.replace(smoke.generator, steps=1, batch=4, cached_views=8),
     )
@@ -121,6 +121,9 @@ def test_cached_canvases_are_those_of_the_views(data: Path, start: Path, tmp_pat
     torch.testing.assert_close(canvases[:, 1], again.canvases[:, -1], atol=2e-3, rtol=1e-3)
     assert not torch.equal(canvases[:, 0], canvases[:, 1])
     made = path.stat().st_mtime_ns
+    load_or_make(path, nvg, pictures, views, 128, 3, drawn=True)
+    assert path.stat().st_mtime_ns == made
+    nvg.tokenizer.decoder.head[2].bias.add_(1)  # another decoder can use them too
     load_or_make(path, nvg, pictures, views, 128, 3, drawn=True)
     assert path.stat().st_mtime_ns == made
     load_or_make(path, nvg, pictures, views, 128, 4, drawn=True)

@@ -74,7 +74,7 @@ def load_or_make(
         TrainingError: the cache could not be written.
     """
     chunks = -(-views // CHUNK)
-    model = weights_hash(nvg) if drawn else fingerprint(nvg.tokenizer)
+    model = generator_key(nvg) if drawn else fingerprint(nvg.tokenizer)
     key = f"{model} {settings.key} {chunks} {seed} {dataset.size} {digest(dataset)}"
     canvases = _read(path, key)
     if canvases is None:
@@ -87,6 +87,11 @@ def load_or_make(
         with replacing(path, UNWRITTEN) as partial:
             save_file({"canvases": canvases}, partial, {"key": key})
     return CanvasCache(canvases, dataset, settings, seed)
+
+
+def generator_key(nvg: NVG) -> str:
+    """A short hash of all that makes a canvas. The decoder is left out: another one can use the same canvases."""
+    return f"{fingerprint(nvg.tokenizer)} {weights_hash(nvg.content)} {weights_hash(nvg.structure)}"
 
 
 def _read(path: Path, key: str) -> Tensor | None:
@@ -123,7 +128,7 @@ def _canvases(
 @torch.inference_mode()
 def load_or_generate(path: Path, nvg: NVG, count: int, seed: int) -> Tensor:
     """Canvases float16 [G,L,C] of `count` generated pictures, every class alike, kept at `path`."""
-    key = f"{weights_hash(nvg)} {nvg.settings} {count} {seed}"
+    key = f"{generator_key(nvg)} {nvg.settings} {count} {seed}"
     canvases = _read(path, key)
     if canvases is None:
         parts = []
