@@ -12,7 +12,7 @@ from nvg_model import NVGError, VisualGranularitySequence, interpolation
 from nvg_nodes import host, images
 from nvg_nodes.api import io, schema, words
 from nvg_nodes.nodes_generate import batch_of_classes, draw, picture_output, picture_outputs
-from nvg_nodes.sockets import MAIN, SEEDS, NVGSequence, NVGStructure, class_input, model_input, settings_input
+from nvg_nodes.sockets import MAIN, SEEDS, NVGSequence, NVGStructure, Options, class_input, model_input, settings_input
 from nvg_nodes.types import Model, Settings, Structure, check_sequence, joined
 
 
@@ -74,10 +74,11 @@ class NVGInterpolate(io.ComfyNode):
             drawn = _between_sequences(model, first, second, frames, content, there_and_back)
         elif first_structure is not None and second_structure is not None and first is None and second is None:
             labels = _between_structures(model, first_structure, second_structure, frames, there_and_back)
-            classes = batch_of_classes(model, class_name, 1)
+            options = Options(settings=settings, shared_noise=True)
+            classes = batch_of_classes(model, class_name, 1, options)
             if len(classes) != 1:
                 raise NVGError(f"class_name names {len(classes)} classes; the frames between two structures have one")
-            drawn = draw(model, classes.expand(len(labels)), settings, seed=seed, structure=labels, shared_noise=True)
+            drawn = draw(model, classes.expand(len(labels)), seed, options, structure=labels)
         else:
             raise NVGError("connect two ends of one kind: first and second, or first_structure and second_structure")
         return picture_output(model, *drawn)

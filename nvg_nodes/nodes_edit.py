@@ -5,6 +5,8 @@ Shapes: IMAGE [B,H,W,C] and MASK [B,H,W] in [0,1].
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +22,7 @@ from nvg_nodes.sockets import (
     NVGRegions,
     NVGSequence,
     NVGStructure,
+    Options,
     class_input,
     first_item_input,
     fit_input,
@@ -30,7 +33,7 @@ from nvg_nodes.sockets import (
     settings_input,
     variation_inputs,
 )
-from nvg_nodes.types import Model, Regions, Settings, Structure
+from nvg_nodes.types import Model, Regions
 
 AS_SETTINGS = -1.0
 """The guidance that means that of the settings."""
@@ -141,30 +144,17 @@ class NVGInpaint(io.ComfyNode):
         scale: float = 1.0,
         right: int = 0,
         down: int = 0,
-        keep_structure: int = 0,
-        structure: Structure | None = None,
-        regions: Regions | None = None,
-        settings: Settings | None = None,
-        **numbers: float,
+        **given: Any,
     ) -> io.NodeOutput:
         """Draws what is masked or uncovered, and lays it into the picture."""
+        options = Options(**given)
         placed, free = _placed(images.checked_image(image), mask, scale, right, down)
-        old, free, classes = _batch(placed, free, batch_of_classes(model, class_name, 1), batch_size)
+        old, free, classes = _batch(placed, free, batch_of_classes(model, class_name, 1, Options()), batch_size)
         size = model.config.image_size
         whole = layout.framed(old.movedim(-1, 1), size, "pad", None)
-        drawn = draw(
-            model,
-            classes,
-            settings,
-            seed=seed,
-            sequence=tokenize(model, images.to_model(whole.movedim(1, -1), size, "stretch")),
-            keep=(layout.framed(free[:, None], size, "pad")[:, 0] == 0).float(),
-            keep_structure=keep_structure,
-            structure=structure.fitting(model) if structure is not None else None,
-            regions=(regions or Regions()).items,
-            **numbers,
-        )
-        sequence, pictures, opacity = drawn
+        kept = tokenize(model, images.to_model(whole.movedim(1, -1), size, "stretch"))
+        keep = (layout.framed(free[:, None], size, "pad")[:, 0] == 0).float()
+        sequence, pictures, opacity = draw(model, classes, seed, options, sequence=kept, keep=keep)
         new = _of_size(torch.cat([pictures, opacity[:, None] * 2 - 1], 1), whole, old)
         return io.NodeOutput(editing.paste(new, old.movedim(-1, 1), free).movedim(1, -1), free, sequence)
 

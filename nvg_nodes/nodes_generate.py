@@ -19,6 +19,7 @@ from nvg_nodes.sockets import (
     NVGSequence,
     NVGSettings,
     NVGStructure,
+    Options,
     first_item_input,
     opacity_output,
     optional_whole,
@@ -28,7 +29,7 @@ from nvg_nodes.sockets import (
     shared_noise_input,
     variation_inputs,
 )
-from nvg_nodes.types import Model, Regions, Settings, Structure, check_sequence, structure_of
+from nvg_nodes.types import Model, Settings, structure_of
 
 THE_CHECKPOINTS, THE_CHECKPOINTS_NUMBER = "checkpoint", -1
 
@@ -72,25 +73,25 @@ def picture_outputs() -> list[io.Output]:
 
 
 def draw(
-    model: Model, classes: Tensor, settings: Settings | None, **request: Any
+    model: Model, classes: Tensor, seed: int, options: Options, **more: Any
 ) -> tuple[VisualGranularitySequence, Tensor, Tensor]:
     """Generates, each stage shown on the node as it comes.
 
     Args:
         classes: long [B].
-        settings: what differs from the checkpoint's.
-        request: the other fields of a `Request`.
+        more: fields of a `Request` that come before those of the options.
     Returns:
         The whole sequence on the CPU, the model's images of it, and the MASK of what is opaque.
     """
-    chosen = (settings or Settings()).over(model.nvg.settings)
-    given = request.get("structure")
-    known = given.shape[1] if given is not None else request.get("keep_structure", 0)
-    kept = request.get("keep_content", 0)
-    bar = host.current().progress(count_evaluations(chosen, model.config.splits, known, kept))
+    request = options.request(model) | more
+    given = request["structure"]
+    known = given.shape[1] if given is not None else request["keep_structure"]
+    bar = host.current().progress(
+        count_evaluations(request["settings"], model.config.splits, known, request["keep_content"])
+    )
     # A network sees every picture once for each class and once without; the plain two of it are counted in `ready`.
-    nvg = model.ready(len(classes) * (2 + len(request.get("regions", ()))) // 2)
-    for state in nvg.run(Request(classes, settings=chosen, on_evaluation=bar, **request)).stages():
+    nvg = model.ready(len(classes) * (2 + len(request["regions"])) // 2)
+    for state in nvg.run(Request(classes, seed, on_evaluation=bar, **request)).stages():
         if not state.is_whole:
             bar.show(lambda state=state: images.preview(nvg, state))  # type: ignore[misc]
     result = state.to("cpu")
@@ -134,44 +135,11 @@ class NVGGenerate(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model: Model,
-        class_name: str,
-        seed: int,
-        batch_size: int,
-        structure: Structure | None = None,
-        sequence: VisualGranularitySequence | None = None,
-        keep_structure: int = 0,
-        keep_content: int = 0,
-        settings: Settings | None = None,
-        first_item: int = 0,
-        regions: Regions | None = None,
-        variation_seed: int = 0,
-        variation: float = 0.0,
-        shared_noise: bool = False,
-    ) -> io.NodeOutput:
+    def execute(cls, model: Model, class_name: str, seed: int, batch_size: int, **given: Any) -> io.NodeOutput:
         """Draws all stages, each shown on the node as it comes."""
-        if not (keep_structure or keep_content):
-            sequence = None  # nothing of it is wanted
-        if sequence is not None:
-            check_sequence(model, sequence)
-        drawn = draw(
-            model,
-            batch_of_classes(model, class_name, batch_size, structure, sequence, regions),
-            settings,
-            seed=seed,
-            structure=structure.fitting(model) if structure is not None else None,
-            sequence=sequence,
-            keep_structure=keep_structure,
-            keep_content=keep_content,
-            first_item=first_item,
-            regions=(regions or Regions()).items,
-            variation_seed=variation_seed,
-            variation=variation,
-            shared_noise=shared_noise,
-        )
-        return picture_output(model, *drawn)
+        options = Options(**given)
+        classes = batch_of_classes(model, class_name, batch_size, options)
+        return picture_output(model, *draw(model, classes, seed, options))
 
 
 class NVGSamplingSettings(io.ComfyNode):
@@ -282,14 +250,7 @@ def one_class(model: Model, text: str) -> str | None:
     return model.classes[found[0]] if found[0] < len(model.classes) else None
 
 
-def batch_of_classes(
-    model: Model,
-    text: str,
-    batch_size: int,
-    structure: Structure | None = None,
-    sequence: VisualGranularitySequence | None = None,
-    regions: Regions | None = None,
-) -> Tensor:
+def batch_of_classes(model: Model, text: str, batch_size: int, options: Options) -> Tensor:
     """One class per picture, long [B]: each class `batch_size` times; a single one goes with all that is given.
 
     Raises:
@@ -298,6 +259,4 @@ def batch_of_classes(
     if model.config.generator is None:
         raise NVGError(f"{model.name} has a tokenizer but no generator; it can tokenize and decode only")
     classes = parse_classes(model.nvg, text).repeat_interleave(batch_size)
-    given = len(structure.labels) if structure else 1, len(sequence) if sequence else 1
-    items = max(*given, (regions or Regions()).images)
-    return classes.expand(items) if len(classes) == 1 else classes
+    return classes.expand(options.images) if len(classes) == 1 else classes

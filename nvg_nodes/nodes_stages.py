@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from nvg_nodes.sockets import (
     NVGSequence,
     NVGState,
     NVGStructure,
+    Options,
     first_item_input,
     model_input,
     request_inputs,
@@ -61,23 +63,15 @@ class NVGStart(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model: Model,
-        class_name: str,
-        seed: int,
-        batch_size: int,
-        structure: Structure | None = None,
-        settings: Settings | None = None,
-        first_item: int = 0,
-    ) -> io.NodeOutput:
+    def execute(cls, model: Model, class_name: str, seed: int, batch_size: int, **given: Any) -> io.NodeOutput:
         """A state without stages."""
-        settings = settings or Settings()
-        settings.over(model.nvg.settings)  # complains here rather than stages later
-        classes = batch_of_classes(model, class_name, batch_size, structure)
+        options = Options(**given)
+        options.request(model)  # complains here rather than stages later
+        classes = batch_of_classes(model, class_name, batch_size, options)
+        structure = options.structure
         if structure is not None:
-            layout.for_batch(structure.fitting(model), len(classes), _too_many(structure.labels, classes, "structure"))
-        return io.NodeOutput(State(classes, seed, first_item, settings, structure))
+            layout.for_batch(structure.labels, len(classes), _too_many(structure.labels, classes, "structure"))
+        return io.NodeOutput(State(classes, seed, options.first_item, options.settings or Settings(), structure))
 
 
 class NVGGenerateStructure(io.ComfyNode):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from nvg_model import render
+from dataclasses import dataclass
+from typing import Any
+
+from nvg_model import VisualGranularitySequence, render
 from nvg_model.generation import NO_CLASS
 from nvg_nodes import images
 from nvg_nodes.api import advanced, io
-from nvg_nodes.types import Structure
+from nvg_nodes.types import Model, Regions, Settings, Structure, check_sequence
 
 NVGModel = io.Custom("NVG_MODEL")
 NVGStructure = io.Custom("NVG_STRUCTURE")
@@ -154,6 +157,45 @@ def shared_noise_input() -> io.Input:
             "differ in structure or regions only.",
         )
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """The optional inputs of the nodes that draw, by the names that they have there. None: not connected."""
+
+    structure: Structure | None = None
+    sequence: VisualGranularitySequence | None = None
+    keep_structure: int = 0
+    keep_content: int = 0
+    settings: Settings | None = None
+    first_item: int = 0
+    regions: Regions | None = None
+    variation_seed: int = 0
+    variation: float = 0.0
+    shared_noise: bool = False
+
+    @property
+    def kept(self) -> VisualGranularitySequence | None:
+        """The sequence, where stages of it are to be kept."""
+        return self.sequence if self.keep_structure or self.keep_content else None
+
+    @property
+    def images(self) -> int:
+        """For how many images they are; 1 where each serves all."""
+        structures = len(self.structure.labels) if self.structure else 1
+        sequences = len(self.kept) if self.kept else 1
+        return max(structures, sequences, (self.regions or Regions()).images)
+
+    def request(self, model: Model) -> dict[str, Any]:
+        """The fields of a `Request` that follow from them. Raises NVGError for what was made with another model."""
+        if self.kept is not None:
+            check_sequence(model, self.kept)
+        return vars(self) | {
+            "settings": (self.settings or Settings()).over(model.nvg.settings),
+            "structure": self.structure.fitting(model) if self.structure else None,
+            "sequence": self.kept,
+            "regions": (self.regions or Regions()).items,
+        }
 
 
 def stages_input(default: int, what: str) -> io.Input:

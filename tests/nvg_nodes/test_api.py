@@ -15,6 +15,7 @@ import torch
 from nvg_model import VisualGranularitySequence
 from nvg_nodes import api, extension, host
 from nvg_nodes import types as values
+from nvg_nodes.sockets import Options
 from nvg_nodes.standalone import schema
 from nvg_nodes.standalone.graph import inputs_of
 from nvg_nodes.standalone.runner import KINDS
@@ -35,13 +36,22 @@ def test_everything_is_explained(name):
     assert len(set(info["output_name"])) == len(info["output_name"])
 
 
+def parameters_of(name, inputs):
+    """What `execute` takes by name, where `**given` stands for those of the inputs that `Options` has."""
+    parameters = dict(inspect.signature(NODES[name].execute).parameters)
+    if parameters.pop("given", None):
+        options = inspect.signature(Options).parameters
+        parameters |= {name: options[name] for name in inputs - {*parameters}}
+    return parameters
+
+
 @pytest.mark.parametrize("name", NODES)
 def test_execute_takes_what_the_schema_says(name):
     """An optional value that a prompt leaves out is then what the widget would have said."""
-    parameters = inspect.signature(NODES[name].execute).parameters
-    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
-        return
     described = list(inputs_of(NODES[name].GET_NODE_INFO_V1()))
+    parameters = parameters_of(name, {one[0] for one in described})
+    if "numbers" in parameters:
+        return
     assert list(parameters) == [one[0] for one in described] or set(parameters) == {one[0] for one in described}
     for input_name, _, options, optional in described:
         default = parameters[input_name].default
@@ -68,8 +78,10 @@ TYPES = {
 @pytest.mark.parametrize("name", NODES)
 def test_execute_is_annotated_with_the_types_of_the_sockets(name):
     execute = NODES[name].execute
-    hints = {key: hint for key, hint in get_type_hints(execute).items() if key in inspect.signature(execute).parameters}
-    for one in NODES[name].GET_SCHEMA().inputs:
+    inputs = NODES[name].GET_SCHEMA().inputs
+    taken = parameters_of(name, {one.id for one in inputs})
+    hints = {key: hint for key, hint in (get_type_hints(Options) | get_type_hints(execute)).items() if key in taken}
+    for one in inputs:
         hint = hints.get(one.id, hints.get("numbers"))
         kinds = {float, int} if one.id not in hints else {*(get_args(hint) or (hint,))} - {types.NoneType}
         assert TYPES[one.io_type] in kinds, one.id
