@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 from torch import Tensor
 
-from nvg_model import hierarchy
+from nvg_model import hierarchy, schedule
 from nvg_model.errors import NVGError
+from nvg_model.flow import GuidedVelocity
 from nvg_model.networks import ContentGenerator, StructureGenerator, known_channels
 from nvg_model.quantizer import Quantizer
 from nvg_model.sampling import (
@@ -30,7 +31,7 @@ from nvg_model.sampling import (
     time_grid,
     top_p_schedule,
 )
-from nvg_model.solvers import SOLVERS, Velocity, evaluations
+from nvg_model.solvers import SOLVERS, evaluations
 from nvg_model.tokenizer import VisualGranularitySequence
 
 if TYPE_CHECKING:
@@ -120,6 +121,9 @@ class Run:
     on_evaluation: Callable[[], None] = field(default=lambda: None)
     findings: list[tuple[str, Tensor]] = field(default_factory=list, repr=False)
     """What would be wrong, and whether all is well: bool [] on the device, read once at the end."""
+
+    def __post_init__(self) -> None:
+        schedule.check_stages(self.settings, self.splits - 1)
 
     @property
     def splits(self) -> int:
@@ -224,40 +228,19 @@ class Run:
         Raises:
             NVGError: a network of average velocities with another solver than euler, or a guidance it does not know.
         """
+        chosen = schedule.at_stage(self.settings, stage)
         if grid is None:
-            grid = time_grid(self.settings.structure_steps, labels.shape[1])
+            grid = time_grid(chosen.structure_steps, labels.shape[1], chosen.time_shift)
         known = known_channels(labels, stage, self.splits)[..., :stage]
 
         def project(z: Tensor) -> Tensor:
             return torch.cat([known, z[..., stage:]], dim=-1) if self.structure.partial else z
 
-        velocity = self._velocity(canvas, labels, stage, grid)
-        return SOLVERS[self.settings.solver](velocity, project(noise.float()), grid, project)
-
-    def _velocity(self, canvas: Tensor, labels: Tensor, stage: int, grid: Sequence[float]) -> Velocity:
-        """The guided velocity of a stage as a function of state [B,L,K] and time."""
-        flow = self.structure
         scale = guidance_schedule(self.settings.structure_guidance, self.splits)[stage]
-        if flow.averages:
-            _check_average(flow, self.settings, scale)
-        guidance = self.guidance(1.0 if flow.averages else scale, flow.num_classes)
-        stages = torch.full_like(guidance.classes, stage)
-        context = flow.context(guidance.repeat(canvas), guidance.repeat(labels), guidance.classes, stages)
-        times = torch.tensor(grid).to(canvas.device)[:, None]
-        spans = times - torch.cat([times[1:], times[-1:]])
-        grid_modulations = flow.modulations(context, times, spans, scale)
-        index_of = {t: index for index, t in enumerate(grid)}
-        memory = flow.transformer.memory() if self.settings.reuse else None
-
-        def velocity(z: Tensor, t: float) -> Tensor:
-            self.on_evaluation()
-            if t in index_of:
-                modulations = [layer[index_of[t]] for layer in grid_modulations]
-            else:
-                modulations = flow.modulations(context, times.new_full((1,), t))
-            return guidance.combine(flow.step(guidance.repeat(z), context, modulations, memory))
-
-        return velocity
+        passes = self.guidance(scale, self.structure.num_classes), self.guidance(1.0, self.structure.num_classes)
+        velocity = GuidedVelocity(self.structure, passes, canvas, labels, stage, chosen, self.on_evaluation)
+        velocity.prepare(grid)
+        return SOLVERS[chosen.solver](velocity, project(noise.float()), grid, project)
 
     def expect_finite(self, otherwise: str, values: Tensor) -> None:
         """Notes on the device whether all is well; `check` reads it, so that the loop never waits for a GPU."""
@@ -287,23 +270,17 @@ class Run:
         return noise.to(device)
 
 
-def _check_average(flow: StructureGenerator, settings: SamplingSettings, scale: float) -> None:
-    """Euler is exact for average velocities; the other solvers would take them for velocities of one time."""
-    if settings.solver != "euler":
-        raise NVGError(
-            f"solver is {settings.solver}; this few-step checkpoint gives average velocities, which need no other "
-            "solver than euler: choose euler, with 1 to 8 steps"
-        )
-    flow.check_guidance(scale)
-
-
 def count_evaluations(
     settings: SamplingSettings, splits: int, structure_stages: int = 1, content_stages: int = 0
 ) -> int:
-    """Network evaluations (each one `on_evaluation`) of a run in which so many stages are given."""
-    a_stage = evaluations(settings.solver, settings.structure_steps)
-    flows = max(0, splits - max(1, structure_stages))
-    return splits + 1 - content_stages + flows * a_stage
+    """Network evaluations (each one `on_evaluation`) of a run in which so many stages are given.
+
+    Raises:
+        NVGError: settings by stage, for another number of stages.
+    """
+    schedule.check_stages(settings, splits - 1)
+    flows = [schedule.at_stage(settings, stage) for stage in range(max(1, structure_stages) - 1, splits - 1)]
+    return splits + 1 - content_stages + sum(evaluations(one.solver, one.structure_steps) for one in flows)
 
 
 def given_structure(request: Request, positions: int, batch: int) -> Tensor:

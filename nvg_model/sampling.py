@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nvg_model import schedule
 from nvg_model.errors import NVGError
-from nvg_model.solvers import SOLVERS
 
-_NEWER: dict[str, Any] = {"reuse": False}
+_NEWER: dict[str, Any] = {"reuse": False, "guidance_every": 1, "time_shift": None}
 """Settings that checkpoints of nvg 0.1.0 lack, with what they had instead."""
 
 
@@ -39,15 +39,22 @@ class SamplingSettings:
     """Keep only the k best tokens; 0 keeps all, 1 is plain argmax."""
     temperature: float = 1.0
     """Divides the logits of the tokens."""
-    structure_steps: int = 25
-    """Time steps of the structure flow per stage."""
-    solver: str = "euler"
-    """Of the structure flow, by its name in `nvg_model.solvers`; a few-step checkpoint takes euler."""
+    structure_steps: int | tuple[int, ...] = 25
+    """Time steps of the structure flow; one number for all stages, or one for each that the flow splits (K-1)."""
+    solver: str | tuple[str, ...] = "euler"
+    """Of the structure flow, by its name in `nvg_model.solvers`, or one for each stage; a few-step checkpoint takes
+    euler."""
     gumbel: bool = False
     """Choose the halves by Gumbel-top-k instead of top-k, for diversity."""
-    reuse: bool = False
+    reuse: bool | tuple[bool, ...] = False
     """Keep the keys and values of canvas and class in the structure network after a stage's first step: about half the
-    work of the later steps, and nearly the same splits."""
+    work of the later steps, and nearly the same splits. One for all stages, or one for each."""
+    guidance_every: int | tuple[int, ...] = 1
+    """Compute the guidance of the structure flow in every n-th evaluation of a stage; the others take what it last was,
+    for half the work. One number for all stages, or one for each."""
+    time_shift: float | tuple[float | None, ...] | None = None
+    """Where the flow's time steps lie (see `time_grid`): 0 are even ones, more is denser near the noise. None are the
+    paper's. One for all stages, or one for each."""
 
     def __post_init__(self) -> None:
         for name in ("content_guidance", "structure_guidance", "top_p"):
@@ -65,12 +72,8 @@ class SamplingSettings:
             raise NVGError(f"top_k is {self.top_k!r}; give 0 for no limit, or a positive whole number")
         if not isinstance(self.temperature, Real) or not 0 < self.temperature < math.inf:
             raise NVGError(f"temperature is {self.temperature!r}; it must be positive (top_k=1 is plain argmax)")
-        if not isinstance(self.structure_steps, int) or self.structure_steps < 1:
-            raise NVGError(f"structure_steps is {self.structure_steps!r}; it must be a whole number of at least 1")
-        if self.solver not in SOLVERS:
-            raise NVGError(f"there is no solver {self.solver!r}; there are {', '.join(SOLVERS)}")
-        if not isinstance(self.reuse, bool):
-            raise NVGError(f"reuse is {self.reuse!r}; give true or false")
+        for name in schedule.BY_STAGE:
+            object.__setattr__(self, name, schedule.checked(name, getattr(self, name)))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, without what older versions do not know where it is as they had it."""
@@ -93,12 +96,13 @@ def top_p_schedule(ends: tuple[float, float], splits: int) -> list[float]:
     ]
 
 
-def time_grid(steps: int, positions: int) -> list[float]:
+def time_grid(steps: int, positions: int, shift: float | None = None) -> list[float]:
     """Times from 1 to 0, n+1 numbers in the precision of float32: t' = e^mu / (e^mu + 1/t - 1).
 
-    mu is linear in L, from 0.5 at 256 positions to 1.15 at 4096.
+    Args:
+        shift: mu; None is the paper's, linear in L, from 0.5 at 256 positions to 1.15 at 4096.
     """
-    mu = 0.5 + (1.15 - 0.5) * (positions - 256) / (4096 - 256)
+    mu = 0.5 + (1.15 - 0.5) * (positions - 256) / (4096 - 256) if shift is None else shift
     even = np.linspace(1, 0, steps + 1)[:-1]
     return [*(math.exp(mu) / (math.exp(mu) + 1 / even - 1)).astype(np.float32).tolist(), 0.0]
 

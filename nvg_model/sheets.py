@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from nvg_model import schedule
 from nvg_model.errors import NVGError
 from nvg_model.generation import Classes
 from nvg_model.model import NVG
@@ -54,7 +55,8 @@ class Axis:
     def captions(self) -> list[str]:
         """One text per value."""
         words = "" if self.name == CLASS else self.name.replace("_", " ") + " "
-        return [words + _shown(value) for value in self.values]
+        shown = schedule.shown if self.name in schedule.BY_STAGE else _shown
+        return [words + shown(value) for value in self.values]
 
 
 def _example(name: str) -> str:
@@ -70,6 +72,8 @@ def _shown(value: Any) -> str:
 
 def _value(name: str, text: str) -> Any:
     """A value of an axis from its text."""
+    if name in schedule.BY_STAGE:
+        return schedule.read(name, text)
     usual = getattr(SamplingSettings(), name, 0.0 if name == VARIATION else "" if name == CLASS else 0)
     try:
         if isinstance(usual, bool):

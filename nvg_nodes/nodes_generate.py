@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from nvg_model import NVG, NVGError, SamplingSettings, VisualGranularitySequence, solvers
+from nvg_model import schedule as schedules
 from nvg_model.errors import shortened
 from nvg_model.generation import Request, count_evaluations
 from nvg_nodes import host, images
@@ -181,12 +182,21 @@ class NVGSamplingSettings(io.ComfyNode):
                     tooltip="Computes canvas and class once a stage instead of at every step of the structure flow: "
                     "faster, and nearly the same structures.",
                 ),
+                io.String.Input(
+                    "schedule",
+                    default="",
+                    optional=True,
+                    tooltip="Structure settings by stage, such as: structure_steps 6 6 4 4 2; guidance_every 2. One "
+                    "value is for all stages. Empty: as above.",
+                ),
             ],
             outputs=[NVGSettings.Output(display_name="settings", tooltip="For NVG Generate and NVG Start.")],
         )
 
     @classmethod
-    def execute(cls, solver: str, gumbel: str, reuse: str = THE_CHECKPOINTS, **numbers: float) -> io.NodeOutput:
+    def execute(
+        cls, solver: str, gumbel: str, reuse: str = THE_CHECKPOINTS, schedule: str = "", **numbers: float
+    ) -> io.NodeOutput:
         """What was changed."""
         changes: dict[str, Any] = {name: value for name, value in numbers.items() if value != THE_CHECKPOINTS_NUMBER}
         if solver != THE_CHECKPOINTS:
@@ -194,7 +204,7 @@ class NVGSamplingSettings(io.ComfyNode):
         for name, choice in (("gumbel", gumbel), ("reuse", reuse)):
             if choice != THE_CHECKPOINTS:
                 changes[name] = choice == "on"
-        settings = Settings(changes)
+        settings = Settings(changes | schedules.read_all(schedule))
         settings.over(SamplingSettings())  # what makes no sense is refused where it was typed
         return io.NodeOutput(settings)
 

@@ -24,6 +24,7 @@ from nvg_model.generation import Request
 from nvg_model.model import NVG
 from nvg_model.render import to_pixels
 from nvg_model.sampling import SamplingSettings
+from nvg_model.schedule import BY_STAGE
 from nvg_model.tokenizer import VisualGranularitySequence
 from training.files import replacing
 from training.metrics.classifier import ClassifierSettings, classify, load_or_train
@@ -103,8 +104,9 @@ def agreement(found: Tensor, wanted: Tensor) -> list[float]:
 
 
 def with_steps(settings: SamplingSettings, steps: int, solver: str = "euler") -> SamplingSettings:
-    """Settings with another way to run the structure flow."""
-    return dataclasses.replace(settings, structure_steps=steps, solver=solver)
+    """Settings with another way to run the structure flow, the same at every stage and guided at every step."""
+    usual = {name: getattr(SamplingSettings(), name) for name in BY_STAGE}
+    return dataclasses.replace(settings, **usual | {"structure_steps": steps, "solver": solver})
 
 
 def table(teacher: NVG, student: NVG, images: Images, measure: Measure | None = None) -> list[dict[str, Any]]:

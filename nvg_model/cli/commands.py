@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nvg_model.cli import editing
 from nvg_model.cli.pictures import output_path, read_picture, read_pixels, replacing, save_picture
 from nvg_model.errors import NVGError
+from nvg_model.schedule import BY_STAGE
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _INDEX = re.compile(r"\d{1,9}")
 PAIRS = ("content_guidance", "structure_guidance", "top_p")
-SETTINGS = (*PAIRS, "top_k", "temperature", "structure_steps", "solver", "gumbel", "reuse")
+SETTINGS = (*PAIRS, "top_k", "temperature", "gumbel", *BY_STAGE)
 
 
 def generate(args: argparse.Namespace) -> int:
@@ -274,7 +275,7 @@ def _recipe(
 
 def _settings(model: NVG, args: argparse.Namespace) -> SamplingSettings:
     """The checkpoint's sampling defaults with the options that were given."""
-    given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in SETTINGS if hasattr(args, name)}
     return dataclasses.replace(model.settings, **given)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nvg_model import solvers
+from nvg_model import schedule, solvers
 from nvg_model.cli import commands, describe, editing
 from nvg_model.errors import NVGError
 
@@ -122,22 +123,31 @@ def _drawing_options(file_name: Callable[[str], str], sheet: bool = False) -> ar
 
 def _sampling_options(options: argparse.ArgumentParser) -> None:
     group = options.add_argument_group("sampling", "A checkpoint brings its own defaults: see `nvg info`.")
+    add = functools.partial(group.add_argument, default=argparse.SUPPRESS)  # only what is given is there
     for name in commands.PAIRS:
         words = name.replace("_", " ")
-        group.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=float,
-            nargs=2,
-            metavar=("A", "B"),
-            help=f"{words} at the first and the last stage",
-        )
-    group.add_argument("--top-k", type=int, metavar="N", help="choose among the N best tokens only; 0: all, 1: argmax")
-    group.add_argument("--temperature", type=float, metavar="T", help="of the token choice")
-    group.add_argument("--steps", dest="structure_steps", type=int, metavar="N", help="time steps of a structure flow")
-    group.add_argument("--solver", metavar="NAME", help=f"of the structure flow: {solvers.summary()}")
-    group.add_argument("--gumbel", action=argparse.BooleanOptionalAction, help="split regions with Gumbel noise")
+        what = f"{words} at the first and the last stage"
+        add(f"--{name.replace('_', '-')}", type=float, nargs=2, metavar=("A", "B"), help=what)
+    add("--top-k", type=int, metavar="N", help="choose among the N best tokens only; 0: all, 1: argmax")
+    add("--temperature", type=float, metavar="T", help="of the token choice")
+    add("--gumbel", action=argparse.BooleanOptionalAction, help="split regions with Gumbel noise")
     what = "compute canvas and class once a stage in the structure network: faster, nearly the same splits"
-    group.add_argument("--reuse", action=argparse.BooleanOptionalAction, help=what)
+    add("--reuse", action=argparse.BooleanOptionalAction, help=what)
+    for option, name, word, what in (
+        ("--steps", "structure_steps", "N", "time steps of a structure flow"),
+        ("--solver", "solver", "NAME", f"of the structure flow: {solvers.summary()}"),
+        ("--guidance-every", "guidance_every", "N", "guide every N-th step of a flow anew, the others as it was"),
+        ("--time-shift", "time_shift", "X", "where the steps of a flow lie: 0 is evenly, none as in the paper"),
+    ):
+        more = f"{what}; one for all stages, or one for each: {word},{word},..."
+        add(option, dest=name, type=functools.partial(_by_stage, name), metavar=word, help=more)
+
+
+def _by_stage(name: str, text: str) -> Any:
+    try:
+        return schedule.read(name, text)
+    except NVGError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _generate_options(command: argparse.ArgumentParser) -> None:

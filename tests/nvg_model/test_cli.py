@@ -65,6 +65,15 @@ def test_a_picture_carries_its_recipe(nvg, tiny_model, tmp_path):
     assert wanted.tobytes() == Image.open("two.png").tobytes()
 
 
+def test_a_schedule_by_stage(nvg):
+    options = "--steps 2,1,3 --solver euler,heun,euler --guidance-every 2 --time-shift 0,none,-0.5"
+    assert nvg(f"generate --class heart {options} --out one.png TINY") == (0, "one.png\n", "")
+    settings = nvg_model.SamplingSettings(**recipe("one.png")["settings"])
+    assert settings == nvg_model.SamplingSettings(
+        structure_steps=(2, 1, 3), solver=("euler", "heun", "euler"), guidance_every=2, time_shift=(0.0, None, -0.5)
+    )
+
+
 def test_sheet_has_a_row_per_class_and_can_be_drawn_again(nvg):
     assert nvg("generate --class boat --class bird --count 3 --scale 2 --out sheet.png TINY")[0] == 0
     assert nvg("generate --class bird --first-item 4 --scale 2 --out fifth.png TINY")[0] == 0
@@ -222,7 +231,9 @@ WRONG = {
     "generate --class bird TINY --top-p 0 1": "top_p is (0.0, 1.0)",
     "generate --class bird TINY --top-p 1": "expected 2 arguments",
     "generate --class bird TINY --top-k -1": "top_k is -1",
-    "generate --class bird TINY --solver eulr": "no solver 'eulr'",
+    "generate --class bird TINY --solver eulr": "solver is 'eulr'",
+    "generate --class bird TINY --steps 4,2": "structure_steps has 2 values, 4 2; the structure flow",
+    "generate --class bird TINY --time-shift late": "time_shift is 'late'; give one value, or one for each stage",
     "generate --class bird TINY --device nonsense": "device 'nonsense' cannot be used",
     "generate --class bird TINY --device meta": "device 'meta' cannot be used",
     "generate --class bird TINY --dtype int8": "invalid choice: 'int8'",

@@ -91,6 +91,13 @@ def test_other_solvers_are_refused(average, solver, refuses):
         average.generate([0], settings=dataclasses.replace(SETTINGS, solver=solver))
 
 
+def test_guidance_now_and_then_is_refused(average, refuses):
+    with refuses(
+        "guidance_every is 2; this few-step checkpoint has the guidance inside every evaluation: leave it at 1"
+    ):
+        average.generate([0], settings=dataclasses.replace(SETTINGS, guidance_every=2))
+
+
 @pytest.mark.parametrize("ends", [(5.0, 5.0), (0.5, 1.0)])
 def test_guidance_that_was_not_trained_is_refused(average, ends, refuses):
     with refuses(f"structure guidance is {ends[0]:g}; this few-step checkpoint has it inside, from 1 to 4: choose"):

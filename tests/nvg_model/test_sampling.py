@@ -94,7 +94,7 @@ def test_known_channels():
         ("temperature", -1.0, "temperature is -1"),
         ("temperature", math.nan, "temperature is nan"),
         ("structure_steps", 0, "structure_steps is 0"),
-        ("solver", "rk4", "no solver 'rk4'; there are euler, heun, multistep"),
+        ("solver", "rk4", "solver is 'rk4'; it must be one of euler, heun, multistep"),
     ],
 )
 def test_settings_are_checked(field, value, named, refuses):
@@ -111,11 +111,23 @@ def test_settings_from_json_and_frozen():
 
 
 def test_the_defaults_are_the_papers():
-    assert dataclasses.astuple(SamplingSettings()) == ((1, 3.5), (1, 2.5), (1, 0.5), 0, 1, 25, "euler", False, False)
+    assert dataclasses.astuple(SamplingSettings()) == (
+        (1, 3.5),
+        (1, 2.5),
+        (1, 0.5),
+        0,
+        1,
+        25,
+        "euler",
+        False,
+        False,
+        1,
+        None,
+    )
 
 
 def test_reuse_is_yes_or_no(refuses):
-    with refuses("reuse is 1; give true or false"):
+    with refuses("reuse is 1; it must be true or false"):
         SamplingSettings(reuse=1)
 
 

@@ -216,6 +216,17 @@ def test_settings_change_only_what_they_say(run, model, tiny_model):
     assert same(sequence, tiny_model.generate("heart", settings=wanted))
 
 
+def test_a_schedule_by_stage(run, model, tiny_model, refuses):
+    text = "structure_steps 2 1 1; guidance_every 2"
+    (settings,) = run("NVGSamplingSettings", structure_steps=3, schedule=text)
+    wanted = dataclasses.replace(tiny_model.settings, structure_steps=(2, 1, 1), guidance_every=2)
+    assert settings.over(tiny_model.settings) == wanted
+    _, sequence, *_ = run("NVGGenerate", model=model, class_name="heart", settings=settings)
+    assert same(sequence, tiny_model.generate("heart", settings=wanted))
+    with refuses("the schedule sets 'steps'; it can set structure_steps"):
+        run("NVGSamplingSettings", schedule="steps 4")
+
+
 def test_progress_counts_every_evaluation_and_shows_every_stage(run, model, monkeypatch):
     seen, shown = [], []
 

@@ -109,7 +109,7 @@ def weights_hash(model: torch.nn.Module) -> str:
 
 def _identity(model: NVG, settings: SampleSettings) -> dict[str, object]:
     """What determines every sample."""
-    sampling = dataclasses.asdict(settings.sampling or model.settings)
+    sampling = (settings.sampling or model.settings).to_dict()
     plain = dataclasses.asdict(dataclasses.replace(settings, sampling=None))
     return json.loads(json.dumps({**plain, "sampling": sampling, "weights": weights_hash(model)}))
 
