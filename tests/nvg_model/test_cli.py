@@ -67,7 +67,7 @@ def test_a_picture_carries_its_recipe(nvg, tiny_model, tmp_path):
 
 def test_a_schedule_by_stage(nvg):
     options = "--steps 2,1,3 --solver euler,heun,euler --guidance-every 2 --time-shift 0,none,-0.5"
-    assert nvg(f"generate --class heart {options} --out one.png TINY") == (0, "one.png\n", "")
+    assert nvg(f"generate --class heart TINY {options} --out one.png") == (0, "one.png\n", "")
     settings = nvg_model.SamplingSettings(**recipe("one.png")["settings"])
     assert settings == nvg_model.SamplingSettings(
         structure_steps=(2, 1, 3), solver=("euler", "heun", "euler"), guidance_every=2, time_shift=(0.0, None, -0.5)
@@ -226,7 +226,7 @@ WRONG = {
     "generate --class bird TINY --count 0": "whole number from 1 to 1000",
     "generate --class bird TINY --scale 1000": "whole number from 1 to 64",
     "generate --class bird TINY --steps 0": "structure_steps is 0",
-    "generate --class bird TINY --steps two": "invalid int value: 'two'",
+    "generate --class bird TINY --steps two": "structure_steps is 'two'; give one value",
     "generate --class bird TINY --temperature nan": "temperature is nan",
     "generate --class bird TINY --top-p 0 1": "top_p is (0.0, 1.0)",
     "generate --class bird TINY --top-p 1": "expected 2 arguments",
