@@ -11,6 +11,7 @@ import torch
 import nvg_model
 from nvg_model.render import to_pil
 from nvg_model.sampling import SamplingSettings
+from nvg_model.schedule import StageFlow
 from training.distributed import World
 from training.errors import TrainingError
 from training.evaluate import evaluate, train_classifier, write_samples_of
@@ -19,6 +20,7 @@ from training.metrics.evaluation import EvaluationSettings, Part
 from training.metrics.parts import PARTS, halves
 from training.metrics.pictures import Labelled, read_split
 from training.metrics.sampler import SampleSettings
+from training.schedule import Found, ScheduleSearch, choose, passes
 from training.tune import TuneSettings, tune
 
 CLASSES = ("heart", "bird", "boat")  # of the tiny model
@@ -258,3 +260,45 @@ def test_read_split_orders_classes_as_the_checkpoint_and_keeps_to_the_limit(tmp_
         assert int(varies.argmax()) == label
     some = read_split(folder, "train", (8, 8), CLASSES, limit=6)
     assert some.labels.bincount().tolist() == [2, 2, 2] and some.pixels.shape == (6, 3, 8, 8)
+
+
+def test_a_schedule_is_learned_and_written(
+    tiny: Path, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = ScheduleSearch(3, (1, 2, 4), ("euler",), (1, 2), (0.0,), (False,), agreement=1.0, reference_steps=4)
+    chosen = tune(TuneSettings(str(tiny), data, tmp_path, "schedule", search, write=True))
+    written = nvg_model.load(tmp_path / "model.safetensors")
+    assert written.settings == chosen
+    read = json.loads((tmp_path / "schedule.json").read_text())
+    assert SamplingSettings(**read["chosen"]) == chosen
+    assert [len(stage) for stage in read["tried"]] == [3, 5, 5], "the first is unguided"
+    costs = [sum(stage["passes"] for stage in one) for one in read["schedules"]]
+    agreements = [sum(stage["agreement"] for stage in one) for one in read["schedules"]]
+    assert costs == sorted(costs) and agreements == sorted(agreements) and costs[0] == 1 + 2 + 2
+    assert "no schedule agrees in 100.0%" in capsys.readouterr().out
+    assert torch.isfinite(written.generate("bird", settings=chosen).canvases).all()
+
+
+def test_what_a_way_costs() -> None:
+    way = StageFlow(4, "euler", False, 2, 0.0)
+    assert passes(way, 16, True) == 2 + 1 + 2 + 1 and passes(way, 16, False) == 4
+    assert passes(dataclasses.replace(way, reuse=True), 16, True) == 2 + 4 * 16 / 33
+    assert passes(dataclasses.replace(way, solver="heun", guidance_every=1), 16, True) == 16
+
+
+def test_the_passes_go_to_where_they_gain_most() -> None:
+    def found(*points: tuple[float, float]) -> list[Found]:
+        return [Found(StageFlow(1, "euler", False, 1, None), *point) for point in points]
+
+    schedules = choose([found((2, 0.8), (4, 0.9), (6, 0.91)), found((2, 0.7), (4, 0.72), (8, 0.94))])
+    assert [[one.passes for one in chosen] for chosen in schedules] == [[2, 2], [4, 2], [4, 8], [6, 8]]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [("pictures", 0, "schedule.pictures is 0"), ("agreement", 1.5, "schedule.agreement is 1.5"),
+     ("solvers", ("rk4",), "schedule.solvers names 'rk4'; there are euler")],
+)  # fmt: skip
+def test_wrong_searches(field: str, value: object, said: str) -> None:
+    with pytest.raises(TrainingError, match=said):
+        ScheduleSearch(**{field: value})  # type: ignore[arg-type]
