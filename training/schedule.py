@@ -59,7 +59,7 @@ class ScheduleSearch:
 
     def ways(self, positions: int, guided: bool) -> list[StageFlow]:
         """All that is tried at a stage, the cheapest first; without guidance there is none to leave out."""
-        found = {}
+        found: dict[StageFlow, None] = {}
         for steps, solver, reuse, every, shift in product(
             self.steps, self.solvers, self.reuse, self.guidance_every, self.time_shifts
         ):
@@ -142,9 +142,8 @@ def choose(found: Sequence[Sequence[Found]]) -> list[list[Found]]:
 def settings_of(settings: SamplingSettings, chosen: Sequence[Found]) -> SamplingSettings:
     """The settings with a schedule in them; what all stages have in common is one value."""
     columns = {name: tuple(getattr(one.way, name) for one in chosen) for name in BY_STAGE}
-    return dataclasses.replace(
-        settings, **{name: column[0] if len(set(column)) == 1 else column for name, column in columns.items()}
-    )
+    values: dict[str, Any] = {name: one[0] if len(set(one)) == 1 else one for name, one in columns.items()}
+    return dataclasses.replace(settings, **values)
 
 
 def learn(model: NVG, data: str, search: ScheduleSearch, out: Path, seed: int = 0) -> SamplingSettings:

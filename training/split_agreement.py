@@ -105,7 +105,7 @@ def agreement(found: Tensor, wanted: Tensor) -> list[float]:
 
 def with_steps(settings: SamplingSettings, steps: int, solver: str = "euler") -> SamplingSettings:
     """Settings with another way to run the structure flow, the same at every stage and guided at every step."""
-    usual = {name: getattr(SamplingSettings(), name) for name in BY_STAGE}
+    usual: dict[str, Any] = {name: getattr(SamplingSettings(), name) for name in BY_STAGE}
     return dataclasses.replace(settings, **usual | {"structure_steps": steps, "solver": solver})
 
 

@@ -195,6 +195,26 @@ def test_bench_gets_its_own_options(nvg, monkeypatch):
     assert (seen[0].preset, seen[0].batch, seen[0].dtype) == ("tiny", 2, "float32")
 
 
+def test_bench_measures_a_checkpoint_with_its_own_settings(nvg, tiny_model, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "matrix_peak", lambda device, dtype: 1e9)  # the longest part, and no concern of this
+    settings = nvg_model.SamplingSettings(structure_steps=(2, 1, 4), guidance_every=2)
+    had, tiny_model.settings = tiny_model.settings, settings
+    try:
+        nvg_model.save(tiny_model, tmp_path / "own.safetensors")
+    finally:
+        tiny_model.settings = had
+    status, out, _ = nvg("bench --model own.safetensors --levers --rounds 1 --json")
+    report = json.loads(out)
+    assert status == 0 and report["settings"]["structure_steps"] == [2, 1, 4]
+    assert all(row["processor_seconds"] > 0 for row in report["rows"])
+    found = {lever["name"]: lever["evaluations"] for lever in report["levers"]}
+    assert found == {
+        "as it is": 12, "half the steps": 9, "reuse": 12, "even times, multistep": 12, "all of these": 9
+    }, "it is guided every second time already"  # fmt: skip
+    status, out, _ = nvg("bench --model own.safetensors --levers --rounds 1 --steps 3")
+    assert "structure_steps 3; solver euler" in out and "what a picture costs" in out and "CPU s" in out
+
+
 @pytest.mark.parametrize("options", ["--solver heun", "--structure source.png --keep-structure 2", "--steps 1"])
 def test_progress_reaches_its_end_on_a_terminal(nvg, picture, monkeypatch, options):
     class Terminal(io.StringIO):
@@ -257,6 +277,8 @@ WRONG = {
     "info source.png": "it is a PNG picture",
     "convert a.ckpt b.ckpt out.safetensors": "there is no file a.ckpt",
     "convert a.ckpt b.ckpt out.bin": "does not end in .safetensors",
+    "bench --rounds 0": "--rounds is 0; it must be at least 1",
+    "bench --model nowhere.safetensors": "there is no checkpoint 'nowhere.safetensors'",
     "bench --batch many": "invalid int value: 'many'",
 }
 
