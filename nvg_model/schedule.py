@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 from nvg_model.errors import NVGError
@@ -49,7 +48,7 @@ _KINDS = {
     "reuse": _Kind(lambda value: isinstance(value, bool), "true or false", lambda word: _SWITCH[word.lower()]),
     "guidance_every": _AT_LEAST_1,
     "time_shift": _Kind(
-        lambda value: value is None or (isinstance(value, Real) and abs(value) <= 10),
+        lambda value: value is None or (isinstance(value, int | float) and abs(value) <= 10),
         "a number from -10 to 10, or none for the paper's",
         lambda word: None if word.lower() == "none" else _finite(word),
     ),

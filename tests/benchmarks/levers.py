@@ -1,9 +1,13 @@
-"""What each way to save work is worth, in processor seconds, all of them in turn in every round (docs/speed.md):
+"""What each way to save work is worth, all of them in turn in one run: the table of docs/speed.md.
 
-    python tests/benchmarks/levers.py --rounds 2
+    python tests/benchmarks/levers.py --data ~/nvg-data/emoji64 --rounds 100 --minutes 60
 
-emoji64: whole pictures. d16, random weights: the parts of a picture, from which its cost follows, as a whole one takes
-minutes: a structure step with and without guidance, the first and a later one, a pass of content, the decoder.
+emoji64: every round draws and decodes a picture of each class with each way, so what else the machine does hits all
+alike. From the same pictures come the processor seconds, the Frechet distance to the training pictures in features of
+an ImageNet network, and the share that a linear probe on them takes for their class. Agreement: share of positions
+that go to the same child as with 25 Euler steps, from the same canvas and noise of real pictures.
+d16, random weights: the parts of a picture, in turn as well, and a picture computed from them, as a whole one takes
+minutes.
 """
 
 from __future__ import annotations
@@ -11,115 +15,178 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from collections.abc import Callable
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 import nvg_model
-from nvg_model import NVG, SamplingSettings
+from nvg_model import NVG, SamplingSettings, schedule
 from nvg_model.cli.bench import random_model
+from nvg_model.cli.levers import turns
 from nvg_model.generation import count_evaluations
-from nvg_model.tokenizer import Upsample
+from nvg_model.render import to_pixels
+from nvg_model.sampling import guidance_schedule
+from training.metrics.judge import Judge
+from training.metrics.lite import lite
+from training.metrics.pictures import read_split
+from training.schedule import passes, real_images
+from training.split_agreement import Images, split, with_steps
 
 
-def turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The least processor seconds of each way, after one call of each that does not count."""
-    least = dict.fromkeys(ways, float("inf"))
-    for number in range(rounds + 1):
-        for name, call in ways.items():
-            start = time.process_time()
-            call()
-            if number:
-                least[name] = min(least[name], time.process_time() - start)
-    return least
-
-
-def emoji64(rounds: int, pictures: int = 2) -> None:
-    """Whole pictures, decoded."""
-    nvg = nvg_model.load("emoji64")
-    default = nvg.settings
-    settings = {
-        "25 steps, as in the paper": dataclasses.replace(default, structure_steps=25),
-        "default: 4 steps": default,
-        "4 steps, reuse": dataclasses.replace(default, reuse=True),
-        "2 steps, multistep": dataclasses.replace(default, structure_steps=2, solver="multistep"),
-        "2 steps, multistep, reuse": dataclasses.replace(default, structure_steps=2, solver="multistep", reuse=True),
+def ways(own: SamplingSettings, learned: str) -> dict[str, SamplingSettings]:
+    """The ways of the table; `learned` is the text of a schedule."""
+    few = with_steps(own, 4)
+    even = dataclasses.replace(few, time_shift=0.0, solver="multistep")
+    now_and_then = dataclasses.replace(even, guidance_every=2)
+    found = {
+        "25 steps, as in the paper": with_steps(own, 25),
+        "4 steps": few,
+        "4 steps, `reuse`": dataclasses.replace(few, reuse=True),
+        "4 even steps, multistep": even,
+        "the same, guided every 2nd": now_and_then,
+        "the same, `reuse`": dataclasses.replace(now_and_then, reuse=True),
+        "2 even steps, multistep, guided every 2nd, `reuse`": dataclasses.replace(
+            now_and_then, structure_steps=2, reuse=True
+        ),
     }
-
-    def draw(chosen: SamplingSettings) -> Callable[[], object]:
-        return lambda: nvg.decode(nvg.generate([0] * pictures, 7, chosen))
-
-    found = turns({name: draw(chosen) for name, chosen in settings.items()}, rounds)
-    base = found["default: 4 steps"]
-    print("| emoji64 | evaluations | seconds a picture | of the default |\n|---|---|---|---|")
-    for name, seconds in found.items():
-        evaluations = count_evaluations(settings[name], nvg.config.splits)
-        print(f"| {name} | {evaluations} | {seconds / pictures:.2f} | {seconds / base:.2f} |", flush=True)
+    if learned:
+        found["learned schedule"] = dataclasses.replace(few, **schedule.read_all(learned))
+    return found
 
 
-def d16(rounds: int) -> None:
-    """The parts, and the picture that they make at several settings."""
+def agreements(model: NVG, images: Images, found: dict[str, SamplingSettings]) -> dict[str, float]:
+    """Of every way with the first, over all stages."""
+    first, *others = found
+    same: dict[str, list[float]] = {first: [1.0]} | {name: [] for name in others}
+    for stage in range(model.config.splits - 1):
+        wanted = split(model, images, found[first], stage)
+        for name in others:
+            same[name].append(float((split(model, images, found[name], stage) == wanted).float().mean()))
+    return {name: sum(one) / len(one) for name, one in same.items()}
+
+
+def draw_in_turn(
+    model: NVG, found: dict[str, SamplingSettings], rounds: int, minutes: float
+) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """Processor seconds a picture, and all pictures uint8 [N,3,H,W], of every way."""
+    classes, end = list(range(len(model.classes))), time.monotonic() + 60 * minutes
+    spent, pictures = dict.fromkeys(found, 0.0), {name: [] for name in found}
+    done = 0
+    while done < rounds and (done == 0 or time.monotonic() < end):
+        for name, settings in found.items():
+            start = time.process_time()
+            drawn = model.decode(model.generate(classes, 0, settings, first_item=done * len(classes)))
+            spent[name] += time.process_time() - start
+            pictures[name].append(to_pixels(drawn))
+        done += 1
+        print(f"round {done}: " + ", ".join(f"{one / done / len(classes):.3f}" for one in spent.values()), flush=True)
+    count = done * len(classes)
+    return {name: one / count for name, one in spent.items()}, {name: torch.cat(one) for name, one in pictures.items()}
+
+
+def emoji64(args: argparse.Namespace, found: dict[str, SamplingSettings]) -> None:
+    """Prints the table."""
+    model = nvg_model.load("emoji64")
+    agreement = agreements(model, real_images(model, str(args.data), args.pictures), found)
+    seconds, pictures = draw_in_turn(model, found, args.rounds, args.minutes)
+    train = read_split(args.data, "train", model.config.image_size, model.classes)
+    extract = lite(args.features, torch.device("cpu"))
+    judge = Judge(extract(train.pixels)[0], train)
+    count = len(next(iter(pictures.values())))
+    print(f"\n{count} pictures of each way; agreement on {args.pictures} real pictures\n")
+    print("| emoji64 | evaluations | seconds a picture | of 4 steps | agreement | Frechet distance | probe |")
+    print("|---|---|---|---|---|---|---|")
+    labels = torch.arange(count) % len(model.classes)
+    for name, settings in found.items():
+        numbers = judge.verdict(extract(pictures[name])[0], labels).numbers
+        print(
+            f"| {name} | {count_evaluations(settings, model.config.splits)} | {seconds[name]:.2f} | "
+            f"{seconds[name] / seconds['4 steps']:.2f} | {agreement[name]:.3f} | {numbers['Frechet distance']:.1f} | "
+            f"{numbers['probe']:.1%} |",
+            flush=True,
+        )
+        if args.out:
+            torch.save(pictures[name], args.out / f"{list(found).index(name)}.pt")
+
+
+def d16_parts(rounds: int) -> tuple[NVG, dict[str, float]]:
+    """Processor seconds of a structure step with and without guidance, whole and reused, of content and decoder."""
     nvg = random_model(nvg_model.preset("d16"))
     config, flow, stage = nvg.config, nvg.structure, 4
     labels = torch.arange(config.positions).expand(2, -1) >> (config.splits - stage)
     canvas = torch.randn(2, config.positions, config.autoencoder.latent_channels)
     z, classes = torch.randn(2, config.positions, config.splits), torch.tensor([0, 1000])
-    context = flow.context(canvas, labels, classes, torch.full_like(classes, stage))
-    modulations = flow.modulations(context, torch.tensor([0.7]))
-    memory = flow.transformer.memory()
-    flow.step(z, context, modulations, memory)
-    parts = turns(
-        {
-            "structure step": lambda: flow.step(z, context, modulations),
-            "structure step, reused": lambda: flow.step(z, context, modulations, memory),
-            "content": lambda: nvg.content.predict(canvas, labels, classes, stage),
-            "decoder": lambda: nvg.tokenizer.decode(canvas[:1]),
-            "decoder, plain upsampling": lambda: plain_decoder(nvg, canvas[:1]),
-        },
-        rounds,
-    )
-    print("\n| part of d16, with guidance | seconds |\n|---|---|")
+    calls = {}
+    for rows in (1, 2):
+        context = flow.context(canvas[:rows], labels[:rows], classes[:rows], torch.full_like(classes[:rows], stage))
+        modulations = flow.modulations(context, torch.tensor([0.7]))
+        memory = flow.transformer.memory()
+        flow.step(z[:rows], context, modulations, memory)
+        given = z[:rows], context, modulations
+        calls[f"step of {rows}"] = lambda given=given: flow.step(*given)
+        calls[f"reused step of {rows}"] = lambda given=given, memory=memory: flow.step(*given, memory)
+    calls["content of 2"] = lambda: nvg.content.predict(canvas, labels, classes, stage)
+    calls["content of 1"] = lambda: nvg.content.predict(canvas[:1], labels[:1], classes[:1], stage)
+    calls["decoder"] = lambda: nvg.tokenizer.decode(canvas[:1])
+    return nvg, {name: processor for name, (processor, _) in turns(calls, rounds).items()}
+
+
+def d16(args: argparse.Namespace, found: dict[str, SamplingSettings]) -> None:
+    """Prints the parts and the pictures that they make; d16 has guidance from 1 to 2.5, so its first stage is free."""
+    nvg, parts = d16_parts(args.part_rounds)
+    print("\n| part of d16 | seconds |\n|---|---|")
     print("".join(f"| {name} | {seconds:.2f} |\n" for name, seconds in parts.items()))
-    stages = config.splits - 1
-    rest = parts["content"] * (config.splits + 1 - 0.5)  # the first stage is unguided
+    splits, scales = nvg.config.splits, guidance_schedule(nvg.settings.structure_guidance, nvg.config.splits)
+    rest = parts["content of 1"] + splits * parts["content of 2"] + parts["decoder"]
+    print("| d16 from its parts | passes of structure | seconds a picture | of 25 steps |\n|---|---|---|---|")
+    base = None
+    for name, settings in found.items():
+        flows = [schedule.at_stage(stretched(settings, splits - 1), stage) for stage in range(splits - 1)]
+        seconds, count = rest, 0.0
+        for one, scale in zip(flows, scales, strict=False):
+            seconds += flow_seconds(one, parts, scale != 1)
+            count += passes(one, nvg.config.positions, scale != 1)
+        base = base or seconds
+        print(f"| {name} | {count:.1f} | {seconds:.1f} | {seconds / base:.3f} |", flush=True)
 
-    def whole(steps: int, reuse: bool) -> float:
-        later = parts["structure step, reused" if reuse else "structure step"]
-        return rest + parts["decoder"] + (stages - 0.5) * (parts["structure step"] + (steps - 1) * later)
 
-    base = whole(25, False)
-    print("| d16 from its parts | seconds a picture | of 25 steps |\n|---|---|---|")
-    for steps in (25, 8, 4, 2):
-        for reuse in (False, True):
-            seconds = whole(steps, reuse)
-            print(f"| {steps} steps{', reuse' if reuse else ''} | {seconds:.1f} | {seconds / base:.3f} |", flush=True)
+def flow_seconds(one: schedule.StageFlow, parts: dict[str, float], guided: bool) -> float:
+    """Of a stage, from the parts."""
+    total = 0.0
+    for number in range(nvg_model.solvers.evaluations(one.solver, one.structure_steps)):
+        rows = 2 if guided and number % one.guidance_every == 0 else 1
+        total += parts[f"{'reused ' if one.reuse and number else ''}step of {rows}"]
+    return total
 
 
-def plain_decoder(nvg: NVG, canvas: torch.Tensor) -> None:
-    """With the upsampling that is used with gradients."""
-
-    def plain(self: Upsample, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-    fast, Upsample.forward = Upsample.forward, plain  # type: ignore[method-assign]
-    try:
-        nvg.tokenizer.decode(canvas)
-    finally:
-        Upsample.forward = fast  # type: ignore[method-assign]
+def stretched(settings: SamplingSettings, flows: int) -> SamplingSettings:
+    """Settings by stage of a model with fewer stages: every stage as the one at the same share of the way."""
+    changes = {}
+    for name in schedule.BY_STAGE:
+        if isinstance(value := getattr(settings, name), tuple):
+            changes[name] = tuple(value[round(stage * (len(value) - 1) / (flows - 1))] for stage in range(flows))
+    return dataclasses.replace(settings, **changes)
 
 
 @torch.inference_mode()
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--data", type=Path, default=Path("~/nvg-data/emoji64").expanduser())
+    parser.add_argument("--schedule", default="", help='learned, such as "structure_steps 4 4 2 2 1; guidance_every 2"')
+    parser.add_argument("--pictures", type=int, default=34, help="real ones that the agreement is measured on")
+    parser.add_argument("--rounds", type=int, default=100, help="a picture of each class and way in each")
+    parser.add_argument("--minutes", type=float, default=60, help="no round begins after so many")
+    parser.add_argument("--part-rounds", type=int, default=2, help="of d16")
+    parser.add_argument("--features", default="lite0")
+    parser.add_argument("--out", type=Path, help="a folder for the pictures, uint8 tensors")
     parser.add_argument("--only", choices=("emoji64", "d16"))
     args = parser.parse_args()
+    found = ways(nvg_model.load("emoji64").settings, args.schedule)
     if args.only != "d16":
-        emoji64(args.rounds)
+        emoji64(args, found)
     if args.only != "emoji64":
-        d16(args.rounds)
+        d16(args, found)
 
 
 if __name__ == "__main__":
