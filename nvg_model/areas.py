@@ -1,7 +1,7 @@
 """Drawn areas of any size as regions of the structure.
 
 Every split halves, so an area is a union of whole regions only from some stage on: a quarter of the picture from the
-second split, three eighths from the third. The splits before it take supersets of the area. `structure` gives all
+second split, an eighth from the third. The splits before it take supersets of the area. `structure` gives all
 splits up to there, along lines of equal distance to the outline; `Areas.sides` says no more than on which side the
 area must be, and leaves the rest of every split to the network.
 
@@ -23,8 +23,9 @@ from nvg_model.regions import full_mask
 NESTED, FREE, HALF = RULES = ("nested", "free", "half")
 """How a structure comes to an area: all splits along the outline until it is whole regions (measured best:
 docs/editing.md), splits that the network makes around it, or only the first split, grown or shrunk to a half."""
-TOLERANCE = 1 / 8
-"""Share of its size, or of what is left free, by which an area may be grown or shrunk to become whole regions."""
+TOLERANCE = 3 / 8
+"""Share of its size, or of what is left free, by which an area may be grown or shrunk to become whole regions: more
+splits than that takes would be closer to it, but make rings of it, and no better pictures (docs/editing.md)."""
 _FINE = 128
 """Pixels along the longer side at which distances to an outline are measured."""
 

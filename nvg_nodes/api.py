@@ -1,6 +1,6 @@
 """The V3 node API: the host's where there is a host, else our own small equal.
 
-    from nvg_nodes.api import io, ui, schema, advanced
+    from nvg_nodes.api import io, ui, schema, advanced, once_absent
 
 `HOSTED` says which one it is.
 """
@@ -23,7 +23,7 @@ else:
 
 _Input = TypeVar("_Input", bound="io.Input")
 
-__all__ = ["HOSTED", "ComfyExtension", "advanced", "io", "schema", "ui", "words"]
+__all__ = ["HOSTED", "ComfyExtension", "advanced", "io", "once_absent", "schema", "ui", "words"]
 
 
 def schema(**words: Any) -> io.Schema:
@@ -38,6 +38,15 @@ def advanced(input: _Input) -> _Input:
     Set as an extra entry of the catalogue, because hosts before 0.15 have no keyword for it.
     """
     input.extra_dict = {**input.extra_dict, "advanced": True}
+    return input
+
+
+def once_absent(input: _Input, value: Any) -> _Input:
+    """The same input, appended later with another default: without it, prompts and workflows mean this value.
+
+    An extra entry of the catalogue, which the front-end extension reads where an older workflow is opened.
+    """
+    input.extra_dict = {**input.extra_dict, "absent": value}
     return input
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nvg_model import NVGError, hierarchy
-from nvg_model.areas import distance_to, fine_unit
+from nvg_model.areas import TOLERANCE, distance_to, fine_unit
 from nvg_nodes import layout
 
 
@@ -94,3 +94,71 @@ def _next(areas: Colours, labels: Tensor, held: list[list[int]]) -> tuple[Tensor
 def _cut(sizes: Tensor) -> int:
     """After how many of the sizes [n] their sum is nearest to half of the whole; n >= 2."""
     return int((sizes.cumsum(0) - sizes.sum() / 2).abs()[:-1].argmin()) + 1
+
+
+def nest(areas: Colours, labels: Tensor, stages: int) -> Tensor:
+    """Adds stages to the structure of one picture, until every area is whole regions of about its own size.
+
+    Every cluster's share of an area is rounded to a number of equal parts, and the positions are taken by distance to
+    its outline. Then all splits follow one order: area by area as in the legend, inside of one from its lower
+    neighbours to its upper ones. With one colour that is `nvg_model.areas`.
+
+    Args:
+        labels: long [S,L], the stages so far.
+        stages: of the result; 0: as many as that takes.
+    Returns:
+        long [stages,L].
+    """
+    order, splits = torch.zeros(labels.shape[1]), 1
+    for cluster in range(2 ** (len(labels) - 1)):
+        here = labels[-1] == cluster
+        depth, sizes = _sizes(areas.shares[:, here].sum(1))
+        order[here] = _order(areas, here, sizes)
+        splits = max(splits, depth)
+    most = hierarchy.num_splits(labels.shape[1]) + 1
+    return layout.grow(labels[None], [order[None]], stages or min(len(labels) + splits, most))[0]
+
+
+def _sizes(wanted: Tensor) -> tuple[int, list[int]]:
+    """After how many splits of a cluster its areas [n] are whole regions, and their positions then; 0 of what it lacks.
+
+    The first area has what the others leave.
+    """
+    positions = round(float(wanted.sum()))
+    present = (wanted > 0).nonzero().flatten().tolist()
+    sizes, depth = [0] * len(wanted), 0
+    sizes[int(wanted.argmax())] = positions
+    for depth in range(1, hierarchy.num_splits(positions) + 1) if len(present) > 1 else ():
+        unit = positions >> depth
+        if 2**depth < len(present):
+            continue
+        sizes = [max(1, round(float(one) / unit)) if index in present[1:] else 0 for index, one in enumerate(wanted)]
+        while sum(sizes) >= 2**depth:
+            sizes[sizes.index(max(sizes))] -= 1
+        sizes[present[0]] = 2**depth - sum(sizes)
+        sizes = [size * unit for size in sizes]
+        room = [TOLERANCE * min(float(one), positions - float(one)) for one in wanted]
+        if all(abs(sizes[index] - float(wanted[index])) <= room[index] for index in present):
+            break
+    return depth, sizes
+
+
+def _order(areas: Colours, here: Tensor, sizes: list[int]) -> Tensor:
+    """Ranks the positions of a cluster, bool [L], area by area: float [positions]."""
+    everything = range(len(areas.shares))
+    owner = areas.shares.argmax(0)
+    first = next(index for index, size in enumerate(sizes) if size)
+    area = torch.full(owner.shape, first)
+    free = here.clone()
+    for index in reversed([one for one in everything if sizes[one] and one != first]):
+        depth = areas.score([index], [one for one in everything if one != index])
+        others = free & (owner != index) & (owner != first)  # theirs only where nothing else is left
+        key = torch.where(free, -depth - 1e6 * others, -torch.inf)
+        taken = torch.sort(key, descending=True, stable=True).indices[: sizes[index]]
+        area[taken], free[taken] = index, False
+    ranks = torch.zeros(owner.shape)
+    for index in everything:
+        lower, upper = everything[:index], everything[index + 1 :]
+        score = areas.score(lower or [index], upper or [index])
+        ranks = torch.where(area == index, score, ranks)
+    return layout.then(area[here].float(), ranks[here])

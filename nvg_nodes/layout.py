@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nvg_model import NVGError, hierarchy, render
-from nvg_model.areas import distance_to, fine_unit, signed_distance
+from nvg_model.areas import distance_to, fine_unit, rounded, signed_distance
 from nvg_model.errors import shortened
 from nvg_nodes.types import Model, Structure, structure_of
 
@@ -244,6 +244,19 @@ def mask_score(mask: Tensor, grid: tuple[int, int], fit: str, rule: str) -> Tens
     if has_outline:
         distance = F.avg_pool2d(signed_distance(inside)[None, None], unit).flatten()
     return then(values, distance) if rule == VALUE else distance
+
+
+def stages_of_areas(model: Model, before: Structure | None, masks: Tensor, fit: str) -> int:
+    """Stages from which on the areas of masks [B,H,W] are whole regions, after those of another structure.
+
+    An area without an outline needs one split.
+    """
+    grid, positions = model.config.grid, model.config.positions
+    unit = fine_unit(grid)
+    fine = resize(masks[:, None], (grid[0] * unit, grid[1] * unit), fit, "area")
+    shares = (fine >= 0.5).float().mean((1, 2, 3)).tolist()
+    splits = max(rounded(share, positions)[0] if 0 < share < 1 else 1 for share in shares)
+    return min((before.stages if before else 1) + splits, model.config.num_stages)
 
 
 def label_values(image: Tensor, grid: tuple[int, int], order: str, fit: str) -> Tensor:

@@ -7,12 +7,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nvg_model import NVGError, Region
+from nvg_model import NVGError, Region, areas
 from nvg_nodes import colours, images, layout
 from nvg_nodes.api import io, schema, words
 from nvg_nodes.nodes_generate import one_class
 from nvg_nodes.painting import Colour, read_painting
-from nvg_nodes.sockets import STRUCTURE, NVGRegions, before_input, model_input, stages_input, structure_outputs
+from nvg_nodes.sockets import (
+    STRUCTURE,
+    NVGRegions,
+    area_input,
+    before_input,
+    model_input,
+    stages_input,
+    structure_outputs,
+)
 from nvg_nodes.types import Model, Regions, Structure, structure_of
 
 
@@ -26,8 +34,8 @@ class NVGPaintStructure(io.ComfyNode):
             display_name="NVG Paint Structure",
             category=STRUCTURE,
             description="Paint areas in colours in the node: the structure follows them, and each can have a class of "
-            "its own. Every region must have exactly half the positions of its parent, so a painted area is grown or "
-            "shrunk along lines of equal distance to its outline.",
+            "its own. Every region must have exactly half the positions of its parent, so the splits follow lines of "
+            "equal distance to the outlines until every colour is whole regions, of about its own size.",
             search_aliases=words(
                 "nvg, draw, painter, sketch, layout, mask editor, outline, silhouette, composition, control, edit, "
                 "regional, regional prompt, lasso, segmentation"
@@ -42,6 +50,7 @@ class NVGPaintStructure(io.ComfyNode):
                 ),
                 stages_input(0, "as many as the painting needs: until every colour has a region, or one per map"),
                 before_input(),
+                area_input("Of several maps each makes one split."),
             ],
             outputs=[
                 *structure_outputs(),
@@ -53,28 +62,38 @@ class NVGPaintStructure(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Model, painting: str, stages: int, structure: Structure | None = None) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Model,
+        painting: str,
+        stages: int,
+        structure: Structure | None = None,
+        area: str = areas.HALF,
+    ) -> io.NodeOutput:
         """Every map splits the regions of the one before; without maps, the colours do."""
-        found = read_painting(painting)
+        found, nested = read_painting(painting), area == areas.NESTED
         if found.maps:
             grid = model.config.grid
             scores = [layout.mask_score(mask, grid, "stretch", layout.DISTANCE)[None] for mask in found.maps]
+            if nested and len(scores) == 1:
+                stages = stages or layout.stages_of_areas(model, structure, found.maps[0][None], "stretch")
             result = layout.continued(model, structure, scores, stages)
         else:
-            result = _following(model, structure, found.masks, stages)
+            result = _following(model, structure, found.masks, stages, nested)
         regions = Regions(tuple(_region(model, colour) for colour in found.colours if colour.class_name))
         shown = torch.cat([_sized(model, mask) for mask in found.masks])
         opened = images.structure_ui(result)
         return io.NodeOutput(result, images.structure_sheet(result), shown, regions, ui=opened)
 
 
-def _following(model: Model, before: Structure | None, masks: Sequence[Tensor], stages: int) -> Structure:
+def _following(model: Model, before: Structure | None, masks: Sequence[Tensor], stages: int, nested: bool) -> Structure:
     """The structure that follows the areas of colours, of so many stages; 0: as many as they need."""
     labels = layout.begun(model, before, stages)
-    areas = colours.areas_of(masks, model.config.grid)
-    grown = [colours.grow(areas, one, stages) for one in labels]
+    found = colours.areas_of(masks, model.config.grid)
+    grow = colours.nest if nested else colours.grow
+    grown = [grow(found, one, stages) for one in labels]
     stages = max(map(len, grown))  # another picture of the batch may need more of them
-    whole = [one if len(one) == stages else colours.grow(areas, one[: labels.shape[1]], stages) for one in grown]
+    whole = [one if len(one) == stages else grow(found, one[: labels.shape[1]], stages) for one in grown]
     return structure_of(model, torch.stack(whole))
 
 

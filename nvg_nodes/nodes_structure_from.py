@@ -10,11 +10,12 @@ import math
 import torch
 from torch import Tensor
 
-from nvg_model import NVGError
+from nvg_model import NVGError, areas
 from nvg_nodes import images, layout
 from nvg_nodes.api import io, schema, words
 from nvg_nodes.sockets import (
     STRUCTURE,
+    area_input,
     before_input,
     fit_input,
     model_input,
@@ -37,15 +38,15 @@ class NVGStructureFromMask(io.ComfyNode):
             display_name="NVG Structure from Mask",
             category=STRUCTURE,
             description="Makes a structure of drawn areas. Every region must have exactly half the positions of its "
-            "parent, so an area of any size is grown or shrunk along lines of equal distance to its outline until it "
-            "fits: the drawn shape stays recognisable.",
+            "parent, so the splits follow lines of equal distance to the outline until the area is whole regions, of "
+            "about its own size: the drawn shape stays recognisable.",
             search_aliases=words(
                 "nvg, mask to structure, draw, regional, layout, outline, silhouette, composition, control, inpaint"
             ),
             inputs=[
                 model_input(),
                 io.Mask.Input("mask", tooltip="One drawn area, or several."),
-                stages_input(0, "one for every mask"),
+                stages_input(0, "as many as the area needs; with half, or with several masks of a picture, one each"),
                 io.Combo.Input(
                     "rule",
                     options=[layout.DISTANCE, layout.VALUE],
@@ -62,6 +63,7 @@ class NVGStructureFromMask(io.ComfyNode):
                 ),
                 fit_input("a mask"),
                 before_input(),
+                area_input("It counts where stages is 0, and of several masks of one picture each makes one split."),
             ],
             outputs=structure_outputs(),
         )
@@ -76,11 +78,15 @@ class NVGStructureFromMask(io.ComfyNode):
         masks: str,
         fit: str,
         structure: Structure | None = None,
+        area: str = areas.HALF,
     ) -> io.NodeOutput:
         """Ranks the positions of every region by the areas, and halves it."""
-        scores = [layout.mask_score(one, model.config.grid, fit, rule)[None] for one in images.checked_mask(mask)]
+        drawn = images.checked_mask(mask)
+        scores = [layout.mask_score(one, model.config.grid, fit, rule)[None] for one in drawn]
         if masks == PER_PICTURE:
             scores = [torch.cat(scores)]
+        if area == areas.NESTED and len(scores) == 1:
+            stages = stages or layout.stages_of_areas(model, structure, drawn, fit)
         return structure_output(layout.continued(model, structure, scores, stages))
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nvg_model import VisualGranularitySequence, render
+from nvg_model import VisualGranularitySequence, areas, render
 from nvg_model.generation import NO_CLASS
 from nvg_nodes import images
-from nvg_nodes.api import advanced, io
+from nvg_nodes.api import advanced, io, once_absent
 from nvg_nodes.types import Model, Regions, Settings, Structure, check_sequence
 
 NVGModel = io.Custom("NVG_MODEL")
@@ -208,6 +208,19 @@ def stages_input(default: int, what: str) -> io.Input:
         tooltip="How many stages the structure has, counting the first, which is one region: 2 is two regions, 3 is "
         f"four. The generator adds the rest. 0: {what}.",
     )
+
+
+def area_input(what: str) -> io.Input:
+    """How a structure comes to an area that is no half; nodes from before this input halve once."""
+    rule = io.Combo.Input(
+        "area",
+        options=[areas.NESTED, areas.HALF],
+        default=areas.NESTED,
+        optional=True,
+        tooltip=f"What becomes of an area that is not half of the picture. nested: the splits follow its outline until "
+        f"it is whole regions, of about its own size. half: the first split is grown or shrunk to a half. {what}",
+    )
+    return once_absent(rule, areas.HALF)
 
 
 def before_input() -> io.Input:

@@ -2,6 +2,7 @@
 // one; its modules end in .mjs.
 
 import { app } from "../../scripts/app.js";
+import { fillAbsent } from "./absent.mjs";
 import { classField } from "./class_field.mjs";
 import { painter } from "./painter.mjs";
 import { fillRows } from "./rows.mjs";
@@ -38,8 +39,9 @@ app.registerExtension({
 
   getCustomWidgets: () => ({ NVG_CLASS: classField, NVG_PAINTING: painter }),
 
-  beforeRegisterNodeDef(_nodeType, definition) {
+  beforeRegisterNodeDef(nodeType, definition) {
     if (!definition.name.startsWith("NVG")) return;
+    fillAbsent(nodeType, definition);
     // The input stays a STRING, with another widget; without this extension it is a plain text field.
     for (const inputs of Object.values(definition.input)) {
       for (const [name, [type, options]] of Object.entries(inputs)) {

@@ -74,7 +74,7 @@ def test_painting_is_drawn_with_the_mouse_and_survives_save_and_load(page, eleme
 
     painted = value(page, PAINT, "painting")
     saved = serialized(page)
-    assert next(one for one in saved["nodes"] if one["id"] == PAINT)["widgets_values"] == [painted, 0]
+    assert next(one for one in saved["nodes"] if one["id"] == PAINT)["widgets_values"] == [painted, 0, "half"]
     prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
     assert prompt[str(PAINT)]["inputs"]["painting"] == painted
 
@@ -90,6 +90,18 @@ def test_painting_is_drawn_with_the_mouse_and_survives_save_and_load(page, eleme
     again = masks(page)
     assert again[0][height // 4, width // 2] == 1 and again[0][height * 3 // 4, width // 2] == 1
     assert (again[1] == read_painting(painted).masks[1]).all()
+
+
+def test_what_came_later_means_what_it_was_in_older_workflows(page, painting_graph):
+    """A painter from before it had an area halves; a new one nests, and keeps what is chosen when it is saved."""
+    show(page, painting_graph)
+    assert value(page, PAINT, "area") == "half"
+    made = "() => { const n = LiteGraph.createNode('NVGPaintStructure'); app.graph.add(n); return n.id; }"
+    new = page.evaluate(made)
+    assert value(page, new, "area") == "nested"
+    saved = serialized(page)
+    show(page, saved)
+    assert [value(page, one, "area") for one in (PAINT, new)] == ["half", "nested"]
 
 
 def test_painting_tools(page, elements, painting_graph):

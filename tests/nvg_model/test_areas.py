@@ -26,7 +26,18 @@ def is_union(labels, positions):
 
 @pytest.mark.parametrize(
     "share, wanted",
-    [(0.5, (1, 32)), (0.25, (2, 16)), (0.375, (3, 24)), (0.0625, (4, 4)), (0.75, (2, 48)), (0.99, (6, 63))],
+    [
+        (0.5, (1, 32)),
+        (0.25, (2, 16)),
+        (0.375, (1, 32)),
+        (0.3, (2, 16)),
+        (0.6, (1, 32)),
+        (0.65, (2, 48)),
+        (0.125, (3, 8)),
+        (0.0625, (4, 4)),
+        (0.75, (2, 48)),
+        (0.99, (6, 63)),
+    ],
 )
 def test_the_stage_at_which_an_area_is_whole_regions(share, wanted):
     assert rounded(share, 64) == wanted
@@ -104,6 +115,10 @@ def test_the_decoder_goes_on_at_the_opposite_edge(tiny_model):
     tokenizer, step = tiny_model.tokenizer, tiny_model.config.autoencoder.downsampling
     picture, other = (tokenizer.decode(one, seamless=True) for one in (canvas, moved))
     torch.testing.assert_close(other, rolled(picture, (step, 2 * step)), atol=1e-4, rtol=0)
+    with torch.no_grad():  # the way by sub-pixels
+        torch.testing.assert_close(tokenizer.decode(canvas, seamless=True), picture, atol=1e-4, rtol=0)
+    assert torch.equal(tokenizer.decode_rgba(canvas, seamless=True)[:, :3], picture)
+    assert torch.equal(tokenizer.decode_with_opacity(canvas, seamless=True)[0], picture)
     assert not torch.allclose(tokenizer.decode(moved), rolled(tokenizer.decode(canvas), (step, 2 * step)), atol=1e-2)
     assert not any(
         part.padding_mode != "zeros" for part in tokenizer.decoder.modules() if hasattr(part, "padding_mode")

@@ -47,15 +47,15 @@ def parameters_of(name, inputs):
 
 @pytest.mark.parametrize("name", NODES)
 def test_execute_takes_what_the_schema_says(name):
-    """An optional value that a prompt leaves out is then what the widget would have said."""
+    """An optional value that a prompt leaves out is then what the widget would have said, or what it says itself."""
     described = list(inputs_of(NODES[name].GET_NODE_INFO_V1()))
     parameters = parameters_of(name, {one[0] for one in described})
     if "numbers" in parameters:
         return
     assert list(parameters) == [one[0] for one in described] or set(parameters) == {one[0] for one in described}
     for input_name, _, options, optional in described:
-        default = parameters[input_name].default
-        assert default == (options.get("default") if optional else inspect.Parameter.empty), input_name
+        default, absent = parameters[input_name].default, options.get("absent", options.get("default"))
+        assert default == (absent if optional else inspect.Parameter.empty), input_name
 
 
 TYPES = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from nvg_model import NVGError
+from nvg_model import NVGError, hierarchy
 from nvg_nodes import colours, layout
 from nvg_nodes.painting import read_painting
 
@@ -84,6 +84,56 @@ def test_one_colour_is_as_good_as_one_map(run, model, stages):
     expected, _, mask, _ = run("NVGPaintStructure", model=model, painting=url(picture), stages=stages)
     made, _, area, _ = run("NVGPaintStructure", model=model, painting=coloured((AMBER, "", box)), stages=stages)
     assert torch.equal(made.labels, expected.labels) and torch.equal(area, mask)
+
+
+@pytest.mark.parametrize("area", ["nested", "half"])
+@pytest.mark.parametrize("stages", [0, 3])
+def test_a_map_is_as_good_as_a_mask(run, other_model, stages, area):
+    box = (0, 0, 31, 31)
+    mask = torch.zeros(1, 64, 64)
+    mask[..., :32, :32] = 1
+    given = {"model": other_model, "stages": stages, "area": area}
+    made, *_ = run("NVGPaintStructure", painting=strokes(box), **given)
+    expected, _ = run("NVGStructureFromMask", mask=mask, **given)
+    assert torch.equal(made.labels, expected.labels)
+    assert made.stages == (stages or (3 if area == "nested" else 2))
+
+
+def test_nested_colours_keep_their_sizes(run, other_model):
+    """Two of a sixteenth and one of an eighth, all in the middle of what is free."""
+    boxes = [(32, 32, 95, 95), (160, 32, 223, 95), (64, 160, 191, 223)]
+    painting = coloured(*zip((AMBER, BLUE, GREEN), ("", "", ""), boxes, strict=True))
+    made, _, masks, _ = run("NVGPaintStructure", model=other_model, painting=painting)
+    labels, sizes = made.labels[0, -1], [4, 4, 8]
+    assert made.stages == 5
+    regions = [set(labels[mask[2::4, 2::4].flatten() > 0].tolist()) for mask in masks]
+    assert [len(one) for one in regions] == [1, 1, 2] and len(set.union(*regions)) == 4
+    assert [int(torch.isin(labels, torch.tensor([*one])).sum()) for one in regions] == sizes
+    halved, *_ = run("NVGPaintStructure", model=other_model, painting=painting, area="half")
+    labels = halved.labels[0, -1]
+    regions = [set(labels[mask[2::4, 2::4].flatten() > 0].tolist()) for mask in masks]
+    grown = [int(torch.isin(labels, torch.tensor([*one])).sum()) for one in regions]
+    assert grown == [8, 8, 8]  # the smaller ones are twice as large
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 9])
+def test_nested_colours_are_a_hierarchy_for_any_areas(count):
+    """Of any areas, from the start and after another structure."""
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        grid = GRIDS[seed % len(GRIDS)]
+        scores = torch.nn.functional.interpolate(
+            torch.rand(1, count, 3, 3, generator=generator), (SIDE, SIDE), mode="bilinear"
+        )[0] * torch.rand(count, 1, 1, generator=generator)
+        masks = [(scores.argmax(0) == index).float() for index in range(1, count)]
+        if len(scores.argmax(0).unique()) < 2:
+            continue
+        areas = colours.areas_of(masks, grid)
+        start = torch.zeros(1, grid[0] * grid[1], dtype=torch.long)
+        made = colours.nest(areas, start, 0)
+        hierarchy.check(made[None], start.shape[1])
+        further = colours.nest(areas, layout.grow(start[None], [areas.shares[0][None]], 3)[0], 0)
+        hierarchy.check(further[None], start.shape[1])
 
 
 def test_colours_of_equal_areas_are_the_regions(run, other_model):

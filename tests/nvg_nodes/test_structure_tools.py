@@ -8,6 +8,7 @@ import torch
 
 import nvg_model
 from nvg_nodes import images, layout
+from nvg_nodes.extension import NODES as ALL_NODES
 from nvg_nodes.types import Model, Structure, structure_of
 
 
@@ -32,6 +33,7 @@ def random_structure(model: Model, batch: int = 1, stages: int | None = None, se
     return structure_of(model, layout.from_order(scores, stages))
 
 
+NODES = {node.GET_SCHEMA().node_id: node for node in ALL_NODES}
 GRIDS = [(4, 4), (8, 4), (8, 8), (16, 16), (1, 8)]
 
 
@@ -279,3 +281,48 @@ def test_maps_are_drawn_in_the_palette():
     structure = random_structure(model_of(4, 4), 1, 3)
     (picture,) = images.structure_map(structure)
     assert (np.array(picture)[::4, ::4].reshape(-1, 3) == render.palette(4)[structure.finest[0]]).all()
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (16, 16)])
+@pytest.mark.parametrize("side, splits", [(0.25, 4), (0.36, 3), (0.5, 2)])
+def test_a_nested_area_is_whole_regions_of_its_own_size(run, grid, side, splits):
+    """A square of a sixteenth, an eighth or a quarter of the picture, so that nothing has to be rounded."""
+    model, rows = model_of(*grid), torch.arange(200) < round(200 * side)
+    mask = (rows[:, None] & rows).float()[None]
+    made, _ = run("NVGStructureFromMask", model=model, mask=mask)
+    assert made.stages == splits + 1
+    area = nvg_model.areas.fitted(mask, 1, model.config.grid)
+    assert torch.equal(made.labels, area.structure())
+    assert int(area.positions.sum()) * 2**splits == model.config.positions
+    assert torch.equal(made.labels[0, -1] == 2**splits - 1, area.positions[0])
+
+
+def test_an_older_workflow_halves_once(run, disc):
+    model = model_of(8, 8)
+    nested, _ = run("NVGStructureFromMask", model=model, mask=disc)
+    halved, _ = run("NVGStructureFromMask", model=model, mask=disc, area="half")
+    absent = NODES["NVGStructureFromMask"].execute(model, disc, 0, "outline distance", "one per stage", "crop").args[0]
+    assert (nested.stages, halved.stages) == (3, 2) and torch.equal(absent.labels, halved.labels)
+    assert torch.equal(nested.labels[:, :2], halved.labels)
+
+
+def test_a_nested_area_without_an_outline_needs_one_split(run):
+    gradient = torch.linspace(0, 0.4, 32).expand(1, 32, 32)
+    made, _ = run("NVGStructureFromMask", model=model_of(8, 8), mask=gradient, rule="mask value")
+    assert made.stages == 2
+
+
+def test_nested_masks_go_on_from_a_structure_and_differ_by_picture(run, disc):
+    model = model_of(8, 8)
+    half = (torch.arange(40) < 20).float().expand(1, 40, 40)
+    masks = torch.cat([disc, half])
+    made, _ = run("NVGStructureFromMask", model=model, mask=masks, masks="one per picture")
+    assert made.labels.shape[:2] == (2, 3)
+    before = random_structure(model, stages=3)
+    made, _ = run("NVGStructureFromMask", model=model, mask=disc, structure=before)
+    assert made.stages == 5 and torch.equal(made.labels[:, :3], before.labels)
+    whole = random_structure(model, stages=6)
+    made, _ = run("NVGStructureFromMask", model=model, mask=disc, structure=whole)
+    assert made.stages == model.config.num_stages
+    made, _ = run("NVGStructureFromMask", model=model, mask=masks)
+    assert made.stages == 3  # one split for each

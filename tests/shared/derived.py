@@ -30,7 +30,7 @@ def signature(node) -> dict:
     for name, kind, options, optional in inputs_of(info):
         entry = {"name": name, "type": kind, "optional": optional}
         if is_widget(kind, options):
-            kept = {"default", "min", "max", "options", "control_after_generate"}
+            kept = {"default", "absent", "min", "max", "options", "control_after_generate"}
             entry |= {key: value for key, value in options.items() if key in kept}
         if name in FILES:
             entry.pop("options")
@@ -88,8 +88,9 @@ def _narrowed(was: dict, now: dict) -> list[str]:
         found.append(f"its least value rose to {now['min']}")
     if now.get("max", was.get("max")) != was.get("max") and now["max"] < was["max"]:
         found.append(f"its largest value fell to {now['max']}")
-    if was["optional"] and was.get("default") != now.get("default"):
-        found.append(f"its default changed to {now.get('default')}, on which prompts without it rely")
+    before, after = (one.get("absent", one.get("default")) for one in (was, now))
+    if was["optional"] and before != after:
+        found.append(f"without it prompts now have {after}; they rely on {before}")
     return found
 
 
