@@ -86,19 +86,24 @@ class Request:
     """Draw pictures that can be laid beside each other; `decode` them with seamless=True as well."""
 
 
-class More(TypedDict, total=False):
-    """The fields of a `Request` that are given by name only."""
+class Layout(TypedDict, total=False):
+    """The fields of a `Request` that are given by name only, of its noise and its layout."""
 
     first_item: int
-    on_evaluation: Callable[[], None] | None
-    regions: Sequence[Region]
     variation_seed: int
     variation: float
     shared_noise: bool
-    keep: Tensor | None
     area: Tensor | None
     area_rule: str
     seamless: bool
+
+
+class More(Layout, total=False):
+    """The fields of a `Request` that are given by name only."""
+
+    on_evaluation: Callable[[], None] | None
+    regions: Sequence[Region]
+    keep: Tensor | None
 
 
 @dataclass(frozen=True)

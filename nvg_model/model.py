@@ -5,10 +5,8 @@ Shapes: images [B,3,H,W] in [-1,1]; B batch, S = K+1 stages, L positions, C late
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,12 +14,12 @@ from torch import Tensor, nn
 
 from nvg_model import memory, preview
 from nvg_model.areas import FREE, fitted
+from nvg_model.classes import class_indices
 from nvg_model.config import NVGConfig
 from nvg_model.cutout import cut_out
 from nvg_model.editing import EditedRun, along_area, kept_of, paste, pixel_mask, resized
-from nvg_model.errors import NVGError, shortened
+from nvg_model.errors import NVGError
 from nvg_model.generation import (
-    NO_CLASS,
     Classes,
     Request,
     Run,
@@ -39,10 +37,7 @@ from nvg_model.tokenizer import Tokenizer, VisualGranularitySequence
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from nvg_model.generation import More
-
-_NEAR = 0.7
-"""How alike a slip and the name that was meant are, by difflib: hart and heart 0.89, but car and cat 0.67."""
+    from nvg_model.generation import Layout, More
 
 
 class NVG(nn.Module):
@@ -103,19 +98,26 @@ class NVG(nn.Module):
         return self.tokenizer.decode(self._canvas(sequence, stage), seamless)
 
     @torch.no_grad()
-    def decode_rgba(self, sequence: VisualGranularitySequence, stage: int | None = None) -> Tensor:
+    def decode_rgba(
+        self, sequence: VisualGranularitySequence, stage: int | None = None, seamless: bool = False
+    ) -> Tensor:
         """The same with opacity: [B,4,H,W] in [-1,1], not premultiplied; opaque where the model has no opacity."""
-        return self.tokenizer.decode_rgba(self._canvas(sequence, stage))
+        return self.tokenizer.decode_rgba(self._canvas(sequence, stage), seamless)
 
     @torch.no_grad()
     def decode_with_opacity(
-        self, sequence: VisualGranularitySequence, stage: int | None = None
+        self, sequence: VisualGranularitySequence, stage: int | None = None, seamless: bool = False
     ) -> tuple[Tensor, Tensor]:
         """The images of `decode`, and their opacity [B,H,W] in [0,1]: 1 everywhere where the model has none."""
-        return self.tokenizer.decode_with_opacity(self._canvas(sequence, stage))
+        return self.tokenizer.decode_with_opacity(self._canvas(sequence, stage), seamless)
 
     @torch.no_grad()
-    def cut_out(self, sequence: VisualGranularitySequence | None = None, images: Tensor | None = None) -> Tensor:
+    def cut_out(
+        self,
+        sequence: VisualGranularitySequence | None = None,
+        images: Tensor | None = None,
+        seamless: bool = False,
+    ) -> Tensor:
         """Pictures whose ground is transparent: float32 [B,4,H,W] in [-1,1], not premultiplied.
 
         The opacity is the decoder's where it gives any; otherwise it follows from the first split (`nvg_model.cutout`).
@@ -124,6 +126,7 @@ class NVG(nn.Module):
             sequence: whole or with two stages or more; None: that of `images`.
             images: [B,3,H,W] in [-1,1], of any size with the model's proportions, whose ground is taken away; those
                 with opacity, [B,4,H,W], have it already. None: what `decode` makes of `sequence`.
+            seamless: for `decode`.
         Raises:
             NVGError: neither of both; as `tokenize` and `cutout.cut_out`.
         """
@@ -135,8 +138,8 @@ class NVG(nn.Module):
             sequence = self.tokenize(resized(images, self.config))
         if images is None:
             if self.config.autoencoder.output_channels == 4:
-                return self.decode_rgba(sequence)
-            images = self.decode(sequence)
+                return self.decode_rgba(sequence, seamless=seamless)
+            images = self.decode(sequence, seamless=seamless)
         return cut_out(images.to(self.device), sequence.structure.to(self.device), self.config.grid)
 
     def _canvas(self, sequence: VisualGranularitySequence, stage: int | None) -> Tensor:
@@ -220,6 +223,7 @@ class NVG(nn.Module):
         structure_noise: Tensor | None = None,
         first_item: int = 0,
         on_evaluation: Callable[[], None] | None = None,
+        regions: Sequence[Region] = (),
     ) -> Tensor:
         """Labels long [B,L] of the stage that follows the last one of `sequence`, without its content.
 
@@ -229,9 +233,8 @@ class NVG(nn.Module):
             NVGError: as `stages`, and for a sequence that is whole.
         """
         count = sequence.num_stages
-        run = self.run(
-            Request(classes, seed, settings, None, sequence, count, count, structure_noise, first_item, on_evaluation)
-        )
+        given = (None, sequence, count, count, structure_noise)
+        run = self.run(Request(classes, seed, settings, *given, first_item, on_evaluation, regions))
         if not 0 < count <= self.config.splits:
             raise NVGError(f"the sequence has {count} stages; give 1 to {self.config.splits}, so that one can follow")
         *_, kept = islice(run.stages(), count)  # needs no network: all of it is kept
@@ -300,6 +303,7 @@ class NVG(nn.Module):
         keep_structure: int = 0,
         settings: SamplingSettings | None = None,
         on_evaluation: Callable[[], None] | None = None,
+        **more: Unpack[Layout],
     ) -> Tensor:
         """The same pictures with a part drawn anew, [B,3|4,H,W]; the rest is bit-equal.
 
@@ -310,6 +314,7 @@ class NVG(nn.Module):
                 The new part fades in over `editing.SEAM` of its shorter side, inside the mask.
             classes: one for all, or one per image.
             keep_structure: keep the structure of so many stages inside the mask as well.
+            more: other fields of a `Request`, such as an area for the structure, or seamless.
         Raises:
             NVGError: as `tokenize` and `stages`; a mask of nothing.
         """
@@ -326,8 +331,10 @@ class NVG(nn.Module):
             on_evaluation=on_evaluation,
             regions=regions,
             keep=(mask == 0).float(),
+            **more,
         )
-        new = self.decode_rgba(drawn) if images.shape[1] == 4 else self.decode(drawn)
+        decode = self.decode_rgba if images.shape[1] == 4 else self.decode
+        new = decode(drawn, seamless=more.get("seamless", False))
         return paste(new, images, mask)
 
     @torch.no_grad()
@@ -356,44 +363,4 @@ class NVG(nn.Module):
 
         In a tensor, and only there, the number after the last class is the null class: what this function returns.
         """
-        return _class_indices(self.classes, classes)
-
-
-def _class_indices(names: Sequence[str], classes: Classes) -> Tensor:
-    """Indices long [B] of classes given by name or index. Raises NVGError."""
-    most = len(names) - 1
-    if isinstance(classes, Tensor):
-        classes, most = classes.reshape(-1).tolist(), most + 1
-    elif isinstance(classes, str | int) or classes is None:
-        classes = [classes]  # type: ignore[list-item]
-    if not len(classes):
-        raise NVGError("no class was given; name at least one")
-    return torch.tensor([_class_index(names, one, most) for one in classes])
-
-
-def _class_index(names: Sequence[str], one: str | int | None, most: int) -> int:
-    """The index of one class; an index may be at most `most`."""
-    if one is None:
-        return len(names)
-    if isinstance(one, str):
-        folded = {name.casefold(): index for index, name in enumerate(names)}
-        if one.casefold() in folded:
-            return folded[one.casefold()]
-        if one.casefold() == NO_CLASS:
-            return len(names)
-        near = difflib.get_close_matches(one.casefold(), folded, n=3, cutoff=_NEAR)
-        near += [name for name in folded if one.casefold().strip() in name.split() and name not in near]
-        if near:
-            hint = f"did you mean {' or '.join(names[folded[name]] for name in near[:3])}?"
-        else:
-            more = f" and {len(names) - 30} more" if len(names) > 30 else ""
-            hint = f"there are {', '.join(names[:30])}{more}"
-        raise NVGError(f"there is no class {shortened(one)!r}; {hint}")
-    if not isinstance(one, Integral):
-        raise NVGError(f"{one!r} is no class; give a name or an index")
-    if not 0 <= one <= most:
-        raise NVGError(
-            f"class {one} is out of range; this model has classes 0 to {len(names) - 1} "
-            f"(for no class at all write {NO_CLASS!r})"
-        )
-    return int(one)
+        return class_indices(self.classes, classes)

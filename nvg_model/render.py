@@ -160,15 +160,19 @@ def enlarge(image: Image.Image, factor: int) -> Image.Image:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-def filmstrip(model: NVG, sequence: VisualGranularitySequence, item: int = 0) -> Image.Image:
-    """One image of a sequence as it comes about: every stage's decoded image above its structure map."""
+def filmstrip(model: NVG, sequence: VisualGranularitySequence, item: int = 0, seamless: bool = False) -> Image.Image:
+    """One image of a sequence as it comes about: every stage's decoded image above its structure map.
+
+    Args:
+        seamless: as for `NVG.decode`.
+    """
     one = sequence.items([item])
     height, width = model.config.output_size
     factor = max(1, -(-_STRIP_TILE // min(height, width)))
     images, maps, captions = [], [], []
     for stage in range(one.num_stages):
         clusters = 2**stage
-        images.append(enlarge(to_pil(model.decode(one, stage))[0], factor))
+        images.append(enlarge(to_pil(model.decode(one, stage, seamless))[0], factor))
         size = (height * factor, width * factor)
         maps.append(structure_image(one.structure[0, stage], clusters, one.grid, size))
         captions.append(f"stage {stage} · {clusters} region{'s' * (clusters > 1)}")

@@ -136,15 +136,15 @@ class Tokenizer(nn.Module):
         """
         return self._output(canvas, seamless)[:, :3]
 
-    def decode_with_opacity(self, canvas: Tensor) -> tuple[Tensor, Tensor]:
+    def decode_with_opacity(self, canvas: Tensor, seamless: bool = False) -> tuple[Tensor, Tensor]:
         """What `decode` gives, and its opacity [B,H,W] in [0,1]: 1 everywhere where the model has none."""
-        output = self._output(canvas)
+        output = self._output(canvas, seamless)
         opacity = (output[:, 3] + 1) / 2 if output.shape[1] == 4 else torch.ones_like(output[:, 0])
         return output[:, :3], opacity
 
-    def decode_rgba(self, canvas: Tensor) -> Tensor:
+    def decode_rgba(self, canvas: Tensor, seamless: bool = False) -> Tensor:
         """Images float32 [B,4,H,W] in [-1,1] of a canvas [B,L,C], with opacity; opaque where the model has none."""
-        output = self._output(canvas)
+        output = self._output(canvas, seamless)
         if output.shape[1] == 3:
             return torch.cat([output, torch.ones_like(output[:, :1])], dim=1)
         return from_white(output)
@@ -235,7 +235,8 @@ class Upsample(nn.Module):
         rows = _summed_taps(self.conv.weight, 2)
         kernels = torch.stack([_summed_taps(row, 3) for row in rows])  # [2,2,C,C,2,2]
         bias = None if self.conv.bias is None else self.conv.bias.repeat(4)
-        places = F.conv2d(x, kernels.flatten(0, 2), bias, padding=1).unflatten(1, (2, 2, channels))
+        x = F.pad(x, (1, 1, 1, 1), mode="circular" if self.conv.padding_mode == "circular" else "constant")
+        places = F.conv2d(x, kernels.flatten(0, 2), bias).unflatten(1, (2, 2, channels))
         out = x.new_empty(batch, channels, height, 2, width, 2)
         for row, column in product((0, 1), (0, 1)):
             window = places[:, row, column, :, row : row + height, column : column + width]

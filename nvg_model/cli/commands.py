@@ -50,9 +50,12 @@ def generate(args: argparse.Namespace) -> int:
         _, structure = _picture_structure(model, args, args.keep_structure or model.config.num_stages)
     drawing = _draw(model, args, structure)
     if args.transparent:
-        return _save_all(render.to_pil(model.cut_out(drawing.sequence)), out, drawing.recipe, args.scale)
+        return _save_all(
+            render.to_pil(model.cut_out(drawing.sequence, seamless=args.seamless)), out, drawing.recipe, args.scale
+        )
     if args.filmstrip:
-        strips = [render.filmstrip(model, drawing.sequence, item) for item in range(len(drawing.captions))]
+        items = range(len(drawing.captions))
+        strips = [render.filmstrip(model, drawing.sequence, item, args.seamless) for item in items]
         picture = render.grid(strips, 1, drawing.captions)
     else:
         picture = _sheet(model, drawing, args)
@@ -73,7 +76,11 @@ def transfer(args: argparse.Namespace) -> int:
         left = [render.to_pil(source)[0], structure_map]
         captions = ["picture", f"{clusters} region{'s' * (clusters > 1)}"]
         picture = render.grid(
-            [tile for image in render.to_pil(model.decode(drawing.sequence)) for tile in (*left, image)],
+            [
+                tile
+                for image in render.to_pil(model.decode(drawing.sequence, seamless=args.seamless))
+                for tile in (*left, image)
+            ],
             3,
             [text for caption in drawing.captions for text in (*captions, caption)],
         )
@@ -91,7 +98,8 @@ def inpaint(args: argparse.Namespace) -> int:
     model = _load(args)
     settings = _settings(model, args)
     classes = _classes(model, args)
-    with _progress(count_evaluations(settings, model.config.splits, args.keep_structure), args.quiet) as advance:
+    given = max(args.keep_structure, editing.stages_of(editing.layout(args), model.config.grid))
+    with _progress(count_evaluations(settings, model.config.splits, given), args.quiet) as advance:
         images, new = editing.inpainted(model, args, classes, settings, advance)
     tiles = render.to_pil(new)
     if args.compare:
@@ -133,10 +141,13 @@ def grid(args: argparse.Namespace) -> int:
     args.count = 1
     classes = _classes(model, args)
     more = editing.variation(args) | {"first_item": args.first_item, "regions": editing.read_regions(args)}
+    more |= editing.layout(args)
     jobs = sheets.jobs(model, columns, rows, classes or None, args.seed, settings, **more)
-    total = sum(count_evaluations(job["settings"], model.config.splits) for job in jobs)
+    given = editing.stages_of(editing.layout(args), model.config.grid)
+    total = sum(count_evaluations(job["settings"], model.config.splits, given) for job in jobs)
     with _progress(total, args.quiet) as advance:
-        drawn = [model.decode(model.generate(**job, on_evaluation=advance)) for job in jobs]
+        sequences = [model.generate(**job, on_evaluation=advance) for job in jobs]
+    drawn = [model.decode(sequence, seamless=args.seamless) for sequence in sequences]
     tiles = [tile for images in drawn for tile in render.to_pil(images)]
     axes = {axis.name: list(axis.values) for axis in (columns, rows)}
     recipe = _recipe(model, args, classes or ["unconditional"], settings) | {"axes": axes}
@@ -157,7 +168,7 @@ def interpolate(args: argparse.Namespace) -> int:
     ends = drawing.sequence.items([0]), drawing.sequence.items([1])
     between = model.interpolate(*ends, args.frames, args.content)
     recipe = drawing.recipe | {"frames": args.frames, "content": args.content}
-    return editing.save_frames(render.to_pil(model.decode(between)), out, recipe, args)
+    return editing.save_frames(render.to_pil(model.decode(between, seamless=args.seamless)), out, recipe, args)
 
 
 def tokenize(args: argparse.Namespace) -> int:
@@ -269,7 +280,7 @@ def _recipe(
         "regions": [list(one) for one in args.regions],
         "variation": args.variation,
         "area": [args.area, args.area_rule] if getattr(args, "area", None) else None,
-        "seamless": getattr(args, "seamless", False),
+        "seamless": args.seamless,
     }
 
 
@@ -332,10 +343,8 @@ def _sheet(model: NVG, drawing: _Drawing, args: argparse.Namespace) -> Image:
     from nvg_model import render
 
     transparent = model.config.autoencoder.output_channels == 4 and len(drawing.sequence) == 1
-    if drawing.recipe["seamless"]:
-        images = render.to_pil(model.decode(drawing.sequence, seamless=True))
-    else:
-        images = render.to_pil((model.decode_rgba if transparent else model.decode)(drawing.sequence))
+    decode = model.decode_rgba if transparent else model.decode
+    images = render.to_pil(decode(drawing.sequence, seamless=args.seamless))
     if len(images) == 1:
         return images[0]
     columns = args.count if len(args.classes) > 1 < args.count else _columns(len(images))

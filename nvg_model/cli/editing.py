@@ -46,11 +46,11 @@ def variation(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def layout(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of `NVG.generate` for the options --area and --seamless, which not all commands have."""
+    """The arguments of `NVG.generate` for the options --seamless and --area, which not all commands have."""
     found: dict[str, Any] = {}
     if getattr(args, "area", None):
         found |= {"area": read_mask(args.area), "area_rule": args.area_rule}
-    if getattr(args, "seamless", False):
+    if args.seamless:
         found["seamless"] = True
     return found
 
@@ -64,8 +64,17 @@ def stages_of(layout: dict[str, Any], grid: tuple[int, int]) -> int:
     return 2 if layout["area_rule"] == areas.HALF else areas.fitted(layout["area"], 1, grid).stage + 1
 
 
+def add_area_options(command: argparse.ArgumentParser) -> None:
+    """The options of an area, where the structure is not that of a picture."""
+    command.add_argument("--area", metavar="MASK.png", help="an area of any size, as regions of the structure")
+    command.add_argument(
+        "--area-rule", default="nested", metavar="RULE", help="nested (the default), free or half: how splits reach it"
+    )
+
+
 def add_inpaint_options(command: argparse.ArgumentParser) -> None:
     """The options of `nvg inpaint`."""
+    add_area_options(command)
     command.add_argument("image", metavar="IMAGE")
     command.add_argument(
         "--mask", metavar="IMAGE", help="white where the picture is drawn anew (where it is transparent)"
@@ -89,6 +98,7 @@ def add_inpaint_options(command: argparse.ArgumentParser) -> None:
 
 def add_interpolate_options(command: argparse.ArgumentParser) -> None:
     """The options of `nvg interpolate`."""
+    add_area_options(command)
     command.add_argument("--frames", type=int, default=9, metavar="N", help="pictures, both ends included (9)")
     command.add_argument(
         "--content",
@@ -116,7 +126,8 @@ def inpainted(
     else:
         raise NVGError(f"{args.image} has no transparency; say with --mask or --place what is to be drawn")
     regions, keep = read_regions(args), args.keep_structure
-    new = model.inpaint(images, mask, classes, args.seed, regions, keep, settings, advance)
+    more = layout(args) | variation(args) | {"first_item": args.first_item}
+    new = model.inpaint(images, mask, classes, args.seed, regions, keep, settings, advance, **more)
     return images, new
 
 

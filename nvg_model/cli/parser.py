@@ -113,6 +113,7 @@ def _drawing_options(file_name: Callable[[str], str], sheet: bool = False) -> ar
         metavar=("SEED", "SHARE"),
         help="go from the seed's picture towards that of another seed: 0 to 1 of the way",
     )
+    add("--seamless", action="store_true", help="pictures that can be laid beside each other")
     add("--first-item", type=_whole(0), default=0, metavar="N", help="draw a larger sheet's picture number N again (0)")
     add("--out", type=file_name, metavar="FILE", help="the picture to write")
     add("--scale", type=_whole(1, 64), default=1, metavar="N", help="enlarge the result N times, in plain squares (1)")
@@ -155,11 +156,7 @@ def _generate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--transparent", action="store_true", help="without its ground; several are saved one by one, numbered"
     )
-    command.add_argument("--area", metavar="MASK.png", help="an area of any size, as regions of the structure")
-    command.add_argument(
-        "--area-rule", default="nested", metavar="RULE", help="nested (the default), free or half: how splits reach it"
-    )
-    command.add_argument("--seamless", action="store_true", help="pictures that can be laid beside each other")
+    editing.add_area_options(command)
     command.add_argument("--structure", metavar="IMAGE", help="take the structure from this picture")
     command.add_argument("--keep-structure", type=_whole(1), metavar="N", help="only that of its first N stages")
     _add_subject(command)
@@ -179,6 +176,7 @@ def _cutout_options(command: argparse.ArgumentParser) -> None:
 
 
 def _grid_options(command: argparse.ArgumentParser) -> None:
+    editing.add_area_options(command)
     for name, what in (("--columns", "from left to right"), ("--rows", "from top to bottom")):
         command.add_argument(
             name,

@@ -9,6 +9,7 @@ from PIL import Image
 
 import nvg_model
 from nvg_model import Region, render
+from nvg_model.cli.pictures import read_pixels
 
 SETTINGS = nvg_model.SamplingSettings(structure_steps=2)
 
@@ -97,6 +98,28 @@ def test_areas_and_seamless_pictures_equal_the_library(nvg, tiny_model, files):
         assert nvg(f"generate --class heart --seed 3 {option} TINY")[0] == 0
         wanted = tiny_model.decode(tiny_model.generate("heart", 3, SETTINGS, **more), **decoding)
         assert np.array_equal(array(files / "heart-3.png"), np.array(render.to_pil(wanted)[0]))
+
+
+def test_inpainting_along_an_area_and_seamless_equals_the_library(nvg, tiny_model, files):
+    line = "inpaint cut.png --class heart --area left.png --area-rule half --seamless --seed 2 --out new.png TINY"
+    assert nvg(line)[0] == 0
+    images = read_pixels(files / "cut.png", (16, 16), "crop")
+    area, free = torch.zeros(40, 40), (images[0, 3] < 0).float()
+    area[:, :20] = 1
+    layout = {"area": area, "area_rule": "half", "seamless": True}
+    new = tiny_model.inpaint(images, free, "heart", 2, settings=SETTINGS, **layout)
+    assert np.array_equal(array(files / "new.png"), np.array(render.to_pil(new)[0]))
+    plain = tiny_model.inpaint(images, free, "heart", 2, settings=SETTINGS)
+    assert not torch.equal(new, plain) and torch.equal(new[..., free == 0], plain[..., free == 0])
+
+
+@pytest.mark.parametrize("command", ["interpolate --class bird --frames 2", "generate --filmstrip", "generate"])
+def test_every_drawing_command_is_seamless(nvg, files, command):
+    pictures = []
+    for index, option in enumerate(("", "--seamless")):
+        assert nvg(f"{command} --class heart {option} --seed 2 --out {index}.png TINY")[0] == 0
+        pictures.append(array(files / f"{index}.png"))
+    assert pictures[0].shape == pictures[1].shape and not np.array_equal(*pictures)
 
 
 def test_a_grid_has_a_picture_for_every_pair(nvg, tiny_model, files):
