@@ -20,16 +20,18 @@ from nvg_nodes.nodes_generate import batch_of_classes
 from nvg_nodes.sockets import (
     BY_STAGE,
     SEEDS,
+    NVGRegions,
     NVGSequence,
     NVGState,
     NVGStructure,
     Options,
     first_item_input,
     model_input,
+    regions_input,
     request_inputs,
     settings_input,
 )
-from nvg_nodes.types import Model, Settings, State, Structure, check_sequence, structure_of
+from nvg_nodes.types import Model, Regions, Settings, State, Structure, check_sequence, structure_of
 
 
 def state_input() -> io.Input:
@@ -58,6 +60,7 @@ class NVGStart(io.ComfyNode):
                 ),
                 settings_input(),
                 first_item_input(),
+                regions_input(),
             ],
             outputs=[NVGState.Output(display_name="state", tooltip="The chain, before its first stage.")],
         )
@@ -71,7 +74,8 @@ class NVGStart(io.ComfyNode):
         structure = options.structure
         if structure is not None:
             layout.for_batch(structure.labels, len(classes), _too_many(structure.labels, classes, "structure"))
-        return io.NodeOutput(State(classes, seed, options.first_item, options.settings or Settings(), structure))
+        settings, regions = options.settings or Settings(), options.regions or Regions()
+        return io.NodeOutput(State(classes, seed, options.first_item, settings, structure, regions=regions))
 
 
 class NVGGenerateStructure(io.ComfyNode):
@@ -94,6 +98,7 @@ class NVGGenerateStructure(io.ComfyNode):
                     tooltip="Followed instead of generating: exactly where it continues the chain's regions, otherwise "
                     "each region of the chain is halved in its order.",
                 ),
+                _stage_regions_input(),
             ],
             outputs=[
                 NVGState.Output(display_name="state", tooltip="The chain with the structure of the next stage."),
@@ -103,7 +108,9 @@ class NVGGenerateStructure(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Model, state: State, structure: Structure | None = None) -> io.NodeOutput:
+    def execute(
+        cls, model: Model, state: State, structure: Structure | None = None, regions: Regions | None = None
+    ) -> io.NodeOutput:
         """Generates it, or takes it from what is given here or was given at the start."""
         stage = checked_stage(model, state)
         if state.labels is not None:
@@ -116,7 +123,7 @@ class NVGGenerateStructure(io.ComfyNode):
             )
         if source is None and state.plan is not None and state.plan.stages > stage:
             source = state.plan
-        labels = _next_labels(model, state, source)
+        labels = _next_labels(model, state, source, regions or state.regions)
         whole = structure_of(model, _structure_with(state, labels))
         preview = images.from_pil(images.structure_map(whole))
         opened = images.structure_ui(whole)
@@ -152,6 +159,7 @@ class NVGGenerateContentStage(io.ComfyNode):
                     max=SEEDS,
                     tooltip="Another seed for this stage's content. -1: the chain's, as in NVG Generate.",
                 ),
+                _stage_regions_input(),
             ],
             outputs=[
                 NVGState.Output(display_name="state", tooltip="The chain with the stage finished."),
@@ -167,6 +175,7 @@ class NVGGenerateContentStage(io.ComfyNode):
         state: State,
         sequence: VisualGranularitySequence | None = None,
         stage_seed: int = -1,
+        regions: Regions | None = None,
     ) -> io.NodeOutput:
         """Generates it, or keeps it from a sequence."""
         stage = checked_stage(model, state)
@@ -179,9 +188,16 @@ class NVGGenerateContentStage(io.ComfyNode):
                     f"the sequence to keep has the stages 0 to {sequence.num_stages - 1} and the chain is at stage "
                     f"{stage}"
                 )
-        result = _next_content(model, state, sequence, stage_seed)
+        result = _next_content(model, state, sequence, stage_seed, regions or state.regions)
         pictures = images.from_model(images.decode(model.nvg, result)[0])
         return io.NodeOutput(dataclasses.replace(state, sequence=result, labels=None), pictures, result)
+
+
+def _stage_regions_input() -> io.Input:
+    """The socket of other regions than those of the start."""
+    return NVGRegions.Input(
+        "regions", optional=True, tooltip="Regions of this stage only. Without it, those that NVG Start was given."
+    )
 
 
 def checked_stage(model: Model, state: State) -> int:
@@ -193,7 +209,7 @@ def checked_stage(model: Model, state: State) -> int:
     return state.stage
 
 
-def _next_labels(model: Model, state: State, source: Structure | None) -> Tensor:
+def _next_labels(model: Model, state: State, source: Structure | None, regions: Regions) -> Tensor:
     """Labels [B,L] of the next stage: of a source that is followed, or generated."""
     if state.sequence is None:
         return _one_region(model, state)
@@ -207,7 +223,7 @@ def _next_labels(model: Model, state: State, source: Structure | None) -> Tensor
         return hierarchy.split(before, order)
     settings, splits = state.settings.over(model.nvg.settings), model.config.splits
     known, after = (count_evaluations(settings, splits, stages) for stages in (state.stage, state.stage + 1))
-    nvg = model.ready(len(state.classes))
+    nvg = model.ready(len(state.classes), len(regions.items))
     labels = nvg.next_structure(
         state.sequence,
         state.classes,
@@ -215,12 +231,13 @@ def _next_labels(model: Model, state: State, source: Structure | None) -> Tensor
         settings,
         first_item=state.first_item,
         on_evaluation=host.current().progress(known - after),
+        regions=regions.items,
     )
     return labels.cpu()
 
 
 def _next_content(
-    model: Model, state: State, kept: VisualGranularitySequence | None, stage_seed: int
+    model: Model, state: State, kept: VisualGranularitySequence | None, stage_seed: int, regions: Regions
 ) -> VisualGranularitySequence:
     """The chain's sequence with the next stage, on the CPU; the stages before are kept, without networks."""
     labels = state.labels if state.labels is not None else _one_region(model, state)
@@ -229,7 +246,7 @@ def _next_content(
         codes = kept.cluster_tokens(state.stage)
         codes = layout.for_batch(codes, len(labels), _too_many(codes, labels, "sequence"))
         sequence = _with_stage(state, labels, hierarchy.place(codes, labels))
-    nvg = model.ready(len(state.classes))
+    nvg = model.ready(len(state.classes), len(regions.items))
     states = nvg.stages(
         state.classes,
         state.seed if stage_seed < 0 else stage_seed,
@@ -239,6 +256,7 @@ def _next_content(
         keep_content=sequence.num_stages if sequence else 0,
         first_item=state.first_item,
         on_evaluation=host.current().progress(1),
+        regions=regions.items,
     )
     return next(islice(states, state.stage, None)).to("cpu")
 

@@ -42,8 +42,8 @@ class Model:
         """Class names."""
         return self.nvg.classes
 
-    def ready(self, images: int) -> NVG:
-        """The networks, loaded by the host for a run over so many images at once."""
+    def ready(self, images: int, regions: int = 0) -> NVG:
+        """The networks, loaded by the host for a run over so many images at once, with so many regions each."""
         height, width = self.config.image_size
         # The widest point of the decoder is its last level: some eight maps of base_channels in float32. The
         # transformers see each image twice (guidance), some thirty vectors of their width per token.
@@ -166,6 +166,8 @@ class State:
     """The stages that are finished, structure and content."""
     labels: Tensor | None = None
     """long [B,L]: structure of the next stage, where it is made already."""
+    regions: Regions = field(default_factory=Regions)
+    """Of all stages to which no others are given."""
 
     @property
     def stage(self) -> int:

@@ -291,6 +291,29 @@ def test_the_chain_is_generate_with_settings_and_structure(run, model, picture):
     assert same(chain(run, model, state)[2], sequence)
 
 
+@pytest.mark.parametrize("where", ["start", "stages"])
+def test_the_chain_is_generate_with_regions(run, model, where):
+    right = (torch.arange(16) >= 8).float().expand(1, 16, 16)
+    (regions,) = run("NVGRegion", model=model, mask=right, class_name="bird", guidance=2.0)
+    given = {"model": model, "class_name": "boat", "seed": 2, "batch_size": 2}
+    _, sequence, *_ = run("NVGGenerate", **given, regions=regions)
+    (state,) = run("NVGStart", **given, regions=regions if where == "start" else None)
+    everywhere = {f"{part}{stage}": {"regions": regions} for part in ("structure", "content") for stage in range(5)}
+    _, _, chained = chain(run, model, state, **(everywhere if where == "stages" else {}))
+    assert same(chained, sequence)
+    assert not same(chain(run, model, run("NVGStart", **given)[0])[2], sequence)
+
+
+def test_a_stage_may_have_regions_of_its_own(run, model):
+    """From the third stage on: what was before is as without."""
+    (regions,) = run("NVGRegion", model=model, mask=torch.ones(1, 8, 8), class_name="bird")
+    (state,) = run("NVGStart", model=model, class_name="boat", seed=2)
+    _, _, plain = chain(run, model, state)
+    _, _, other = chain(run, model, state, structure3={"regions": regions}, content4={"regions": regions})
+    assert same(plain.first_stages(3), other.first_stages(3))
+    assert not torch.equal(plain.tokens[:, 4], other.tokens[:, 4])
+
+
 def test_content_kept_in_the_chain_is_generate_keeping_content(run, model, picture):
     source, _ = run("NVGTokenize", model=model, image=picture[:1])
     (state,) = run("NVGStart", model=model, class_name="boat", seed=2)
