@@ -48,7 +48,7 @@ class NVGPaintStructure(io.ComfyNode):
                     tooltip="What is painted, kept in the workflow: a picture as a data URL, or JSON with colours, "
                     "their classes and maps.",
                 ),
-                stages_input(0, "as many as the painting needs: until every colour has a region, or one per map"),
+                stages_input(0, "as many as the painting needs; with several maps one for each"),
                 before_input(),
                 area_input("Of several maps each makes one split."),
             ],
