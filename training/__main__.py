@@ -31,13 +31,13 @@ from training import distributed
 from training.data.augmentation import AugmentationSettings
 from training.distributed import World
 from training.errors import TrainingError
-from training.loop import Interrupted
 from training.metrics.sampler import SampleSettings
 from training.pulse import INTACT, end
 from training.recipes import RECIPES, recipe
 from training.recipes.base import Recipe, Running
 from training.recipes.own import IMAGE_SIZE, OWN, SIZES
 from training.run_folder import alone_in
+from training.stopping import Interrupted
 
 RUNS = Path("~/nvg-runs").expanduser()
 DATA = Path("~/nvg-data").expanduser()
@@ -217,6 +217,39 @@ def export(arguments: Sequence[str]) -> None:
     tyro.cli(write, args=with_recipe_name(arguments), prog="python -m training export")
 
 
+def whole(arguments: Sequence[str]) -> None:
+    """Trains tokenizer, generators and decoder, and exports; every part goes on where the last call stopped."""
+
+    def train(
+        name: Annotated[str, tyro.conf.Positional],
+        data: Path | None = None,
+        decoder_data: Path | None = None,
+        folder: Path | None = None,
+        out: Path | None = None,
+        minutes: float = 0.0,
+    ) -> None:
+        """Trains all parts of a recipe and writes the checkpoint; the same call goes on where it stopped.
+
+        Settings are the recipe's; other ones go into a recipe that is a file (docs/training.md).
+
+        Args:
+            name: the recipe, or the path of its file.
+            data: the pictures; ~/nvg-data/RECIPE by default.
+            decoder_data: the pictures of the decoder's training, where it makes larger ones; as --data by default.
+            folder: of the run; ~/nvg-runs/RECIPE by default.
+            out: the file; FOLDER/RECIPE.safetensors by default.
+            minutes: save and stop after so many, with status 0; 0: when all is done.
+        """
+        from training.whole import train_all
+
+        chosen = recipe(name)
+        run = folder or RUNS / chosen.name
+        file = out or run / f"{chosen.name}.safetensors"
+        train_all(chosen, data or DATA / chosen.name, run, file, decoder_data, minutes)
+
+    tyro.cli(train, args=with_recipe_name(arguments), prog="python -m training all")
+
+
 def evaluate(arguments: Sequence[str]) -> None:
     """Measures a checkpoint: reconstruction, samples, memorisation, structure adherence, cost."""
     from training.evaluate import evaluate as measure
@@ -285,6 +318,7 @@ def classifier(arguments: Sequence[str]) -> None:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "data": data,
+    "all": whole,
     "tokenizer": tokenizer,
     "cache": cache,
     "decoder": decoder,

@@ -71,9 +71,9 @@ def _train(recipe: Recipe, data: Path | str, folder: Path, before: NVG, world: W
     if opened.finished:
         return path
     describe_run(folder, recipe, world, data=str(data))
-    source = Source.make(before, dataset, recipe, settings, folder)
+    source = Source.make(before.to(world.device), dataset, recipe, settings, folder)
     torch.manual_seed(recipe.seed)
-    tokenizer = new_tokenizer(before, config).to(world.device)
+    tokenizer = new_tokenizer(before.cpu(), config).to(world.device)
     objective = DecoderObjective(tokenizer, settings).to(world.device)
     phases = training_phases(objective, settings, world)
     task = reconstruction_task(phases, source.draw, tokenizer, held_out, opened.meta(recipe, identity), recipe.seed)

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from training import checkpointing
+from training import checkpointing, stopping
 from training.cpu.allocator import keep_freed_memory
 from training.cpu.attention import use_plain_attention
 from training.data.augmentation import stream
@@ -30,6 +30,7 @@ from training.errors import TrainingError
 from training.logging import Log
 from training.optim import AveragedWeights, set_learning_rate
 from training.recipes.base import Running
+from training.stopping import Interrupted
 
 Batch = TypeVar("Batch")
 
@@ -72,10 +73,6 @@ class Task(Generic[Batch]):
     """Of dropped paths and the like; the batches have noise of their own."""
 
 
-class Interrupted(Exception):
-    """SIGTERM or SIGINT arrived; the state has been saved."""
-
-
 def train(task: Task[Batch], settings: Running, folder: Path, world: World | None = None) -> AveragedWeights:
     """Runs, or goes on with, a training in `folder`.
 
@@ -90,6 +87,7 @@ def train(task: Task[Batch], settings: Running, folder: Path, world: World | Non
         keep_freed_memory()
         for phase in task.phases:
             use_plain_attention(phase.objective)
+    stopping.check()
     run = _Run(task, settings, folder, world)
     start = run.restore()
     log = run.log = Log(folder, start, world, settings.track, run.pending, run.id)
@@ -109,6 +107,7 @@ def train(task: Task[Batch], settings: Running, folder: Path, world: World | Non
             saved = run.report(done, log, bar, last or asked, last)
             if asked and not last:
                 raise Interrupted(f"stopped at step {done}, saved in {saved}; the same command goes on from there")
+    stopping.pass_on(stop)
     return run.average
 
 

@@ -24,9 +24,9 @@ import nvg_model
 from nvg_model import NVG, render
 from training import checkpointing
 from training.generator import make_cache, train_generator
-from training.loop import Interrupted
 from training.recipes.base import Recipe
 from training.recipes.emoji64 import EMOJI64
+from training.stopping import Interrupted
 from training.warm_start import trained_generator
 
 SECONDS = 120.0

@@ -26,10 +26,11 @@ from training.errors import TrainingError
 from training.export import export
 from training.generator import train_generator
 from training.logging import Log
-from training.loop import Interrupted, Phase, Task, train
+from training.loop import Phase, Task, train
 from training.optim import cosine
 from training.recipes import recipe
 from training.recipes.base import Running
+from training.stopping import Interrupted
 from training.tokenizer import train_tokenizer
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nvg_model.tokenizer import Tokenizer
+from training import stopping
 from training.data.augmentation import AugmentationSettings, draw_augmented, draw_balanced, stream
 from training.data.dataset import ImageDataset
 from training.data.loader import batches
@@ -160,6 +161,7 @@ def _tokenized(
     """TokenCache's tensors for chunks of (pictures [B], views [B,3,H,W])."""
     columns: dict[str, list[Tensor]] = {"finest": [], "tokens": [], "classes": [], "pictures": []}
     for index, images in chunks:
+        stopping.check()
         sequence = tokenizer.tokenize(images)
         codes = [sequence.cluster_tokens(stage) for stage in range(sequence.num_stages)]
         row = (sequence.structure[:, -1].cpu(), torch.cat(codes, dim=1).cpu(), dataset.labels[index], index)

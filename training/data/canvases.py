@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nvg_model.model import NVG
+from training import stopping
 from training.data.augmentation import AugmentationSettings, draw_balanced, draw_rgba, on_colour, stream
 from training.data.cache import CHUNK, UNWRITTEN, digest, fingerprint
 from training.data.dataset import ImageDataset
@@ -107,6 +108,7 @@ def _canvases(
     nvg: NVG, dataset: ImageDataset, settings: AugmentationSettings, seed: int, chunk: int, drawn: bool
 ) -> Tensor:
     """float16 [CHUNK,V,L,C]."""
+    stopping.check()
     index, generator = _chunk(dataset, seed, chunk)
     pixels, background = draw_rgba(dataset, index, settings, generator)
     images = on_colour(pixels, background)
@@ -133,6 +135,7 @@ def load_or_generate(path: Path, nvg: NVG, count: int, seed: int) -> Tensor:
     if canvases is None:
         parts = []
         for start in tqdm(range(0, count, CHUNK), "generated canvases", mininterval=5):
+            stopping.check()
             numbers = range(start, min(start + CHUNK, count))
             classes = torch.tensor([number % len(nvg.classes) for number in numbers])
             parts.append(nvg.generate(classes, seed + 1, first_item=start).canvases[:, -1].half().cpu())
