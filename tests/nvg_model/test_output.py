@@ -12,7 +12,7 @@ from PIL import Image
 import nvg_model
 from nvg_model import render
 from nvg_model.cli import main
-from nvg_model.tokenizer import from_white, on_white
+from nvg_model.tokenizer import from_white, on_white, without_haze
 
 TINY = nvg_model.preset("tiny")
 
@@ -70,6 +70,17 @@ def test_pictures_are_larger_and_have_opacity(transparent: nvg_model.NVG) -> Non
     torch.testing.assert_close(on_white(rgba)[inside], images[inside], atol=1e-5, rtol=0)
     strip = render.filmstrip(transparent, sequence)
     assert strip.height > 64
+
+
+def test_what_is_nearly_clear_is_clear_and_white() -> None:
+    colours = torch.tensor([0.9, 0.2, 0.2, 0.2])  # on white
+    opacity = torch.tensor([0.05, 0.3, 0.5, 0.97]) * 2 - 1
+    made = without_haze(torch.stack([colours, colours, colours, opacity])[None, :, None])[0, :, 0]
+    assert made[:, 0].tolist() == [1, 1, 1, -1]
+    assert -1 < float(made[3, 1]) < float(opacity[1]) and float(made[3, 2]) == 0 and float(made[3, 3]) == 1
+    assert float(made[0, 1]) > 0.25
+    torch.testing.assert_close(made[:3, 2:], torch.full((3, 2), 0.2))
+    torch.testing.assert_close(on_white(from_white(made[None, :, None]))[0, :, 0, 2:], made[:3, 2:])
 
 
 def test_a_model_without_opacity_is_opaque(tiny_model: nvg_model.NVG) -> None:
