@@ -192,5 +192,6 @@ def _write(before: NVG, tokenizer: Tokenizer, config: NVGConfig, recipe: Recipe,
         before.state_dict() | {f"tokenizer.{name}": one for name, one in tokenizer.state_dict().items()}
     )
     model.preview_map = preview.fit(model.tokenizer, torch.float16)
-    provenance = before.provenance | {"decoder": dataclasses.asdict(recipe.decoder)}
+    commands = [*before.provenance.get("commands", ()), f"python -m training decoder {recipe.name}"]
+    provenance = before.provenance | {"decoder": dataclasses.asdict(recipe.decoder), "commands": commands}
     return nvg_model.save(model, folder / f"{recipe.name}.safetensors", provenance, dtype=torch.float16)

@@ -21,7 +21,7 @@ from PIL import Image
 from results import Cell, Options, Results
 
 import nvg_model
-from nvg_model import NVG, render
+from nvg_model import NVG, NVGConfig, render
 from training import checkpointing
 from training.generator import make_cache, train_generator
 from training.recipes.base import Recipe
@@ -43,7 +43,7 @@ def trained(options: Options, data: Path | None) -> Cell:
     run = options.out / "emoji64-run"
     if data is None:
         data = drawn_pictures(nvg, options.out / "emoji64-data", options.tiny)
-    recipe = recipe_of(options.tiny)
+    recipe = recipe_of(options.tiny, nvg.config)
     weights = run / "tokenizer" / "tokenizer.pt"
     if not weights.is_file():
         weights.parent.mkdir(parents=True, exist_ok=True)
@@ -60,13 +60,13 @@ def trained(options: Options, data: Path | None) -> Cell:
     return cell
 
 
-def recipe_of(tiny: bool) -> Recipe:
-    """EMOJI64 with fewer views, so that the cache is soon there."""
+def recipe_of(tiny: bool, config: NVGConfig) -> Recipe:
+    """EMOJI64 with the sizes of the shipped checkpoint, and fewer views, so that the cache is soon there."""
     optimizer = "muon" if hasattr(torch.optim, "Muon") else "adamw"
     views, every, batch = (16, 1, 4) if tiny else (4096, 50, 32)
     changes: Cell = {"cached_views": views, "log_every": every, "batch": batch, "sample_every": 0}
     generator = dataclasses.replace(EMOJI64.generator, optimizer=optimizer, **changes)
-    return dataclasses.replace(EMOJI64, generator=generator, classes=())  # those of the data
+    return dataclasses.replace(EMOJI64, config=config, generator=generator, classes=())  # those of the data
 
 
 def drawn_pictures(nvg: NVG, folder: Path, tiny: bool) -> Path:

@@ -148,7 +148,7 @@ def test_embedded_checkpoints(name):
     assert model.provenance["licence"]
     assert Path(nvg_model.info(name)["file"]).stat().st_size <= 40e6
     image = model.decode(model.generate(0, settings=SamplingSettings(structure_steps=1)))
-    assert image.shape == (1, 3, *model.config.image_size)
+    assert image.shape == (1, 3, *model.config.output_size)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import nvg_model
+from training.decoder import with_output
 from training.recipes import recipe
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,7 @@ def test_the_commands_of_the_readme_are_those_of_the_card() -> None:
 
 def test_the_embedded_checkpoint_is_the_recipes() -> None:
     made, nvg = recipe("emoji64"), nvg_model.load("emoji64")
-    assert (nvg.config, nvg.classes, nvg.settings) == (made.config, made.classes, made.sampling)
+    config = with_output(made.config, made.decoder)
+    assert (nvg.config, nvg.classes, nvg.settings) == (config, made.classes, made.sampling)
     listed = CARD[CARD.index("The classes: ") + 13 :].partition(".")[0]
     assert tuple(" ".join(listed.split()).split(", ")) == made.classes

@@ -57,6 +57,7 @@ def test_a_wider_transparent_decoder_for_a_checkpoint(data: Path, start: Path, t
     last = {"l1", "opacity", "cycle", "adversarial", "adversarial_generated", "discriminator", "gradient_loss"}
     assert last <= set(json.loads(lines[2])) and "adversarial" not in lines[0]
     assert after.provenance["decoder"]["drawn"] == 0.5
+    assert after.provenance["commands"][-1] == "python -m training decoder smoke"
 
 
 def test_a_decoder_for_a_run_without_generators(data: Path, tmp_path: Path) -> None:
