@@ -110,7 +110,7 @@ def options(command: str, part: str, arguments: Sequence[str]) -> tuple[Recipe, 
     arguments = [f"--cached-views{one[7:]}" if one.partition("=")[0] == "--views" else one for one in arguments]
     settings = getattr(base, part)
     kind = type(settings)
-    default = Options[kind](DATA / base.name, RUNS / base.name, base.seed, settings, base.views, base.start)  # type: ignore[valid-type]
+    default = Options[kind](DATA / base.name, RUNS / base.name, base.seed, settings, base.views_of(part), base.start)  # type: ignore[valid-type]
     chosen = tyro.cli(
         Options[kind],  # type: ignore[valid-type]
         default=default,

@@ -5,6 +5,7 @@ Needs torch, numpy, pillow, einops, safetensors and tqdm alone, so that a bare m
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def train_all(
         try:
             for train, pictures in parts_of(recipe, data, decoder_data):
                 clock.check()
-                train(recipe, pictures, run)
+                part = "tokenizer" if train is train_tokenizer else "generator"
+                train(dataclasses.replace(recipe, views=recipe.views_of(part)), pictures, run)
             clock.check()
             return _exported(recipe, run, out, world)
         except Interrupted as stopped:

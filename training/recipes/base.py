@@ -290,6 +290,8 @@ class Recipe:
     """Training of the tokenizer's decoder once more, with encoder and codes as they are."""
     few_step: FewStepRecipe = field(default_factory=FewStepRecipe)
     views: AugmentationSettings = field(default_factory=AugmentationSettings)
+    tokenizer_views: AugmentationSettings | None = None
+    """Those of the tokenizer's training, if it has others."""
     classes: tuple[str, ...] = ()
     """Class names in order; empty: those of the data."""
     start: str = ""
@@ -301,6 +303,10 @@ class Recipe:
     licence: str = ""
     """Licence of the weights, written into the exported checkpoint."""
     attribution: str = ""
+
+    def views_of(self, part: str) -> AugmentationSettings:
+        """Those of a part's training, by the name of its field."""
+        return (self.tokenizer_views if part == "tokenizer" else None) or self.views
 
     def dataset(self, data: Path | str, split: Split, classes: Sequence[str] = ()) -> ImageDataset:
         """The pictures of `data` as this recipe wants them. Raises TrainingError (`open_dataset`)."""

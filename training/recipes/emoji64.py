@@ -1,5 +1,7 @@
 """emoji64: the embedded 64x64 class-conditional model, made for two CPU cores."""
 
+import dataclasses
+
 from nvg_model.config import PRESETS
 from nvg_model.sampling import SamplingSettings
 from training.data.augmentation import AugmentationSettings
@@ -22,6 +24,10 @@ TOKENIZER = TokenizerRecipe(
     cycle_weight=0.3,
     bfloat16=True,
 )
+
+VIEWS = AugmentationSettings(shift=0.1, scale=(0.92, 1.06), whole=True, flip=0.25, still=0.7, white=0.9)
+# The tokenizer is to know every place, both directions and other backgrounds.
+TOKENIZER_VIEWS = dataclasses.replace(VIEWS, flip=0.5, still=0.0, white=0.7)
 
 EMOJI64 = Recipe(
     name="emoji64",
@@ -63,7 +69,8 @@ EMOJI64 = Recipe(
     classes=CLASSES,
     # About half of the positions show the emoji. Most stand still: a small model that must draw every outline at every
     # place and size draws none of them well. The others teach it to follow layouts that stand elsewhere.
-    views=AugmentationSettings(shift=0.1, scale=(0.92, 1.06), whole=True, flip=0.25, still=0.7, white=0.9),
+    views=VIEWS,
+    tokenizer_views=TOKENIZER_VIEWS,
     # Chosen with `tune` and by how well given layouts are followed (docs/emoji64.md).
     # The number of steps is from the table in docs/training.md.
     sampling=SamplingSettings(
