@@ -19,7 +19,7 @@ def test_recipes_fit_their_models() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["tokenizer", "nothing"], "there is no recipe 'nothing'; there are emoji64, finetune, smoke"),
+        (["tokenizer", "nothing"], "there is no recipe 'nothing'; there are emoji64, emoji128, finetune, smoke"),
         (["tokenizer", "smoke", "--data", "/nowhere"], "/nowhere"),
         (["generator", "smoke", "--data", "{data}", "--folder", "{empty}"], "there is no trained tokenizer"),
         (["export", "smoke", "--folder", "{empty}"], "there is no saved generator"),

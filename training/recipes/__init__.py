@@ -7,13 +7,14 @@ from pathlib import Path
 from training.errors import TrainingError
 from training.recipes.base import Recipe
 from training.recipes.emoji64 import EMOJI64
+from training.recipes.emoji128 import EMOJI128
 from training.recipes.files import SUFFIXES, read_recipe
 from training.recipes.finetune import FINETUNE
 from training.recipes.own import IMAGE_SIZE, OWN, own
 from training.recipes.paper import PAPER
 from training.recipes.smoke import SMOKE
 
-RECIPES: dict[str, Recipe] = {"emoji64": EMOJI64, "finetune": FINETUNE, "smoke": SMOKE, **PAPER}
+RECIPES: dict[str, Recipe] = {"emoji64": EMOJI64, "emoji128": EMOJI128, "finetune": FINETUNE, "smoke": SMOKE, **PAPER}
 
 
 def recipe(name: str) -> Recipe:
