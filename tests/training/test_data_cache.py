@@ -14,7 +14,7 @@ from PIL import Image
 import nvg_model
 from nvg_model.tokenizer import Tokenizer
 from training.data import cache
-from training.data.augmentation import AugmentationSettings, draw_augmented, draw_balanced, stream
+from training.data.augmentation import AugmentationSettings, draw_balanced, draw_views, stream
 from training.data.cache import TokenCache, load_or_make
 from training.data.dataset import ImageDataset, open_dataset
 from training.errors import TrainingError
@@ -68,7 +68,7 @@ def test_what_is_in_it(
     for start in range(0, VIEWS, 64):
         generator = stream(SEED, 1, start)
         index = draw_balanced(pictures.labels, 3, min(64, VIEWS - start), generator)
-        sequence = tokenizer.tokenize(draw_augmented(pictures, index, AugmentationSettings(), generator))
+        sequence = tokenizer.tokenize(draw_views(pictures, index, AugmentationSettings(), generator).images)
         rows = torch.arange(start, start + len(index))
         assert torch.equal(made.finest[rows].long(), sequence.structure[:, -1])
         assert torch.equal(made.classes[rows].long(), pictures.labels[index])

@@ -11,8 +11,7 @@ from PIL import Image
 from training.data.augmentation import (
     AugmentationSettings,
     compose,
-    draw_augmented,
-    draw_with_opacity,
+    draw_views,
     plain_images,
     stream,
 )
@@ -133,7 +132,7 @@ def test_the_views_of_existing_recipes_stay_as_they_are(tmp_path: Path) -> None:
     files = [np.asarray(Image.open(tmp_path / name)).transpose(2, 0, 1) for name in pictures.names]
     wanted = compose(torch.from_numpy(np.stack(files)), scale, flip, shift, torch.where(white, 1.0, colour))
     found_by = stream(0, 1, 64)
-    assert torch.equal(draw_augmented(pictures, index, settings, found_by), wanted)
+    assert torch.equal(draw_views(pictures, index, settings, found_by).images, wanted)
     assert torch.equal(torch.rand(3, generator=found_by), torch.rand(3, generator=generator))
     # The draws themselves, as first recorded: the generator and its keys must stay, too.
     assert torch.rand(2, generator=stream(0, 1, 64), dtype=torch.float64).tolist() == [
@@ -152,7 +151,7 @@ def test_what_is_opaque_stays_within_the_view(tmp_path: Path) -> None:
     areas, edges = [], []
     for seed in range(20):
         settings = AugmentationSettings(shift=0.5, scale=(0.8, 1.0), whole=True)
-        _, opacity = draw_with_opacity(pictures, torch.tensor([0]), settings, stream(seed))
+        opacity = draw_views(pictures, torch.tensor([0]), settings, stream(seed)).opacity
         scale = 0.8 + 0.2 * float(torch.rand(1, generator=stream(seed)))
         areas.append(float(opacity.sum()) / (12 * 20 * scale**2))
         inside = (opacity[0] > 0.3).nonzero()
@@ -165,10 +164,10 @@ def test_some_views_stand_still(tmp_path: Path) -> None:
     pictures = open_dataset(write(tmp_path, sides=SIZE), SIZE, split="all")
     index = torch.arange(12).repeat(20)
     settings = AugmentationSettings(flip=0.0, white=1.0, still=0.6)
-    views, moved = draw_augmented(pictures, index, settings, stream(2)), replace(settings, still=0.0)
+    views, moved = draw_views(pictures, index, settings, stream(2)).images, replace(settings, still=0.0)
     still = (views == plain_images(pictures, index)).flatten(1).all(1)
     assert 0.5 < float(still.float().mean()) < 0.7
-    assert torch.equal(views[~still], draw_augmented(pictures, index, moved, stream(2))[~still])
+    assert torch.equal(views[~still], draw_views(pictures, index, moved, stream(2)).images[~still])
 
 
 @pytest.mark.parametrize("settings", [
@@ -178,16 +177,16 @@ def test_some_views_stand_still(tmp_path: Path) -> None:
 def test_a_part_of_a_batch_has_the_same_views(settings: AugmentationSettings, tmp_path: Path) -> None:
     pictures = open_dataset(write(tmp_path), SIZE, split="all", margin=settings.margin)
     index = torch.tensor([4, 4, 9, 1, 0, 7])
-    whole = draw_augmented(pictures, index, settings, stream(3))
+    whole = draw_views(pictures, index, settings, stream(3)).images
     assert not torch.equal(whole[0], whole[1])
-    parts = [draw_augmented(pictures, index, settings, stream(3), part) for part in (slice(0, 2), slice(2, 6))]
+    parts = [draw_views(pictures, index, settings, stream(3), part).images for part in (slice(0, 2), slice(2, 6))]
     assert torch.equal(torch.cat(parts), whole)
 
 
 def test_views_of_photos(tmp_path: Path) -> None:
     pictures = open_dataset(write(tmp_path), SIZE, split="all", margin=1.125)
     index = torch.full((64,), 1)  # an opaque one
-    views = draw_augmented(pictures, index, AugmentationSettings(margin=1.125), stream(3))
+    views = draw_views(pictures, index, AugmentationSettings(margin=1.125), stream(3)).images
     image = torch.from_numpy(pictures.fetch(1)[:3].copy()).float() / 127.5 - 1
     crops = image.unfold(1, 16, 1).unfold(2, 16, 1).flatten(1, 2).transpose(0, 1)
     both_ways = torch.cat([crops, crops.flip(3)])
@@ -195,7 +194,7 @@ def test_views_of_photos(tmp_path: Path) -> None:
     assert bool((distance.amin(1) < 1e-5).all())  # every view is a crop, whole pixels, flipped or not
     found = distance.argmin(1)
     assert len(set(found.tolist())) > 25 and 15 < int((found < len(crops)).sum()) < 49
-    unflipped = draw_augmented(pictures, index, AugmentationSettings(margin=1.125, flip=0.0), stream(3))
+    unflipped = draw_views(pictures, index, AugmentationSettings(margin=1.125, flip=0.0), stream(3)).images
     assert bool(((unflipped[:, None] - crops[None]).abs().amax((2, 3, 4)).amin(1) < 1e-5).all())
 
 
@@ -209,4 +208,4 @@ def test_plain_views_of_photos_are_their_centre_on_white(tmp_path: Path) -> None
 def test_views_of_another_kind_than_the_pictures(tmp_path: Path) -> None:
     pictures = open_dataset(write(tmp_path), SIZE, split="all")
     with pytest.raises(ValueError, match=r"opened with margin None, the views want 1\.125"):
-        draw_augmented(pictures, torch.tensor([0]), AugmentationSettings(margin=1.125), stream(1))
+        draw_views(pictures, torch.tensor([0]), AugmentationSettings(margin=1.125), stream(1))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nvg_model.config import PRESETS
 from nvg_model.model import NVG
 from training import warm_start as initialisation
-from training.data.augmentation import draw_augmented, draw_epochs, stream
+from training.data.augmentation import draw_epochs, draw_views, stream
 from training.data.generator_batch import Source
 from training.distributed import Shard
 from training.generator import prepare, schedule, train_generator
@@ -205,7 +205,7 @@ def test_epochs_show_every_picture_once(ramps: Path) -> None:
 
 def test_views_are_never_flipped(ramps: Path) -> None:
     made = paper_on()
-    views = draw_augmented(made.dataset(ramps, "train"), torch.arange(7).repeat(8), made.views, stream(0))
+    views = draw_views(made.dataset(ramps, "train"), torch.arange(7).repeat(8), made.views, stream(0)).images
     assert (views[..., 0].mean(dim=(1, 2)) < views[..., -1].mean(dim=(1, 2))).all()
 
 

@@ -8,8 +8,8 @@ import torch
 from training.data.augmentation import (
     AugmentationSettings,
     compose,
-    draw_augmented,
     draw_balanced,
+    draw_views,
     plain_images,
     stream,
 )
@@ -37,8 +37,8 @@ def test_views(data: Path) -> None:
     opaque = pixels[:, 3:] == 255
     exact = pixels[:, :3].float() / 127.5 - 1
     assert torch.allclose(plain, torch.where(opaque, exact, 1.0), atol=1e-5)  # bicubic at whole pixels is the picture
-    views = draw_augmented(pictures, torch.arange(15), AugmentationSettings(), stream(5))
-    assert torch.equal(views, draw_augmented(pictures, torch.arange(15), AugmentationSettings(), stream(5)))
+    views = draw_views(pictures, torch.arange(15), AugmentationSettings(), stream(5)).images
+    assert torch.equal(views, draw_views(pictures, torch.arange(15), AugmentationSettings(), stream(5)).images)
     one, zero = torch.ones(1), torch.zeros(1, 2)
     mirrored = compose(pixels[:1], one, -one, zero, torch.ones(1, 3))
     assert torch.allclose(mirrored.flip(3), plain[:1], atol=1e-5)

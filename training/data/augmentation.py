@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -81,43 +82,38 @@ def epoch_order(size: int, epoch: int, seed: int) -> Tensor:
     return torch.randperm(size, generator=stream(seed, 4, epoch))
 
 
-def draw_augmented(
+class Views(NamedTuple):
+    """Random views of pictures, and the plain backgrounds that are drawn for them."""
+
+    pixels: Tensor
+    """Premultiplied [B,4,H,W] in [0,1]."""
+    background: Tensor
+    """[B,3] in [0,1]."""
+
+    @property
+    def images(self) -> Tensor:
+        """The views on their backgrounds: [B,3,H,W] in [-1,1]."""
+        return on_colour(self.pixels, self.background)
+
+    @property
+    def opacity(self) -> Tensor:
+        """How opaque each pixel is: [B,H,W] in [0,1]."""
+        return self.pixels[:, 3]
+
+
+def draw_views(
     dataset: ImageDataset,
     index: Tensor,
     settings: AugmentationSettings,
     generator: torch.Generator,
     part: slice = EVERYTHING,
-) -> Tensor:
-    """Random views [B,3,H,W] in [-1,1] of the pictures `index` [B].
+) -> Views:
+    """Random views of the pictures `index` [B]. Pictures of two sizes give the same views at two sizes.
 
     Args:
         part: which of them to make. The random numbers are drawn for all, so a process that makes its part of a batch
             makes the same views as one that makes the whole.
     """
-    return draw_with_opacity(dataset, index, settings, generator, part)[0]
-
-
-def draw_with_opacity(
-    dataset: ImageDataset,
-    index: Tensor,
-    settings: AugmentationSettings,
-    generator: torch.Generator,
-    part: slice = EVERYTHING,
-) -> tuple[Tensor, Tensor]:
-    """The same random views [B,3,H,W], and how opaque each pixel of their pictures is: [B,H,W] in [0,1]."""
-    pixels, background = draw_rgba(dataset, index, settings, generator, part)
-    return on_colour(pixels, background), pixels[:, 3]
-
-
-def draw_rgba(
-    dataset: ImageDataset,
-    index: Tensor,
-    settings: AugmentationSettings,
-    generator: torch.Generator,
-    part: slice = EVERYTHING,
-) -> tuple[Tensor, Tensor]:
-    """The same random views before they are on their backgrounds: premultiplied [B,4,H,W] in [0,1], and the backgrounds
-    [B,3] in [0,1]. Pictures of two sizes give the same views at two sizes."""
     if settings.margin != dataset.margin:
         raise ValueError(f"the pictures were opened with margin {dataset.margin}, the views want {settings.margin}")
     if settings.margin is not None:
@@ -134,20 +130,20 @@ def draw_rgba(
     pixels, scale, flip, shift = dataset.load(index[part]), scale[part], flip[part], shift[part]
     if settings.whole:
         shift = _inside(pixels, scale, flip, shift)
-    return _move(pixels, scale, flip, shift), background[part]
+    return Views(_move(pixels, scale, flip, shift), background[part])
 
 
 def _draw_crops(
     dataset: ImageDataset, index: Tensor, settings: AugmentationSettings, generator: torch.Generator, part: slice
-) -> tuple[Tensor, Tensor]:
-    """Crops of photos, premultiplied [B,4,H,W], and backgrounds [B,3]."""
+) -> Views:
+    """Crops of photos."""
     count = len(index)
     corner = torch.rand(count, 2, generator=generator)
     flip = torch.rand(count, generator=generator) < settings.flip
     background = _draw_backgrounds(count, settings, generator)
     pixels = dataset.load(index[part], corner[part])
     pixels = torch.where(flip[part, None, None, None], pixels.flip(3), pixels)
-    return _premultiplied(pixels), background[part]
+    return Views(_premultiplied(pixels), background[part])
 
 
 def _draw_backgrounds(count: int, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from nvg_model.tokenizer import Tokenizer
 from training import stopping
-from training.data.augmentation import AugmentationSettings, draw_augmented, draw_balanced, stream
+from training.data.augmentation import AugmentationSettings, draw_balanced, draw_views, stream
 from training.data.dataset import ImageDataset
 from training.data.loader import batches
 from training.files import replacing
@@ -132,7 +132,7 @@ def _chunks(dataset: ImageDataset, settings: AugmentationSettings, views: int, s
         start = chunk * CHUNK
         generator = stream(seed, 1, start)
         index = draw_balanced(dataset.labels, len(dataset.classes), min(CHUNK, views - start), generator)
-        return index, draw_augmented(dataset, index, settings, generator)
+        return index, draw_views(dataset, index, settings, generator).images
 
     return draw
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from nvg_model.model import NVG
 from training import stopping
-from training.data.augmentation import AugmentationSettings, draw_balanced, draw_rgba, on_colour, stream
+from training.data.augmentation import AugmentationSettings, draw_balanced, draw_views, stream
 from training.data.cache import CHUNK, UNWRITTEN, digest, fingerprint
 from training.data.dataset import ImageDataset
 from training.files import replacing
@@ -49,7 +49,7 @@ class CanvasCache:
         chunk, place = divmod(number, CHUNK // batch)
         inside = slice(place * batch, (place + 1) * batch)
         index, generator = _chunk(self.dataset, self.seed, chunk)
-        pixels, background = draw_rgba(self.dataset, index, self.views, generator, inside)
+        pixels, background = draw_views(self.dataset, index, self.views, generator, inside)
         start = chunk * CHUNK
         canvases = self.canvases[start + inside.start : start + inside.stop].float()
         return canvases, pixels, background, index[inside]
@@ -110,8 +110,7 @@ def _canvases(
     """float16 [CHUNK,V,L,C]."""
     stopping.check()
     index, generator = _chunk(dataset, seed, chunk)
-    pixels, background = draw_rgba(dataset, index, settings, generator)
-    images = on_colour(pixels, background)
+    images = draw_views(dataset, index, settings, generator).images
     if images.shape[2:] != nvg.config.image_size:
         images = F.interpolate(images, nvg.config.image_size, mode="area")
     sequence = nvg.tokenize(images)

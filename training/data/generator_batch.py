@@ -17,7 +17,7 @@ from nvg_model import hierarchy
 from nvg_model.config import NVGConfig
 from nvg_model.model import NVG
 from nvg_model.tokenizer import Tokenizer
-from training.data.augmentation import draw_augmented, draw_balanced, draw_epochs, stream
+from training.data.augmentation import draw_balanced, draw_epochs, draw_views, stream
 from training.data.cache import TokenCache, load_or_make
 from training.data.dataset import ImageDataset
 from training.distributed import Shard, World
@@ -179,7 +179,7 @@ class Source:
         own = shard.of(index)
         return {
             "classes": self.dataset.labels[own],
-            "images": draw_augmented(self.dataset, index, self.recipe.views, generator, shard.slice(len(index))),
+            "images": draw_views(self.dataset, index, self.recipe.views, generator, shard.slice(len(index))).images,
             "names": tuple(self.dataset.names[int(one)] for one in own),
         }
 

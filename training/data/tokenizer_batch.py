@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.data.augmentation import draw_balanced, draw_epochs, draw_with_opacity, stream
+from training.data.augmentation import draw_balanced, draw_epochs, draw_views, stream
 from training.data.dataset import ImageDataset
 from training.distributed import Shard
 from training.losses import diffaug
@@ -50,13 +50,13 @@ class Source:
             index = draw_epochs(len(dataset), step * size, size, seed)
         else:
             index = draw_balanced(dataset.labels, len(dataset.classes), size, generator)
-        images, opacity = draw_with_opacity(dataset, index, self.recipe.views, generator, shard.slice(size))
+        views = draw_views(dataset, index, self.recipe.views, generator, shard.slice(size))
         augmentation = diffaug.draw(3 * size, generator).unflatten(0, (size, 3))
         places = torch.rand(size, 3, 3, generator=generator)
         return Batch(
-            images=images,
+            images=views.images,
             names=tuple(dataset.names[int(one)] for one in shard.of(index)),
             augmentation=shard.of(augmentation),
             places=shard.of(places),
-            opacity=opacity,
+            opacity=views.opacity,
         )

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from training.errors import TrainingError
-from training.losses.reconstruction import check_pair
+from training.losses.reconstruction import check_pair, feature_differences
 
 VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
 """Channels of the convolutions; 0 halves the picture. What is before a 0, and the end, is compared."""
@@ -91,12 +91,11 @@ class LPIPS(nn.Module):
             ValueError: the shapes differ, or a side is shorter than 16 pixels.
         """
         check_pair(output, target, SMALLEST, "LPIPS")
-        with torch.no_grad():
-            expected = self._directions(target)
         distance = output.new_zeros(len(output), dtype=torch.float32)
-        for found, wanted, weight in zip(self._directions(output), expected, self.calibration, strict=True):
-            difference = (found - wanted).square() * weight[:, None, None]
-            distance = distance + difference.sum(dim=1).mean(dim=(1, 2))
+        for difference, weight in zip(
+            feature_differences(self._directions, output, target), self.calibration, strict=True
+        ):
+            distance = distance + (difference * weight[:, None, None]).sum(dim=1).mean(dim=(1, 2))
         return distance
 
     def _directions(self, images: Tensor) -> list[Tensor]:

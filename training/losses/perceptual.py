@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.efficientnet_lite import EfficientNetLite, LiteName, load_lite, resized
-from training.losses.reconstruction import check_pair
+from training.losses.reconstruction import check_pair, feature_differences
 
 DEPTHS = (0, 2, 4, 8)
 """Blocks after which features are compared: at 1/2, 1/4, 1/8 and 1/16 of the size that the network sees."""
@@ -40,13 +40,8 @@ class LitePerceptual(nn.Module):
             ValueError: the shapes differ, or a side is shorter than 8 pixels.
         """
         check_pair(output, target, SMALLEST, "the perceptual loss")
-        with torch.no_grad():
-            expected = self._directions(target)
-        parts = [
-            (found - wanted).square().sum(dim=1).mean(dim=(1, 2))
-            for found, wanted in zip(self._directions(output), expected, strict=True)
-        ]
-        return torch.stack(parts).mean(0)
+        parts = feature_differences(self._directions, output, target)
+        return torch.stack([part.sum(dim=1).mean(dim=(1, 2)) for part in parts]).mean(0)
 
     def _directions(self, images: Tensor) -> list[Tensor]:
         """The compared features, of unit length at every position, float32 [B,C,h,w] each."""

@@ -5,6 +5,8 @@ Shapes: B images [B,3,H,W] in [-1,1]. Half precision is taken up to float32, als
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -85,6 +87,13 @@ def _blur(maps: Tensor, window: int, sigma: float) -> Tensor:
 def _precise(images: Tensor) -> Tensor:
     """At least float32."""
     return images.to(torch.promote_types(images.dtype, torch.float32))
+
+
+def feature_differences(features: Callable[[Tensor], list[Tensor]], output: Tensor, target: Tensor) -> list[Tensor]:
+    """Squared differences [B,C,h,w] of two images' features at every depth. The gradient reaches `output` only."""
+    with torch.no_grad():
+        expected = features(target)
+    return [(found - wanted).square() for found, wanted in zip(features(output), expected, strict=True)]
 
 
 def check_pair(output: Tensor, target: Tensor, side: int, what: str) -> None:
