@@ -50,42 +50,19 @@ def generate(args: argparse.Namespace) -> int:
         _, structure = _picture_structure(model, args, args.keep_structure or model.config.num_stages)
     drawing = _draw(model, args, structure)
     if args.transparent:
-        return _save_all(
-            render.to_pil(model.cut_out(drawing.sequence, seamless=args.seamless)), out, drawing.recipe, args.scale
-        )
-    if args.filmstrip:
-        items = range(len(drawing.captions))
-        strips = [render.filmstrip(model, drawing.sequence, item, args.seamless) for item in items]
-        picture = render.grid(strips, 1, drawing.captions)
-    else:
-        picture = _sheet(model, drawing, args)
+        cutouts = render.to_pil(model.cut_out(drawing.sequence, seamless=args.seamless))
+        return _save_all(cutouts, out, drawing.recipe, args.scale)
+    picture = _filmstrips(model, drawing, args) if args.filmstrip else _sheet(model, drawing, args)
     return save_picture(picture, out, drawing.recipe, args.scale)
 
 
 def transfer(args: argparse.Namespace) -> int:
     """`nvg transfer`: the structure of a picture, the content of a class."""
-    from nvg_model import render
-
     out = output_path(args.out or _default_name(args, Path(args.structure).stem))
     model = _load(args)
     source, structure = _picture_structure(model, args, args.keep_structure or model.config.splits // 2 + 1)
     drawing = _draw(model, args, structure)
-    if args.compare:
-        clusters = 2 ** (structure.shape[1] - 1)
-        structure_map = render.structure_image(structure[0, -1], clusters, model.config.grid, model.config.output_size)
-        left = [render.to_pil(source)[0], structure_map]
-        captions = ["picture", f"{clusters} region{'s' * (clusters > 1)}"]
-        picture = render.grid(
-            [
-                tile
-                for image in render.to_pil(model.decode(drawing.sequence, seamless=args.seamless))
-                for tile in (*left, image)
-            ],
-            3,
-            [text for caption in drawing.captions for text in (*captions, caption)],
-        )
-    else:
-        picture = _sheet(model, drawing, args)
+    picture = _compared(model, source, structure, drawing, args) if args.compare else _sheet(model, drawing, args)
     return save_picture(picture, out, drawing.recipe, args.scale)
 
 
@@ -349,6 +326,31 @@ def _sheet(model: NVG, drawing: _Drawing, args: argparse.Namespace) -> Image:
         return images[0]
     columns = args.count if len(args.classes) > 1 < args.count else _columns(len(images))
     return render.grid(images, columns, drawing.captions)
+
+
+def _filmstrips(model: NVG, drawing: _Drawing, args: argparse.Namespace) -> Image:
+    """Every stage of each picture with its structure map, a row for each."""
+    from nvg_model import render
+
+    items = range(len(drawing.captions))
+    strips = [render.filmstrip(model, drawing.sequence, item, args.seamless) for item in items]
+    return render.grid(strips, 1, drawing.captions)
+
+
+def _compared(model: NVG, source: Tensor, structure: Tensor, drawing: _Drawing, args: argparse.Namespace) -> Image:
+    """The picture that gave the structure, its map, and what was drawn with it, a row for each picture drawn."""
+    from nvg_model import render
+
+    clusters = 2 ** (structure.shape[1] - 1)
+    structure_map = render.structure_image(structure[0, -1], clusters, model.config.grid, model.config.output_size)
+    left = [render.to_pil(source)[0], structure_map]
+    captions = ["picture", f"{clusters} region{'s' * (clusters > 1)}"]
+    images = render.to_pil(model.decode(drawing.sequence, seamless=args.seamless))
+    return render.grid(
+        [tile for image in images for tile in (*left, image)],
+        3,
+        [text for caption in drawing.captions for text in (*captions, caption)],
+    )
 
 
 def _save_all(pictures: Sequence[Image], out: Path, recipe: dict[str, Any], scale: int) -> int:
