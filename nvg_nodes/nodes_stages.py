@@ -34,9 +34,9 @@ from nvg_nodes.sockets import (
 from nvg_nodes.types import Model, Regions, Settings, State, Structure, check_sequence, structure_of
 
 
-def state_input() -> io.Input:
-    """The socket of the chain."""
-    return NVGState.Input("state", tooltip="From NVG Start or the node before in the chain.")
+def chain_inputs() -> list[io.Input]:
+    """The model, and the chain so far."""
+    return [model_input(), NVGState.Input("state", tooltip="From NVG Start or the node before in the chain.")]
 
 
 class NVGStart(io.ComfyNode):
@@ -90,8 +90,7 @@ class NVGGenerateStructure(io.ComfyNode):
             description="Splits every region in half for the next stage. The first stage is one region.",
             search_aliases=words("nvg, structure, stage, split, layout, composition"),
             inputs=[
-                model_input(),
-                state_input(),
+                *chain_inputs(),
                 NVGStructure.Input(
                     "structure",
                     optional=True,
@@ -143,8 +142,7 @@ class NVGGenerateContentStage(io.ComfyNode):
             "the first stage needs none.",
             search_aliases=words("nvg, content, stage, tokens, inpaint, edit, style"),
             inputs=[
-                model_input(),
-                state_input(),
+                *chain_inputs(),
                 NVGSequence.Input(
                     "sequence",
                     optional=True,
@@ -272,12 +270,12 @@ def _structure_with(state: State, labels: Tensor) -> Tensor:
 
 
 def _with_stage(state: State, labels: Tensor, tokens: Tensor) -> VisualGranularitySequence:
-    """The chain's sequence with one more stage [B,L], to keep stages of: canvases are made anew, so it has none."""
+    """The chain's sequence with one more stage [B,L], to keep stages of, without canvases."""
     structure, before = _structure_with(state, labels), state.sequence
     tokens = tokens[:, None] if before is None else torch.cat([before.tokens, tokens[:, None]], 1)
     return VisualGranularitySequence(structure, tokens, torch.empty(*structure.shape, 0), (1, labels.shape[-1]))
 
 
 def _too_many(given: Tensor, wanted: Tensor, name: str) -> str:
-    """The complaint about as many items as there are neither one nor pictures."""
+    """The error text for a number of items that is neither 1 nor the number of pictures."""
     return f"the {name} has {len(given)} items for {len(wanted)} pictures; give one, or one per picture"

@@ -32,6 +32,25 @@ def painting_of(width, height):
 
 NAN = torch.full((1, 8, 8, 3), torch.nan)
 MASK = torch.zeros(1, 8, 8)
+NO_SVG = r"picture of the kind svg\+xml, which cannot be read here; save it as PNG"
+PAINTINGS = {
+    "nothing painted": ("", "nothing is painted yet"),
+    "first map not painted": ('{"version": 1, "masks": [null]}', "the first map is not painted"),
+    "damaged painting": ("data:image/png;base64,AAAA", "the painting is damaged"),
+    "SVG in the painter": ("data:image/svg+xml;base64,PHN2Zy8+", NO_SVG),
+    "SVG in words in the painter": ("data:image/svg+xml;utf8,<svg/>", NO_SVG),
+    "SVG as it is in the painter": (
+        '<?xml version="1.0"?><svg/>',
+        "is SVG or other markup; save it as PNG",
+    ),
+    "no picture in the painter": ("data:text/plain;base64,AAAA", "holds 'data:text/plain;base64', not a picture"),
+    "huge painting": (painting_of(5000, 10), "5000 x 10 pixels, and at most 4096 a side are read; make it smaller"),
+    "text for a painting": ("a house", "neither a picture nor JSON"),
+    "painting of a newer version": (
+        '{"version": 2, "masks": ["x"]}',
+        "version 2, and this nvg reads version 1; update nvg",
+    ),
+}
 NODES = {
     "NaN image": ("NVGTokenize", lambda m: {"image": NAN}, "image holds NaN"),
     "flat image": ("NVGTokenize", lambda m: {"image": torch.zeros(8, 8)}, r"image has shape \[8, 8\]; an IMAGE is"),
@@ -163,48 +182,10 @@ NODES = {
         lambda m: {"sequence": sequence(m), "show": "one stage", "stage": 7},
         "stage 7 is not in the sequence",
     ),
-    "nothing painted": ("NVGPaintStructure", lambda m: {"painting": ""}, "nothing is painted yet"),
-    "first map not painted": (
-        "NVGPaintStructure",
-        lambda m: {"painting": '{"version": 1, "masks": [null]}'},
-        "the first map is not painted",
-    ),
-    "damaged painting": (
-        "NVGPaintStructure",
-        lambda m: {"painting": "data:image/png;base64,AAAA"},
-        "the painting is damaged",
-    ),
-    "SVG in the painter": (
-        "NVGPaintStructure",
-        lambda m: {"painting": "data:image/svg+xml;base64,PHN2Zy8+"},
-        r"picture of the kind svg\+xml, which cannot be read here; save it as PNG",
-    ),
-    "SVG in words in the painter": (
-        "NVGPaintStructure",
-        lambda m: {"painting": "data:image/svg+xml;utf8,<svg/>"},
-        r"picture of the kind svg\+xml, which cannot be read here; save it as PNG",
-    ),
-    "SVG as it is in the painter": (
-        "NVGPaintStructure",
-        lambda m: {"painting": '<?xml version="1.0"?><svg/>'},
-        "the painting is SVG or other markup; save it as PNG",
-    ),
-    "no picture in the painter": (
-        "NVGPaintStructure",
-        lambda m: {"painting": "data:text/plain;base64,AAAA"},
-        "the painting holds 'data:text/plain;base64', not a picture",
-    ),
-    "huge painting": (
-        "NVGPaintStructure",
-        lambda m: {"painting": painting_of(5000, 10)},
-        "the painting is 5000 x 10 pixels, and at most 4096 a side are read; make it smaller",
-    ),
-    "text for a painting": ("NVGPaintStructure", lambda m: {"painting": "a house"}, "neither a picture nor JSON"),
-    "painting of a newer version": (
-        "NVGPaintStructure",
-        lambda m: {"painting": '{"version": 2, "masks": ["x"]}'},
-        "version 2, and this nvg reads version 1; update nvg",
-    ),
+    **{
+        name: ("NVGPaintStructure", lambda m, painting=painting: {"painting": painting}, complaint)
+        for name, (painting, complaint) in PAINTINGS.items()
+    },
 }
 
 
@@ -238,12 +219,16 @@ CHANGES = {
         {"structure": structure(), "stage": 5},
         "no stage 5: the structure has the stages 0 to 1",
     ),
-    "region that is not there": (
-        "NVGStructureToMask",
-        {"structure": structure(), "regions": "0, 7"},
-        "no region 7: this stage has the regions 0 to 1",
-    ),
-    "no region at all": ("NVGStructureToMask", {"structure": structure(), "regions": "left"}, "'left' is not a region"),
+    **{
+        f"regions {regions[:30]}": ("NVGStructureToMask", {"structure": structure(), "regions": regions}, says)
+        for regions, says in [
+            ("0, 7", "no region 7: this stage has the regions 0 to 1"),
+            ("left", "'left' is not a region"),
+            ("1, " + "9" * 5000, "there is no region 9{76} ...: this stage has the regions 0 to 1"),
+            ("0-99999999999999999999", "no region 0-99999999999999999999: this stage has the regions 0 to 1"),
+            ("1-0", "'1-0' runs backwards; write the smaller region first: 0-1"),
+        ]
+    },
     **{
         f"{name} is {value}": ("NVGSamplingSettings", SETTINGS | {name: value}, says)
         for name, value, says in [
@@ -255,21 +240,6 @@ CHANGES = {
             ("structure_steps", 0, "structure_steps is 0; it must be a whole number of at least 1"),
         ]
     },
-    "huge region": (
-        "NVGStructureToMask",
-        {"structure": structure(), "regions": "1, " + "9" * 5000},
-        "there is no region 9{76} ...: this stage has the regions 0 to 1",
-    ),
-    "range of huge regions": (
-        "NVGStructureToMask",
-        {"structure": structure(), "regions": "0-99999999999999999999"},
-        "there is no region 0-99999999999999999999: this stage has the regions 0 to 1",
-    ),
-    "regions backwards": (
-        "NVGStructureToMask",
-        {"structure": structure(), "regions": "1-0"},
-        "'1-0' runs backwards; write the smaller region first: 0-1",
-    ),
     "NaN amount": (
         "NVGStructureBlend",
         {"structure_a": structure(), "structure_b": structure(), "amount": float("nan")},
