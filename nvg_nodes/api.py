@@ -2,7 +2,7 @@
 
     from nvg_nodes.api import io, ui, schema, advanced, once_absent
 
-`HOSTED` says which one it is.
+`HOSTED` says which of the two it is.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["HOSTED", "ComfyExtension", "advanced", "io", "once_absent", "schema"
 
 
 def schema(**words: Any) -> io.Schema:
-    """An `io.Schema` of those of the words that this host knows: an older one refuses what it does not."""
+    """An `io.Schema` of the keywords that this host knows; older hosts refuse others."""
     known = {field.name for field in dataclasses.fields(io.Schema)}
     return io.Schema(**{word: value for word, value in words.items() if word in known})
 
 
 def advanced(input: _Input) -> _Input:
-    """The same input, shown only among the advanced ones where the host has such a thing.
+    """The same input, shown among the advanced inputs only, where the host has these.
 
     Set as an extra entry of the catalogue, because hosts before 0.15 have no keyword for it.
     """

@@ -29,7 +29,7 @@ class Colours:
     """Fine pixels along a position."""
 
     def score(self, lower: Sequence[int], upper: Sequence[int]) -> Tensor:
-        """Ranks positions float [L] from deep inside the lower areas to deep inside the upper ones."""
+        """Ranks positions float [L] from deep inside the lower areas to deep inside the upper areas."""
         difference = self.distances[list(lower)].amin(0) - self.distances[list(upper)].amin(0)
         return F.avg_pool2d(difference[None, None], self.unit).flatten()
 

@@ -1,4 +1,4 @@
-"""What ComfyUI is handed: the nodes of all families, and the one question that the front end may ask."""
+"""What ComfyUI gets: the nodes of all families, and the web route that lists a checkpoint's classes."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def _nodes_of(family: ModuleType) -> list[type[io.ComfyNode]]:
 
 
 NODES = [node for family in FAMILIES for node in _nodes_of(family)]
-"""All nodes. Their ids are for ever, and their inputs are only ever appended."""
+"""All nodes. Their ids never change, and inputs are only appended."""
 
 CLASSES_ADDRESS = "/nvg/classes"
-"""GET ?checkpoint=NAME answers {"classes": [...]}: the list from which a class is chosen before the graph ever ran."""
+"""GET ?checkpoint=NAME answers {"classes": [...]}: the classes to choose from before the graph has run."""
 
 
 class NVGExtension(ComfyExtension):

@@ -28,7 +28,7 @@ FOLDER = "nvg"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """Precisions that a loader offers."""
 _LARGE = 100_000_000
-"""Parameters from which on a lower precision is worth its rounding."""
+"""Models with at least this many parameters get the lower precision."""
 
 
 class Networks:
@@ -62,7 +62,7 @@ class Progress:
 
 
 class Host:
-    """No ComfyUI: the CPU, folders under the working directory, and nobody who watches or cancels."""
+    """No ComfyUI: the CPU, folders under the working directory, no previews and no cancelling."""
 
     def device(self) -> torch.device:
         """Where weights rest while they are not used."""

@@ -78,7 +78,7 @@ def to_pil(image: Tensor) -> list[Image.Image]:
 
 
 def from_pil(pictures: Sequence[Image.Image]) -> Tensor:
-    """IMAGE of RGB pictures of one size, or MASK of grey ones."""
+    """IMAGE of RGB pictures, or MASK of grey pictures, all of one size."""
     return torch.stack([torch.from_numpy(np.array(picture)) for picture in pictures]).float() / 255
 
 
@@ -115,7 +115,7 @@ def checked_mask(mask: Tensor) -> Tensor:
 
 
 def structure_map(structure: Structure, stage: int = -1, least: int = 1) -> list[Image.Image]:
-    """A palette picture of one stage of every item; enlarged in whole steps to at least so many pixels a side."""
+    """A palette picture of one stage of every item, enlarged by a whole factor to at least this many pixels a side."""
     labels = structure.labels[:, stage]
     clusters = 2 ** (stage % structure.stages)
     factor = max(1, math.ceil(least / min(structure.size)))

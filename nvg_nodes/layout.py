@@ -55,7 +55,7 @@ def from_order(scores: Sequence[Tensor], stages: int) -> Tensor:
 
 
 def checked_stages(stages: int, positions: int) -> int:
-    """The number of stages, if a structure of so many positions can have it. Raises NVGError otherwise."""
+    """The number of stages, if a structure with this many positions can have it. Raises NVGError otherwise."""
     most = hierarchy.num_splits(positions) + 1
     if not 1 <= stages <= most:
         raise NVGError(f"{stages} stages are not possible; {positions} positions have 1 to {most}")
@@ -117,7 +117,7 @@ def continued(model: Model, before: Structure | None, scores: list[Tensor], stag
 
 
 def begun(model: Model, before: Structure | None, stages: int) -> Tensor:
-    """The labels [B,S,L] to go on from, one cluster where there are none. Raises NVGError for too many of them.
+    """The labels [B,S,L] to continue from: one cluster where nothing is given. Raises NVGError for too many stages.
 
     Args:
         stages: that the result is to have; 0: not said.
@@ -136,7 +136,7 @@ def for_batch(x: Tensor, batch: int, complaint: str) -> Tensor:
 
 
 def same_batch(a: Structure, b: Structure) -> tuple[Tensor, Tensor]:
-    """Labels of two structures on one grid, one item of either serving all of the other. Raises NVGError."""
+    """Labels of two structures on one grid. A single item of one serves all items of the other. Raises NVGError."""
     if a.grid != b.grid:
         raise NVGError(
             f"the structures have different grids, {a.grid[0]} x {a.grid[1]} and {b.grid[0]} x {b.grid[1]}; make both "

@@ -1,4 +1,4 @@
-"""The node of in-betweens: frames on the way from one picture, or one layout, to another.
+"""The node that interpolates: frames between two pictures, or between two layouts.
 
 Shapes: F frames, S stages, L positions.
 """
@@ -123,7 +123,7 @@ def _pairs(first: int, second: int, what: str) -> list[tuple[int, int]]:
 
 
 def _order(frames: int, there_and_back: bool) -> list[int]:
-    """Numbers of the frames as they follow each other."""
+    """Numbers of the frames in the order shown."""
     return [*range(frames), *(range(frames - 2, 0, -1) if there_and_back else ())]
 
 

@@ -1,4 +1,4 @@
-"""Nodes that edit: regions with classes of their own, and pictures of which a part is drawn anew.
+"""Nodes that edit: regions with classes of their own, and pictures with a part redrawn.
 
 Shapes: IMAGE [B,H,W,C] and MASK [B,H,W] in [0,1].
 """
@@ -90,7 +90,7 @@ class NVGRegion(io.ComfyNode):
 
 
 class NVGInpaint(io.ComfyNode):
-    """Picture, mask and class -> the picture with that part drawn anew."""
+    """Picture, mask and class -> the picture with that part redrawn."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

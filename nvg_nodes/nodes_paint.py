@@ -87,7 +87,7 @@ class NVGPaintStructure(io.ComfyNode):
 
 
 def _following(model: Model, before: Structure | None, masks: Sequence[Tensor], stages: int, nested: bool) -> Structure:
-    """The structure that follows the areas of colours, of so many stages; 0: as many as they need."""
+    """The structure that follows the areas of colours, with this many stages; 0: as many as needed."""
     labels = layout.begun(model, before, stages)
     found = colours.areas_of(masks, model.config.grid)
     grow = colours.nest if nested else colours.grow

@@ -36,7 +36,7 @@ _LARGEST = 4096
 """Pixels that a painting may have along a side."""
 _MOST_COLOURS = 64
 _OPAQUE = 128
-"""Opacity, of 255, from which a pixel has its colour."""
+"""Opacity (0 to 255) that a pixel needs to count as painted."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -224,7 +224,7 @@ def area_input(what: str) -> io.Input:
 
 
 def before_input() -> io.Input:
-    """A structure to go on from."""
+    """A structure to continue."""
     return NVGStructure.Input(
         "structure", optional=True, tooltip="Its stages come first, and what is given here splits its regions further."
     )

@@ -43,7 +43,7 @@ class Model:
         return self.nvg.classes
 
     def ready(self, images: int, regions: int = 0) -> NVG:
-        """The networks, loaded by the host for a run over so many images at once, with so many regions each."""
+        """The networks, loaded by the host for a run over this many images at once, each with this many regions."""
         height, width = self.config.image_size
         # The widest point of the decoder is its last level: some eight maps of base_channels in float32. The
         # transformers see each image twice (guidance), some thirty vectors of their width per token.
@@ -153,7 +153,7 @@ class Regions:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """NVG_STATE: all that a stage-by-stage chain carries; each node of the chain hands on a new one."""
+    """NVG_STATE: all that a stage-by-stage chain carries. Immutable: each node of the chain returns a new state."""
 
     classes: Tensor
     """long [B]."""

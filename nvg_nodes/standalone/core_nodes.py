@@ -47,7 +47,7 @@ class Files:
     """Where pictures are read and written in one run."""
 
     inputs: list[Path]
-    """Folders in which a picture is looked for, in this order."""
+    """Folders that are searched for a picture, in this order."""
     out: Path
     previews: bool = False
     """Whether previews are written too."""
@@ -192,7 +192,7 @@ class PreviewImage(SaveImage):
 
     @classmethod
     def execute(cls, images: Tensor) -> io.NodeOutput:  # type: ignore[override]
-        """Writes nothing, but for `--previews`."""
+        """Writes files only with `--previews`."""
         if cls.files.previews:
             cls.write(images, f"previews/node_{cls.hidden.unique_id}")
         return io.NodeOutput(ui=io.PreviewImage(images))
@@ -310,7 +310,7 @@ class SolidMask(CoreNode):
 
 
 class MaskComposite(CoreNode):
-    """A mask put onto another one."""
+    """A mask put onto another mask."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

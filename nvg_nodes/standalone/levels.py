@@ -87,7 +87,7 @@ class Level:
         return ":".join((*self.path, node))
 
     def instance(self, node: str) -> Level | None:
-        """What is inside a node; None where it is no subgraph. Raises RecursionError where one holds itself."""
+        """What is inside a node; None where it is no subgraph. Raises RecursionError for one that holds itself."""
         definition = self.definitions.get(str(self.nodes[node]["type"]))
         if definition is None:
             return None

@@ -20,7 +20,7 @@ _MARKS = (
 )
 """Byte order marks, UTF-32 before UTF-16, which begins alike."""
 _EXIF = (0x010F, 0x0110)
-"""Fields in which the host keeps "workflow:{...}" and "prompt:{...}" in a WebP."""
+"""Fields where the host keeps "workflow:{...}" and "prompt:{...}" in a WebP."""
 
 
 def content(path: Path) -> Any:

@@ -175,7 +175,7 @@ def _visit(workflow: Workflow, id: str, info: Catalogue, order: list[str], path:
 
 
 def _known(workflow: Workflow, id: str, names: list[str]) -> dict[str, Any]:
-    """The inputs that the node has. A value for another one is ignored; a connection to one is a complaint."""
+    """The inputs that the node has. A value for any other is ignored; a connection to any other is an error."""
     inputs = workflow.prompt[id]["inputs"]
     for name, value in inputs.items():
         if name not in names and is_link(value):

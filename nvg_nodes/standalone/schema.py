@@ -170,7 +170,7 @@ class Plain:
 
 
 def Custom(io_type: str) -> type[Plain]:
-    """A socket type of one's own."""
+    """A custom socket type."""
     ends = {"Input": type("Input", (InputBase,), {}), "Output": type("Output", (OutputBase,), {})}
     return cast(type[Plain], _socket(io_type)(type(io_type.title(), (Plain,), ends)))
 
@@ -272,7 +272,7 @@ class ComfyNode:
 
     @classmethod
     def GET_SCHEMA(cls) -> Schema:
-        """The schema, made anew: lists of files may have changed."""
+        """The schema, made again each time: lists of files may have changed."""
         return cls.define_schema()
 
     @classmethod
