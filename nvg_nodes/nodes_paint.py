@@ -63,12 +63,7 @@ class NVGPaintStructure(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        model: Model,
-        painting: str,
-        stages: int,
-        structure: Structure | None = None,
-        area: str = areas.HALF,
+        cls, model: Model, painting: str, stages: int, structure: Structure | None = None, area: str = areas.HALF
     ) -> io.NodeOutput:
         """Every map splits the regions of the one before; without maps, the colours do."""
         found, nested = read_painting(painting), area == areas.NESTED
