@@ -21,13 +21,13 @@ from nvg_model.errors import NVGError
 from nvg_model.regions import full_mask
 
 NESTED, FREE, HALF = RULES = ("nested", "free", "half")
-"""How a structure comes to an area: all splits along the outline until it is whole regions (measured best:
+"""How an area gets regions of its own: all splits run along its outline until it is whole regions (measured best:
 docs/editing.md), splits that the network makes around it, or only the first split, grown or shrunk to a half."""
 TOLERANCE = 3 / 8
 """Share of its size, or of what is left free, by which an area may be grown or shrunk to become whole regions: more
 splits than that takes would be closer to it, but make rings of it, and no better pictures (docs/editing.md)."""
 _FINE = 128
-"""Pixels along the longer side at which distances to an outline are measured."""
+"""Distances to an outline are measured on pictures with this many pixels along the longer side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Areas:
     distances: Tensor
     """float [B,L]: mean signed distance of a position to the outline, positive inside."""
     stage: int
-    """The first at which every image's area is a union of whole regions."""
+    """The first stage whose regions fill every image's area exactly."""
 
     def to(self, device: torch.device) -> Areas:
         """The same on another device."""
@@ -86,12 +86,12 @@ def fitted(mask: Tensor, batch: int, grid: tuple[int, int]) -> Areas:
 
 
 def fine_unit(grid: tuple[int, int]) -> int:
-    """Pixels along a position at which distances to an outline are measured."""
+    """Pixels per side of a position when distances to an outline are measured."""
     return max(1, _FINE // max(grid))
 
 
 def rounded(share: float, positions: int) -> tuple[int, int]:
-    """The first stage at which an area of this share of the picture is whole regions, and its positions there."""
+    """The first stage with regions that fill an area of this share of the picture, and the area's positions there."""
     wanted = share * positions
     for stage in range(1, hierarchy.num_splits(positions) + 1):
         unit = positions >> stage

@@ -64,7 +64,7 @@ def load(name: str | os.PathLike[str], device: torch.device | str = "cpu", dtype
     Args:
         name: an embedded name ("emoji64"), a .safetensors file, a folder with model.safetensors, or a hub id
             ("owner/name" or "owner/name@revision").
-        device, dtype: where and at which precision the weights live (float32, bfloat16 or float16).
+        device, dtype: of the weights (float32, bfloat16 or float16).
     Raises:
         CheckpointError: nothing there, truncated, another kind of file, missing or unexpected weights, NaN.
     """
@@ -222,7 +222,7 @@ def cast(name: str, value: Tensor, device: torch.device | str, dtype: torch.dtyp
 
 
 def _preview_map(metadata: dict[str, str], config: NVGConfig, path: Path) -> Tensor | None:
-    """The map [C+1,3] from latent to colour; None in a checkpoint without one, for which it is fitted when needed."""
+    """The map [C+1,3] from latent to colour; None where the checkpoint has none, and it is fitted when needed."""
     if "preview" not in metadata:
         return None
     try:

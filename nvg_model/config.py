@@ -19,9 +19,9 @@ class AutoencoderConfig:
     base_channels: int = 128
     """Channels of the finest level."""
     channel_multipliers: tuple[int, ...] = (1, 2, 4, 4, 4)
-    """Channels of each level, finest first, as multiples of `base_channels`; one level per factor of two, plus one."""
+    """Channels of each level, finest first, as multiples of `base_channels`. Each further level halves the size."""
     residual_blocks: int = 2
-    """Residual blocks of a level in the encoder; the decoder has one more."""
+    """Residual blocks per level of the encoder; the decoder has one more per level."""
     latent_channels: int = 32
     """C, the channels of the latent and of every codebook vector."""
     norm_groups: int = 32
@@ -81,7 +81,7 @@ class GeneratorConfig:
     """What the structure generator gives: the velocity at a time, or the average velocity between two times, with
     the guidance in it (MeanFlow, Geng et al. 2025), for sampling in few steps."""
     largest_guidance: float = 1.0
-    """An average velocity knows the guidance scales from 1 to this one."""
+    """The largest guidance scale that an average velocity was trained for; the smallest is 1."""
     content_input: Literal["canvas", "noised", "interpolated"] = "canvas"
     """What the content generator sees of the canvas (ablation, paper appendix B.2): the canvas, the canvas plus
     noise, or a mixture of both whose variance stays; the share of noise falls linearly from stage 0 to K."""
@@ -246,7 +246,7 @@ PRESETS: dict[str, NVGConfig] = {
         ),
     ),
 }
-"""Named configurations: the paper's four, the embedded one, and one for tests."""
+"""Named configurations: the paper's four, that of the embedded model, and a tiny one for tests."""
 
 
 def preset(name: str) -> NVGConfig:

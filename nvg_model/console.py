@@ -1,4 +1,4 @@
-"""What the console scripts share: terminals of any encoding, and errors that nobody foresaw."""
+"""What the console scripts share: terminals of any encoding, and unexpected errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 
 TRACEBACK = "NVG_TRACEBACK"
-"""Environment variable: set, an error that nobody foresaw is shown with the place where it happened."""
+"""Environment variable. If it is set, an unexpected error is shown with its traceback."""
 
 
 def write_anything() -> None:

@@ -85,7 +85,7 @@ class EditedRun(Run):
     def integrate(
         self, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int, grid: Sequence[float] | None = None
     ) -> Tensor:
-        """As of a plain run; a seamless one sees the picture moved at every second stage."""
+        """As in a plain run; for a seamless picture, every second stage sees it shifted."""
         if not (self.seamless and stage % 2):
             return super().integrate(canvas, labels, noise, stage, grid)
         canvas, labels, noise = self._moved(canvas), self._moved(labels), self._moved(noise)
@@ -173,7 +173,7 @@ def kept_of(request: Request, grid: tuple[int, int], batch: int, quantizer: Quan
 
 
 def kept_positions(mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Positions bool [B,L] of whose cell no pixel is to be drawn anew.
+    """Positions bool [B,L] in whose cell no pixel is redrawn.
 
     Args:
         mask: float [B,H,W], above 0 where something new is drawn.

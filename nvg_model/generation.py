@@ -58,9 +58,9 @@ class Request:
     sequence: VisualGranularitySequence | None = None
     """What to keep stages of; one item serves the whole batch."""
     keep_structure: int = 0
-    """Keep the structure of so many stages of `sequence`."""
+    """Keep the structure of this many stages of `sequence`."""
     keep_content: int = 0
-    """Keep the content of so many stages of `sequence`: cluster j of a stage keeps its token, whatever structure it
+    """Keep the content of this many stages of `sequence`: cluster j of a stage keeps its token, whatever shape it
     now has (the paper's stage-wise variation)."""
     structure_noise: Tensor | None = None
     """float [B,L,K], instead of the noise from the seed."""
@@ -77,13 +77,13 @@ class Request:
     shared_noise: bool = False
     """Whether all images draw the noise of the first: frames that differ in their structure or class only."""
     keep: Tensor | None = None
-    """float [H,W] or [B,H,W]: 1 where `sequence`, a whole one, stays what it is; drawn anew where it is 0."""
+    """float [H,W] or [B,H,W]: 1 where `sequence`, which must be whole, stays as it is; redrawn where it is 0."""
     area: Tensor | None = None
     """float [H,W] or [B,H,W]: 0.5 and more is an area of any size that the structure has as regions of its own."""
     area_rule: str = "nested"
-    """How it comes to them: one of `areas.RULES`."""
+    """How the area gets them: one of `areas.RULES`."""
     seamless: bool = False
-    """Draw pictures that can be laid beside each other; `decode` them with seamless=True as well."""
+    """Draw pictures that tile without a seam; `decode` them with seamless=True as well."""
 
 
 class Layout(TypedDict, total=False):
@@ -166,7 +166,7 @@ class Run:
             )
 
     def guidance(self, scale: float | Tensor, null_class: int) -> Guidance:
-        """What a network sees at once, and how its results become one."""
+        """What a network sees at once, and how its results are combined."""
         return Guidance.at(scale, self.classes, null_class)
 
     def next_canvas(self, canvas: Tensor, codes: Tensor, labels: Tensor, stage: int) -> Tensor:
@@ -278,7 +278,7 @@ class Run:
 def count_evaluations(
     settings: SamplingSettings, splits: int, structure_stages: int = 1, content_stages: int = 0
 ) -> int:
-    """Network evaluations (each one `on_evaluation`) of a run in which so many stages are given.
+    """Network evaluations of a run with this many stages given; `on_evaluation` is called as often.
 
     Raises:
         NVGError: settings by stage, for another number of stages.

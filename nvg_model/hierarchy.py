@@ -59,7 +59,7 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
 
 
 def _greedy_pairs(distances: Tensor) -> Tensor:
-    """Pairs [B,N/2,2] (smaller index first) in the order in which greedy matching of `distances` [B,N,N] takes them.
+    """Pairs [B,N/2,2] (smaller index first), in the order that greedy matching of `distances` [B,N,N] takes them.
 
     A pair whose members are each other's nearest (ties to the smaller index) is one that greedy takes, whatever
     else it takes before; so rounds of mutual nearest neighbours, each over the rows that are left, find the same
@@ -103,7 +103,7 @@ def _pairs_one_by_one(distances: Tensor) -> Tensor:
 
 
 def _keep_rows(left: Tensor, rows: Tensor, partner: Tensor, remaining: int) -> tuple[Tensor, Tensor]:
-    """The first `remaining` rows and columns, with the free ones first, in order."""
+    """The first `remaining` rows and columns, after free ones were moved to the front in their order."""
     taken = partner.gather(1, rows) >= 0
     keep = torch.sort(taken, dim=1, stable=True).indices[:, :remaining]
     batch, size, _ = left.shape

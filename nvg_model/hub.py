@@ -92,7 +92,7 @@ def _explained(error: Exception, repository: str, revision: str) -> CheckpointEr
 
 
 def _progress_bar(on_progress: Callable[[int, int], None], raised: list[BaseException]) -> type:
-    """A class of terminal progress bars for the hub's client, the first of which also reports; notes what is raised."""
+    """A class of terminal progress bars for the hub's client. The first bar also reports; what is raised is noted."""
     from tqdm import tqdm
 
     made: list[Any] = []

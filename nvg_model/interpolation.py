@@ -1,4 +1,4 @@
-"""In-betweens: pictures on the way from one sequence to another.
+"""Interpolation: pictures between two sequences.
 
 The structure moves as outlines do: every split is a map of two halves, its signed distances to the outline are mixed,
 and every cluster is split again by the mixture. The content of a cluster is that of the same cluster of both ends.
@@ -21,7 +21,7 @@ CONTENT = ("blend", "nearer", "stages")
 
 
 def structures_between(first: Tensor, second: Tensor, shares: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Hierarchies long [F,S,L] on the way from `first` to `second` [S,L]; they are equal to them at shares 0 and 1.
+    """Hierarchies long [F,S,L] between `first` and `second` [S,L]; at shares 0 and 1 they equal the two ends.
 
     Args:
         shares: float [F] in [0,1], how far each frame has come.

@@ -19,7 +19,7 @@ _LOGITS = 4
 
 
 def row_bytes(config: NVGConfig, element: int) -> int:
-    """Bytes that one row takes while a network runs, without weights.
+    """Bytes per row of a batch while a network runs, without weights.
 
     Args:
         element: bytes of a number in the precision of the weights.

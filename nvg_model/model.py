@@ -90,7 +90,7 @@ class NVG(nn.Module):
 
     @torch.no_grad()
     def decode(self, sequence: VisualGranularitySequence, stage: int | None = None, seamless: bool = False) -> Tensor:
-        """Images float32 [B,3,H,W] in [-1,1] of the canvas after `stage` (the last one present by default).
+        """Images float32 [B,3,H,W] in [-1,1] of the canvas after `stage` (default: the last stage present).
 
         What is transparent is white; H and W are the configuration's `output_size`.
         Pictures generated with `seamless` are decoded with it too.
@@ -305,15 +305,15 @@ class NVG(nn.Module):
         on_evaluation: Callable[[], None] | None = None,
         **more: Unpack[Layout],
     ) -> Tensor:
-        """The same pictures with a part drawn anew, [B,3|4,H,W]; the rest is bit-equal.
+        """The same pictures with a part redrawn, [B,3|4,H,W]; the rest is bit-equal.
 
         Args:
             images: [B,3|4,H,W] in [-1,1], of any size with the model's proportions: where they are larger the new part
                 is enlarged, and the rest stays as sharp as it was. With opacity the new part has some as well.
-            mask: float [H,W] or [B,H,W], any size: above 0 is drawn anew, values below 1 blend with the old picture.
+            mask: float [H,W] or [B,H,W], any size: above 0 is redrawn, values below 1 blend with the old picture.
                 The new part fades in over `editing.SEAM` of its shorter side, inside the mask.
             classes: one for all, or one per image.
-            keep_structure: keep the structure of so many stages inside the mask as well.
+            keep_structure: keep the structure of this many stages inside the mask as well.
             more: other fields of a `Request`, such as an area for the structure, or seamless.
         Raises:
             NVGError: as `tokenize` and `stages`; a mask of nothing.
@@ -345,7 +345,7 @@ class NVG(nn.Module):
         frames: int,
         content: str = "blend",
     ) -> VisualGranularitySequence:
-        """Pictures on the way from one sequence to another, both of one item, as a batch of `frames`.
+        """A batch of `frames` pictures between two sequences of one item each.
 
         Only the decoder runs. The outlines of the regions move from the first sequence's to the second's.
 

@@ -121,7 +121,7 @@ class Quantizer(nn.Module):
         """h + 0.5 * conv(h) with the convolution of the stage, on the grid; [B,L,C] to [B,L,C].
 
         Args:
-            seamless: the grid goes on at the opposite edge, where it otherwise ends in zeros.
+            seamless: pad the grid with its opposite edge instead of zeros.
         """
         conv = self.refiners[stage]
         assert isinstance(conv, nn.Conv2d) and conv.bias is not None
@@ -132,7 +132,7 @@ class Quantizer(nn.Module):
         return placed + self.REFINE * rearrange(refined, "b c h w -> b c (h w)").mT
 
     def add_stage(self, canvas: Tensor, codes: Tensor, labels: Tensor, stage: int, seamless: bool = False) -> Tensor:
-        """The canvas [B,L,C] after stage `stage`, given the one before it and each cluster's code [B,N]."""
+        """The canvas [B,L,C] after stage `stage`, from the canvas before it and each cluster's code [B,N]."""
         return canvas + self.refine(hierarchy.place(self.lookup(codes), labels), stage, seamless)
 
 

@@ -17,7 +17,7 @@ from nvg_model.errors import NVGError
 from nvg_model.sampling import Guidance, guidance_schedule
 
 TOLERANCE = 1e-3
-"""What the masks of a position may sum to above one: the rounding of 8-bit pictures and of resizing."""
+"""The masks of a position may sum to this much above 1, for the rounding of 8-bit pictures and of resizing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class RegionalClasses:
     weights: Tensor
     """float [R,B,L], sums to one over the slots."""
     rows: tuple[Tensor, Tensor]
-    """Slot and image, long [M] each, of the classes that have any position; the others cost nothing."""
+    """Slot and image, long [M] each, of the classes with at least one position; only they are computed."""
     guidance: tuple[tuple[float, float] | None, ...]
     """Content guidance of every slot at the first and the last stage; None: that of the settings."""
 

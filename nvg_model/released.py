@@ -108,7 +108,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _select(weights: Weights, marker: str, plain: str, ema: bool, file: str | os.PathLike[str]) -> Weights:
-    """The plain or the averaged copy without its prefix: the wanted one, or else the one that is there."""
+    """The plain or the averaged copy, without its prefix; where the wanted copy is missing, the other."""
     averaged = f"ema_model.{plain}"
     order = (averaged, plain, "") if ema else (plain, averaged, "")
     for prefix in order:

@@ -92,7 +92,7 @@ def with_subject(image: Image.Image, mask: Image.Image) -> Image.Image:
 
 
 def _framed(image: Image.Image, ratio: float) -> Image.Image:
-    """The subject of a picture with transparency, in a frame of which it covers a share of COVERED.
+    """The subject of a picture with transparency, in a frame where it covers a share of COVERED.
 
     Args:
         ratio: width / height of the frame.
@@ -183,7 +183,7 @@ def grid(images: Sequence[Image.Image], columns: int, captions: Sequence[str] | 
     """A contact sheet on white, row by row, each column as wide and each row as high as its largest entry.
 
     Args:
-        captions: one above each picture; the last ones may be missing, and a row without any takes no room for them.
+        captions: one above each picture. The last may be missing; a row without captions leaves no room for them.
     """
     if not images or columns < 1:
         raise NVGError(f"{len(images)} pictures in {columns} columns make no sheet; give at least one of each")

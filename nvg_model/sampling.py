@@ -208,7 +208,7 @@ class Noise:
     """Whether every item draws the noise of the first one: frames of one picture."""
     variation_seed: int = 0
     variation: float = 0.0
-    """How far towards the noise of `variation_seed`, on the sphere: 0 is this seed, 1 is that one."""
+    """How far towards the noise of `variation_seed`, on the sphere: 0 is `seed`, 1 is `variation_seed`."""
 
     def draw(self, shape: tuple[int, ...], use: Use, stage: int, batch: int) -> Tensor:
         """Noise [B,*shape] for a use and stage, on the CPU."""
@@ -228,13 +228,13 @@ class Noise:
 
 
 def between(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """Standard normal noise on the arc from one sample to another independent one, at a share of its length."""
+    """Standard normal noise on the arc between two independent samples, at a share of its length."""
     angle = share * math.pi / 2
     return math.cos(angle) * first + math.sin(angle) * second
 
 
 def gumbel_to_normal(noise: Tensor) -> Tensor:
-    """Standard normal values of the same rank as standard Gumbel ones, float64."""
+    """Standard normal values with the same ranks as standard Gumbel values, float64."""
     upper_tail = -torch.expm1(-torch.exp(-noise.double()))
     return -torch.special.ndtri(upper_tail)
 

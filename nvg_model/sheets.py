@@ -1,4 +1,4 @@
-"""Sheets that compare: one choice by another with texts along both axes, and a picture before and after.
+"""Sheets that compare: a grid of two choices with texts along both axes, and pictures before and after.
 
 Shapes: cells are counted row by row; images [B,3,H,W] in [-1,1]. Sizes are (width, height), as Pillow's.
 """

@@ -1,7 +1,7 @@
 """Solvers of the structure flow: each is one function of a velocity at any time (paper section 2.2).
 
-A new one is a function here, named in `SOLVERS`: settings, nodes, command line and counts follow. The first line of its
-docstring is what users read. Torch is not imported, so that the command line can name them at once.
+A new solver is a function here, named in `SOLVERS`: settings, nodes, command line and counts follow. Users read the
+first line of its docstring. Torch is not imported, so that the command line can name them at once.
 
 Shapes: B batch, L positions, K splits.
 """
@@ -79,7 +79,7 @@ def _first_line(solver: Solver) -> str:
 
 
 def evaluations(solver: str, steps: int) -> int:
-    """How often a solver asks for the velocity in so many steps: counted, so it is right for every one in the table."""
+    """How often a solver asks for the velocity in this many steps. It is counted, so it is right for every solver."""
     import torch
 
     count = 0

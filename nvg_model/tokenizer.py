@@ -29,7 +29,7 @@ HAZE = 1 / 16
 class VisualGranularitySequence:
     """Structure, tokens and canvases of the first S stages of a batch (paper section 2.1).
 
-    It is whole when S = K+1; generation passes through the shorter ones, and any of them can be gone on from.
+    It is whole when S = K+1. Generation makes the shorter ones on its way, and can continue from any of them.
     """
 
     structure: Tensor
@@ -71,7 +71,7 @@ class VisualGranularitySequence:
         return VisualGranularitySequence(self.structure[index], self.tokens[index], self.canvases[index], self.grid)
 
     def repeated(self, batch: int) -> VisualGranularitySequence:
-        """One image for a batch of so many, or the batch itself."""
+        """One image repeated for a batch of this size, or the batch itself."""
         return self if len(self) == batch else self.items([0] * batch)
 
     def to(self, device: torch.device | str) -> VisualGranularitySequence:
@@ -135,7 +135,7 @@ class Tokenizer(nn.Module):
         """Images float32 [B,3,H,W] in [-1,1] of a canvas [B,L,C]; what is transparent is white.
 
         Args:
-            seamless: pictures that go on at their opposite edge, so that they can be laid beside each other.
+            seamless: pictures that tile without a seam.
         """
         return self._output(canvas, seamless)[:, :3]
 
@@ -162,7 +162,7 @@ class Tokenizer(nn.Module):
 
 
 def _wrapping(decoder: Decoder) -> Decoder:
-    """The same decoder, of the same weights, whose convolutions go on at the opposite edge."""
+    """The same decoder with the same weights, whose convolutions are padded with the opposite edge."""
     shared = {id(weight): weight for weight in decoder.parameters()}
     wrapping = copy.deepcopy(decoder, shared)
     for part in wrapping.modules():

@@ -126,7 +126,7 @@ class Block(nn.Module):
             x: [B,T,D].
             modulation: [B,3D], from `modulate`.
             rope: from `rope_table`.
-            last: compute only the last so many tokens of the result, all others still serving as keys and values.
+            last: compute only this many last tokens of the result; the others still serve as keys and values.
             memory: keys and values [B,H,T',64] of earlier tokens; where it is empty, those of these are noted in it.
         Returns:
             [B,T,D], or [B,last,D].
@@ -146,7 +146,7 @@ class Block(nn.Module):
         return torch.addcmul(x, gate, out)
 
     def _project_last(self, y: Tensor, last: int) -> tuple[Tensor, Tensor]:
-        """q, k, v of all tokens but the MLP's input of the last ones only, where the rest is not needed."""
+        """q, k, v of all tokens, and the MLP's input of the last tokens only, where the rest is not needed."""
         weight, bias, attention = self.linear_in.weight, self.linear_in.bias, 3 * self.width
         return F.linear(y, weight[:attention], bias[:attention]), F.linear(
             y[:, -last:], weight[attention:], bias[attention:]

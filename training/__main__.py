@@ -126,7 +126,7 @@ def options(command: str, part: str, arguments: Sequence[str]) -> tuple[Recipe, 
 
 
 def tokenizer(arguments: Sequence[str]) -> None:
-    """Trains the tokenizer, or goes on where the last call stopped."""
+    """Trains the tokenizer, or continues where the last call stopped."""
     from training.tokenizer import train_tokenizer
 
     chosen, given = options("tokenizer", "tokenizer", arguments)
@@ -134,7 +134,7 @@ def tokenizer(arguments: Sequence[str]) -> None:
 
 
 def decoder(arguments: Sequence[str]) -> None:
-    """Trains the decoder of the run's tokenizer once more, adversarially, or goes on where the last call stopped."""
+    """Trains the decoder of the run's tokenizer once more, adversarially, or continues where the last call stopped."""
     from training.decoder import train_decoder
     from training.tokenizer import finish_decoder
 
@@ -144,7 +144,7 @@ def decoder(arguments: Sequence[str]) -> None:
 
 
 def generator(arguments: Sequence[str]) -> None:
-    """Trains the generators on the run's tokenizer, or goes on where the last call stopped."""
+    """Trains the generators on the run's tokenizer, or continues where the last call stopped."""
     from training.generator import train_generator
 
     chosen, given = options("generator", "generator", arguments)
@@ -152,7 +152,7 @@ def generator(arguments: Sequence[str]) -> None:
 
 
 def few_step(arguments: Sequence[str]) -> None:
-    """Turns the run's structure flow into one of few steps, or goes on where the last call stopped."""
+    """Turns the run's structure flow into one of few steps, or continues where the last call stopped."""
     from training.few_step import train_few_step
 
     chosen, given = options("few-step", "few_step", arguments)
@@ -218,7 +218,7 @@ def export(arguments: Sequence[str]) -> None:
 
 
 def whole(arguments: Sequence[str]) -> None:
-    """Trains tokenizer, generators and decoder, and exports; every part goes on where the last call stopped."""
+    """Trains tokenizer, generators and decoder, and exports; every part continues where the last call stopped."""
 
     def train(
         name: Annotated[str, tyro.conf.Positional],
@@ -228,9 +228,9 @@ def whole(arguments: Sequence[str]) -> None:
         out: Path | None = None,
         minutes: float = 0.0,
     ) -> None:
-        """Trains all parts of a recipe and writes the checkpoint; the same call goes on where it stopped.
+        """Trains all parts of a recipe and writes the checkpoint; the same call continues where it stopped.
 
-        Settings are the recipe's; other ones go into a recipe that is a file (docs/training.md).
+        Settings are the recipe's. To change them, write a recipe file (docs/training.md).
 
         Args:
             name: the recipe, or the path of its file.
@@ -238,7 +238,7 @@ def whole(arguments: Sequence[str]) -> None:
             decoder_data: the pictures of the decoder's training, where it makes larger ones; as --data by default.
             folder: of the run; ~/nvg-runs/RECIPE by default.
             out: the file; FOLDER/RECIPE.safetensors by default.
-            minutes: save and stop after so many, with status 0; 0: when all is done.
+            minutes: save and stop after this many, with status 0. 0: run to the end.
         """
         from training.whole import train_all
 
@@ -287,7 +287,7 @@ def samples(arguments: Sequence[str]) -> None:
         device: str = "",
         dtype: str = "float32",
     ) -> None:
-        """Writes samples of a checkpoint, every class alike; a call that was stopped goes on.
+        """Writes samples of a checkpoint, every class alike; a call that was stopped continues.
 
         Args:
             checkpoint: what nvg_model.load reads: an embedded name, a file, a folder, or a hub id.

@@ -45,7 +45,7 @@ from training.warm_start import (
 
 
 def train_decoder(recipe: Recipe, data: Path | str, run: Path) -> Path:
-    """Trains, or goes on training, a decoder for the run's finished tokenizer or for a checkpoint, in `run`/decoder.
+    """Trains, or continues to train, a decoder for the run's finished tokenizer or for a checkpoint, in `run`/decoder.
 
     Returns:
         The file with the averaged weights of the whole tokenizer; for a checkpoint to start from, that checkpoint with

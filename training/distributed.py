@@ -23,7 +23,7 @@ from training.pulse import Pulse
 TIMEOUT = 600.0
 """Seconds without a sign of life of a process after which the others give up (`training.pulse`)."""
 WORK = timedelta(hours=24)
-"""That one process may take for something, measuring or writing, while the others wait for it."""
+"""The first process may take this long to measure or write while the others wait for it."""
 
 CPU = torch.device("cpu")
 T = TypeVar("T")

@@ -75,7 +75,7 @@ def train_classifier(
     """Trains the classifier of the training pictures of `data`, or finds it; reports its accuracy on the held-out ones.
 
     Returns:
-        `accuracy` over all held-out pictures, and `class_mean`, in which every class counts alike.
+        `accuracy` over all held-out pictures, and `class_mean`, where every class counts alike.
     """
     train = read_split(data, "train", size, margin=margin)
     held_out = read_split(data, "held-out", size, train.classes, margin=margin)

@@ -46,7 +46,7 @@ from training.warm_start import trained_generator
 
 
 def train_few_step(recipe: Recipe, data: Path | str, run: Path) -> Path:
-    """Converts, or goes on converting, the structure flow of `run`/generator (or a checkpoint) into `run`/few-step.
+    """Converts, or continues to convert, the structure flow of `run`/generator (or a checkpoint) into `run`/few-step.
 
     Prints and writes a table of steps and methods at the end.
 
@@ -114,7 +114,7 @@ def load_teacher(recipe: Recipe, run: Path) -> NVG:
 def converted(teacher: NVG, largest_guidance: float) -> NVG:
     """A copy whose structure generator gives average velocities.
 
-    Until it is trained it gives the teacher's velocity at t, without guidance, whatever the span.
+    Until it is trained it gives the teacher's velocity at t without guidance, for every span.
 
     Raises:
         TrainingError: the teacher has no generator, has been converted before, or is sampled with a larger guidance.

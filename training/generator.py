@@ -48,7 +48,7 @@ HELD_OUT_PART = 32  # that are measured at once, to save memory
 
 
 def train_generator(recipe: Recipe, data: Path | str, run: Path) -> Path:
-    """Trains, or goes on training, the generators of `recipe` on the tokenizer of `run`.
+    """Trains, or continues to train, the generators of `recipe` on the tokenizer of `run`.
 
     A network that is trained alone has a folder of its own (`generator_folder`), and starts from the run's training of
     both if there is one.
@@ -119,7 +119,7 @@ def make_cache(recipe: Recipe, data: Path | str, run: Path) -> None:
 
 
 def identity_of(recipe: Recipe, nvg: NVG, dataset: ImageDataset, data: Path | str) -> Identity:
-    """What a training of the generators may not change while it goes on."""
+    """What must stay the same when a training of the generators continues."""
     weights = {"tokenizer": fingerprint(nvg.tokenizer)}
     if recipe.start:
         weights["start"] = weights_digest(nvg_model.load(recipe.start).state_dict())

@@ -74,7 +74,7 @@ class Task(Generic[Batch]):
 
 
 def train(task: Task[Batch], settings: Running, folder: Path, world: World | None = None) -> AveragedWeights:
-    """Runs, or goes on with, a training in `folder`.
+    """Runs or continues a training in `folder`.
 
     Returns:
         The averaged weights of the first phase's objective.
@@ -206,7 +206,7 @@ class _Run(Generic[Batch]):
         )
 
     def report(self, done: int, log: Log, bar: tqdm[int], saves: bool, watches: bool) -> Path | None:
-        """The line of the log, the save and the samples that are due after so many steps; returns the save.
+        """The line of the log, the save and the samples that are due after this many steps; returns the save.
 
         Only here is anything read from the device.
         """

@@ -162,7 +162,7 @@ def optimizers(objective: nn.Module, settings: GeneratorRecipe) -> list[torch.op
 def with_classes_first(
     optimizers: list[torch.optim.Optimizer], classes: list[Tensor], steps: int
 ) -> list[torch.optim.Optimizer]:
-    """The same optimisers. For so many steps only the class embeddings have a rate above 0."""
+    """The same optimisers. For the first `steps` only the class embeddings have a rate above 0."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups if steps):
         if group["params"][0] is not classes[0]:
             group["start"] = steps

@@ -57,7 +57,7 @@ def with_few_step(found: dict[str, Any], state: dict[str, Any]) -> dict[str, Any
 def commands(command: str, part: str, meta: dict[str, Any]) -> list[str]:
     """The commands of a training that was started so and went on so, with the options that differ from the recipe's.
 
-    Without the folders of whoever ran it.
+    Without the user's folders.
     """
     starts = meta.get("starts") or [{"step": 0, "recipe": meta["recipe"]}]
     return [_command(command, part, start["recipe"]) for start in starts]

@@ -1,4 +1,4 @@
-"""Signs of life between the processes of a training, so that none waits for ever for a frozen or dead one.
+"""Signs of life between the processes of a training, so that none waits forever for a frozen or dead one.
 
 A thread of every process counts up a number in the shared store and watches the numbers of the others. A time limit on
 common work would not do: the first process may write files or measure for an hour while the others wait for it.
@@ -18,11 +18,11 @@ import torch.distributed as dist
 JOIN = 600.0
 """Seconds until all must have started."""
 LOOKS = 10
-"""Signs of life in the time after which a process without one counts as dead."""
+"""Signs of life within the timeout."""
 INTACT = "the saves are intact, and the same command goes on from the last one"
 STATUS = 2
 GRACE = 10.0
-"""Seconds after the loss of the store in which the main thread may come to an end of its own, good or bad."""
+"""Seconds after the loss of the store that the main thread has to end by itself, well or with an error."""
 
 
 def end(sentence: str) -> NoReturn:
@@ -70,7 +70,7 @@ class Pulse(threading.Thread):
                 return
 
     def _connect(self) -> dist.Store:
-        """A connection of its own: the main thread may be waiting on the other one."""
+        """A separate connection: the main thread may be waiting on the other."""
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         client = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=JOIN))
         client.set_timeout(timedelta(seconds=self.timeout))

@@ -1,7 +1,8 @@
 """What a run's folder says of itself: which process works there, on which data, from which weights.
 
-`identity.json` holds what may not change while a run goes on: the classes, the pictures, and the weights that it builds
-on. The rest of a recipe may change. Changes are printed on the first line and noted in the saves for the export.
+`identity.json` holds what must not change when a run continues: the classes, the pictures, and the weights that it
+starts from. The rest of a recipe may change. Changes are printed on the first line and noted in the saves for the
+export.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 
 @dataclass(frozen=True)
 class Identity:
-    """What may not change while a run goes on."""
+    """What must not change when a run continues."""
 
     classes: tuple[str, ...]
     pictures: str
@@ -69,7 +70,7 @@ class Identity:
         return cls(dataset.classes, dataset.digest, len(dataset), str(data), start, weights)
 
     def difference(self, other: Identity, trained: bool = True) -> str:
-        """How `other`, which is asked for, differs from this; nothing where the run may go on.
+        """How `other`, which is asked for, differs from this; empty where the run may continue.
 
         Args:
             trained: whether there is more than a token cache, which is simply made again for other weights.
@@ -150,7 +151,7 @@ def alone_in(folder: Path, world: World, lock: str = LOCK) -> Iterator[None]:
     """Within, no other process trains in a folder. The lock ends with the process, however that ends.
 
     Raises:
-        TrainingError: one does already; in all processes.
+        TrainingError: another process works there; raised in all processes.
     """
     problem, descriptor = "", -1
     made = [one for one in (folder, *folder.parents) if not one.exists()]
@@ -198,7 +199,7 @@ def _lock(descriptor: int, folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Opened:
-    """A run that starts or goes on."""
+    """A run that starts or continues."""
 
     step: int
     """How many steps are done."""
@@ -213,7 +214,7 @@ class Opened:
 
 
 def open_run(recipe: Recipe, part: str, folder: Path, identity: Identity, weights: Path, world: World) -> Opened:
-    """Claims a folder for a training, and says on the first line how it starts or goes on.
+    """Claims a folder for a training, and says on the first line how it starts or continues.
 
     Args:
         part: the field of the recipe with the training's settings.

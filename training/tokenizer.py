@@ -43,7 +43,7 @@ from training.warm_start import (
 
 
 def train_tokenizer(recipe: Recipe, data: Path | str, run: Path) -> Path:
-    """Trains, or goes on training, the tokenizer of `recipe` on `data`/train in `run`/tokenizer.
+    """Trains, or continues to train, the tokenizer of `recipe` on `data`/train in `run`/tokenizer.
 
     Returns:
         The file with the averaged weights. `report.json` beside it holds PSNR and code usage on the held-out set.
@@ -53,7 +53,7 @@ def train_tokenizer(recipe: Recipe, data: Path | str, run: Path) -> Path:
 
 
 def finish_decoder(recipe: Recipe, data: Path | str, run: Path) -> Path:
-    """Trains, or goes on training, the decoder of the run's tokenizer with the tokenizer's losses, in `run`/decoder.
+    """Trains, or continues to train, the decoder of the run's tokenizer with the tokenizer's losses, in `run`/decoder.
 
     Encoder and codes stay as they are, so a generator that is trained on them, before or after, stays valid.
 

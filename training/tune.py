@@ -132,7 +132,7 @@ def _tune_by_pictures(nvg: NVG, settings: TuneSettings) -> SamplingSettings:
 
 
 def _others(sampling: SamplingSettings, name: str, values: tuple[object, ...]) -> Iterator[SamplingSettings]:
-    """The settings with one of them changed, once for each other value."""
+    """The settings with one setting changed, once for each other value."""
     for value in values:
         if value != getattr(sampling, name):
             yield dataclasses.replace(sampling, **{name: value})  # type: ignore[arg-type]

@@ -216,7 +216,7 @@ def deepened(start: NVG, settings: GeneratorRecipe) -> NVG:
 
 
 def _repeat(start: Transformer, deep: Transformer) -> None:
-    """Copies the blocks of the shallower network into the deeper one."""
+    """Copies the blocks of the shallower network into the deeper network."""
     had, wanted = len(start.blocks), len(deep.blocks)
     before = None
     for index, block in enumerate(deep.blocks):

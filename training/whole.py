@@ -34,7 +34,7 @@ def train_all(
     Args:
         out: the file.
         decoder_data: the pictures of the decoder's training, if it makes larger ones than are encoded; None: `data`.
-        minutes: after so many it saves and stops; 0: never.
+        minutes: save and stop after this many; 0: never.
     Returns:
         The file; None where the time did not suffice, which a sentence says: the same call goes on.
     Raises:

@@ -67,7 +67,7 @@ def transfer(args: argparse.Namespace) -> int:
 
 
 def inpaint(args: argparse.Namespace) -> int:
-    """`nvg inpaint`: a part of a picture drawn anew."""
+    """`nvg inpaint`: redraws a part of a picture."""
     from nvg_model import render
     from nvg_model.generation import count_evaluations
 
@@ -103,7 +103,7 @@ def cutout(args: argparse.Namespace) -> int:
 
 
 def grid(args: argparse.Namespace) -> int:
-    """`nvg grid`: one choice by another."""
+    """`nvg grid`: a sheet of pictures that differ in two choices."""
     from nvg_model import render, sheets
     from nvg_model.generation import count_evaluations
 

@@ -1,4 +1,4 @@
-"""The commands that edit: a part of a picture drawn anew, the way from one picture to another; and their options."""
+"""The commands that edit (inpaint, interpolate), and their options."""
 
 from __future__ import annotations
 

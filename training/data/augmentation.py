@@ -1,6 +1,6 @@
 """Random views of pictures: class-balanced draws, small geometric changes, plain backgrounds; or crops of photos.
 
-Everything is a pure function of (seed, number of images seen): a resumed run needs one integer to go on exactly.
+Everything is a pure function of (seed, number of images seen): a resumed run needs one integer to continue exactly.
 Shapes: B batch, H W pixels.
 """
 
@@ -52,7 +52,7 @@ class AugmentationSettings:
 
 
 def stream(*keys: int) -> torch.Generator:
-    """A CPU generator of its own for every tuple of keys; another one than sampling has for the same keys."""
+    """A CPU generator for every tuple of keys. It differs from the one that sampling has for the same keys."""
     return sampling.stream(*keys, high_word_first=True)
 
 

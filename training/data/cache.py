@@ -84,7 +84,7 @@ def load_or_make(
 ) -> TokenCache:
     """The cache at `path`, made first if it is not there or was made by another tokenizer, data or settings.
 
-    A call that was stopped goes on where it was: finished shards, in the folder PATH.shards, are not made again.
+    A call that was stopped continues: finished shards, in the folder PATH.shards, are not made again.
 
     Args:
         views: how many random views, every class equally often. The views do not depend on `world`.
@@ -179,7 +179,7 @@ def _smallest(values: int) -> torch.dtype:
 
 
 def _key(path: Path) -> str | None:
-    """What the file was made from; None where there is no readable one."""
+    """What the file was made from; None where there is no readable file."""
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("key")

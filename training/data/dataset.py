@@ -25,7 +25,7 @@ from training.errors import TrainingError
 MEMORY = 2 * 2**30
 """Bytes of pixels that are held in memory, in every process."""
 FILES = 64
-"""Files of a set whose bytes tell it from another one with the same names."""
+"""This many files are hashed, to tell a set from another with the same names."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ImageDataset:
     skipped: tuple[str, ...] = ()
     """Files that were left out when the set was opened, with the reason."""
     digest: str = ""
-    """A hash of the classes, the names and labels, and of some of the files: other data has another one."""
+    """A hash of the classes, the names and labels, and of some of the files. Other data has another hash."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -82,7 +82,7 @@ def open_dataset(
     """The pictures of a split of a data set of any kind (see training.data.sources).
 
     Broken files are named on standard error and left out. In a set too large for memory they are only found when they
-    are loaded; there the next good picture of the class takes their place, the same one every time.
+    are loaded; there the next good picture of the class takes their place, the same picture every time.
 
     Args:
         size: height and width of the pictures.

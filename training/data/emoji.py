@@ -38,7 +38,7 @@ COVER = render.COVERED
 
 
 LONGEST = round(render.LONGEST * SIZE)
-"""Height and width in pixels that an emoji has at most, whatever it covers: room to be moved without being cut."""
+"""Largest height and width of an emoji in pixels. The margin leaves room to move it without cutting it."""
 
 
 HELD_OUT = 0.05

@@ -86,7 +86,7 @@ class Source:
     def make(
         cls, recipe: Recipe, nvg: NVG, dataset: ImageDataset, folder: Path, world: World, identity: Identity
     ) -> Source:
-        """Makes the cache in `folder`, if one is wanted. Raises TrainingError where that is of other data."""
+        """Makes the cache in `folder`, if it is wanted. Raises TrainingError where the cache there is of other data."""
         settings, cache = recipe.generator, None
         views = number_of_views(settings, len(dataset))
         if views:
@@ -185,7 +185,7 @@ class Source:
 
 
 def number_of_views(settings: GeneratorRecipe, pictures: int) -> int:
-    """How many views are cached of so many pictures. Raises TrainingError: a negative number was asked for."""
+    """How many views are cached of this many pictures. Raises TrainingError: a negative number was asked for."""
     if settings.cached_views is None:
         return max(pictures, min(VIEWS_EACH * pictures, MOST_VIEWS))
     if settings.cached_views < 0:

@@ -23,7 +23,7 @@ from training.errors import TrainingError
 from training.recipes.base import FewStepRecipe
 
 STEEPEST = 16.0
-"""Largest time factor with which a network is smooth enough in t to be differentiated by it."""
+"""With a larger time factor a network is too steep in t to be differentiated by it."""
 
 
 LONG = 0.75

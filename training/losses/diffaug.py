@@ -37,7 +37,7 @@ def augment(images: Tensor, numbers: Tensor, settings: DiffAugSettings = DiffAug
     """The images changed by `numbers` [B,7] in [0,1); differentiable, and the same for the same numbers.
 
     Raises:
-        ValueError: there is not one row of numbers for every image.
+        ValueError: the number of rows is not the number of images.
     """
     if images.ndim != 4 or numbers.shape != (len(images), NUMBERS):
         raise ValueError(

@@ -29,7 +29,7 @@ SMALLEST = 16
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A published file, and the start of its SHA-256 by which it is checked after the download."""
+    """A published file, and the start of its SHA-256, which is checked after the download."""
 
     url: str
     name: str

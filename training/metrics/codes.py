@@ -43,6 +43,6 @@ class CodeCounts:
         return self.counts.sum(1).tolist()
 
     def perplexity(self) -> float:
-        """exp of the entropy of the codes over all stages: so many codes used alike would be as diverse."""
+        """exp of the entropy of the codes over all stages: as diverse as this many equally frequent codes."""
         share = self.counts.sum(0).double()
         return float(torch.special.entr(share / share.sum()).sum().exp())

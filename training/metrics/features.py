@@ -1,4 +1,4 @@
-"""Feature spaces in which sets of pictures are compared.
+"""Feature spaces to compare sets of pictures in.
 
 Shapes: N pictures, D features, C classes; pixels uint8 [N,3,H,W].
 """

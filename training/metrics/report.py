@@ -13,7 +13,7 @@ from training.files import replacing
 
 @dataclass(frozen=True)
 class Measured:
-    """A number with what one must know to read it."""
+    """A number, and how to read it."""
 
     value: float | int | None
     """None: not available; the note says why."""

@@ -43,7 +43,7 @@ colours alone would be scattered."""
 
 
 def best_match(found: Regions, true: Regions) -> float:
-    """Mean over the true regions of the largest overlap (IoU) with one of those found; small ones do not count."""
+    """Mean over the true regions, small ones left out, of the largest overlap (IoU) with a region found."""
     found_index, true_index = (np.unique(one, return_inverse=True)[1].ravel() for one in (found, true))
     counts = np.zeros((true_index.max() + 1, found_index.max() + 1), dtype=np.int64)
     np.add.at(counts, (true_index, found_index), 1)
@@ -146,7 +146,7 @@ def _enlarged(labels: Tensor, nvg: NVG, images: Tensor) -> Tensor:
 
 
 def drawings(path: Path, size: int, count: int, seed: int) -> Iterator[tuple[Image.Image, Regions]]:
-    """Pictures and true regions [H,W] of so many drawings, drawn at random from those that can be told apart.
+    """Pictures and true regions [H,W] of this many drawings, chosen at random among the usable ones.
 
     Those with fewer than three regions that count tell nothing of a hierarchy.
     """

@@ -1,4 +1,4 @@
-"""Trainings from scratch on one's own pictures: three sizes of the networks, for pictures of any usual size."""
+"""Trainings from scratch on your own pictures: three sizes of the networks, for pictures of any usual size."""
 
 from __future__ import annotations
 

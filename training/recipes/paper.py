@@ -15,7 +15,7 @@ PHOTOS = AugmentationSettings(margin=1.125, flip=0.0)
 
 
 def steps(epochs: int, batch: int) -> int:
-    """Steps of so many passes over ImageNet."""
+    """Steps of this many passes over ImageNet."""
     return round(epochs * IMAGENET / batch)
 
 
