@@ -1,6 +1,16 @@
 """Memory: what a row of network input takes, and what is free, so that too much is said before it runs.
 
-Shapes: M rows at once, L positions, V codes.
+MiB of a further row, float32 on a CPU (`tests/benchmarks/memory.py`: growth of the largest resident size from 1 to 8
+regions, one run each), beside what is said here:
+
+    =========  =======  =========  ======
+    weights    content  structure  said
+    =========  =======  =========  ======
+    emoji64    2.1      2.9        2.8
+    d12        15.1     16.1       22.6
+    =========  =======  =========  ======
+
+Shapes: B images, M rows at once, L positions, V codes.
 """
 
 from __future__ import annotations
@@ -12,10 +22,10 @@ import torch
 from nvg_model.config import NVGConfig
 from nvg_model.errors import NVGError
 
-_LIVE = 16
-"""Tensors of a block's tokens that live at once: input, normalised, queries, keys, values, four of the MLP twice."""
-_LOGITS = 4
-"""Copies of the logits, float32, while tokens are chosen."""
+_LIVE = 30
+"""Tensors of a block's tokens that live at once: measured up to 30 with small networks, 22 with large ones."""
+_LOGITS = 8
+"""Copies of an image's logits, float32, while tokens are chosen: four, with and without class."""
 
 
 def row_bytes(config: NVGConfig, element: int) -> int:
@@ -27,8 +37,12 @@ def row_bytes(config: NVGConfig, element: int) -> int:
     generator, positions = config.generator, config.positions
     assert generator is not None
     tokens = (1 + 2 * positions) * generator.structure_width, (1 + positions) * generator.content_width
-    logits = _LOGITS * 4 * positions * config.autoencoder.codebook_size
-    return max(_LIVE * element * tokens[0], _LIVE * element * tokens[1] + logits)
+    return _LIVE * element * max(tokens)
+
+
+def image_bytes(config: NVGConfig) -> int:
+    """Bytes that an image takes while its tokens are chosen, however many rows it has."""
+    return _LOGITS * 4 * config.positions * config.autoencoder.codebook_size
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -43,20 +57,22 @@ def free_bytes(device: torch.device) -> int | None:
     return int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else None
 
 
-def check_regions(rows: int, images: int, each: int, free: int | None) -> None:
+def check_regions(rows: int, images: int, each: int, image: int, free: int | None) -> None:
     """Raises NVGError where the rows of all regions do not fit, with the number of regions that do.
 
     Args:
         rows: M, of all regions, the rest of the pictures, and the null class.
         images: of the batch; the rest and the null class take a row for each.
         each: bytes of a row.
+        image: bytes of an image besides.
         free: bytes; None: unknown, which is no reason to refuse.
     """
-    if free is None or rows * each <= free:
+    wanted = rows * each + images * image
+    if free is None or wanted <= free:
         return
-    fit = max(0, free // (each * images) - 2)
+    fit = max(0, (free // images - image) // each - 2)
     fewer = f"{fit} region{'s' * (fit != 1)} an image fit" if fit else "not one region an image fits"
     raise NVGError(
         f"the regions of {images} image{'s' * (images != 1)} are {rows} network inputs at once, about "
-        f"{rows * each / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free; {fewer}: use fewer regions or images"
+        f"{wanted / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free; {fewer}: use fewer regions or images"
     )

@@ -277,9 +277,8 @@ class NVG(nn.Module):
             found = regional(classes, request.regions, own, grid)
             element = self.content.class_embedding.weight.element_size()
             rows = len(found.rows[0]) + len(classes)
-            memory.check_regions(
-                rows, len(classes), memory.row_bytes(self.config, element), memory.free_bytes(self.device)
-            )
+            each, image = memory.row_bytes(self.config, element), memory.image_bytes(self.config)
+            memory.check_regions(rows, len(classes), each, image, memory.free_bytes(self.device))
             edits["regions"] = found.to(self.device)
         if (
             request.keep is not None

@@ -90,8 +90,7 @@ def draw(
     bar = host.current().progress(
         count_evaluations(request["settings"], model.config.splits, known, request["keep_content"])
     )
-    # A network sees every picture once for each class and once without; the plain two of it are counted in `ready`.
-    nvg = model.ready(len(classes) * (2 + len(request["regions"])) // 2)
+    nvg = model.ready(len(classes), len(request["regions"]))
     for state in nvg.run(Request(classes, seed, on_evaluation=bar, **request)).stages():
         if not state.is_whole:
             bar.show(lambda state=state: images.preview(nvg, state))  # type: ignore[misc]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nvg_model import NVGError, Region, SamplingSettings, VisualGranularitySequence, hierarchy
+from nvg_model import NVGError, Region, SamplingSettings, VisualGranularitySequence, hierarchy, memory
 
 if TYPE_CHECKING:
     from nvg_model import NVG, NVGConfig
@@ -46,11 +46,11 @@ class Model:
         """The networks, loaded by the host for a run over this many images at once, each with this many regions."""
         height, width = self.config.image_size
         # The widest point of the decoder is its last level: some eight maps of base_channels in float32. The
-        # transformers see each image twice (guidance), some thirty vectors of their width per token.
-        pixels = height * width * self.config.autoencoder.base_channels * 8
-        generator = self.config.generator
-        tokens = 2 * 3 * self.config.positions * generator.content_width * 30 if generator else 0
-        return self.networks.ready(images * 4 * (pixels + tokens))
+        # transformers see each image once for every class and once for none (guidance).
+        each = 4 * height * width * self.config.autoencoder.base_channels * 8
+        if self.config.generator is not None:
+            each += memory.row_bytes(self.config, 4) * (2 + regions) + memory.image_bytes(self.config)
+        return self.networks.ready(images * each)
 
 
 @dataclass(frozen=True, eq=False)

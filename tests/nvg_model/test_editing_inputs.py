@@ -28,8 +28,9 @@ def other_model():
 
 
 def test_more_regions_than_fit_are_refused_before_anything_runs(tiny_model, monkeypatch, refuses):
-    each = memory.row_bytes(tiny_model.config, 4)
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 9 * each)  # 2 images: the rest, null, and 2 regions each
+    each, image = memory.row_bytes(tiny_model.config, 4), memory.image_bytes(tiny_model.config)
+    free = 9 * each + 2 * image  # 2 images: the rest, null, and 2 regions each
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
     masks = [half() * 0.25] * 4
     regions = [Region(mask, index % 3, guidance=float(index)) for index, mask in enumerate(masks)]
     started = []
