@@ -43,6 +43,8 @@ RUNS = Path("~/nvg-runs").expanduser()
 DATA = Path("~/nvg-data").expanduser()
 
 Settings = TypeVar("Settings", bound=Running)
+Positional = Annotated[str, tyro.conf.Positional]
+"""An argument without an option before it."""
 
 
 @dataclass(frozen=True)
@@ -194,12 +196,7 @@ def data(arguments: Sequence[str]) -> None:
 def export(arguments: Sequence[str]) -> None:
     """Writes a run's averaged weights as a checkpoint."""
 
-    def write(
-        name: Annotated[str, tyro.conf.Positional],
-        folder: Path | None = None,
-        out: Path | None = None,
-        best: bool = False,
-    ) -> None:
+    def write(name: Positional, folder: Path | None = None, out: Path | None = None, best: bool = False) -> None:
         """Writes a run's averaged weights as a checkpoint for nvg_model and ComfyUI.
 
         Args:
@@ -221,7 +218,7 @@ def whole(arguments: Sequence[str]) -> None:
     """Trains tokenizer, generators and decoder, and exports; every part continues where the last call stopped."""
 
     def train(
-        name: Annotated[str, tyro.conf.Positional],
+        name: Positional,
         data: Path | None = None,
         decoder_data: Path | None = None,
         folder: Path | None = None,
