@@ -66,8 +66,8 @@ def test_a_training_on_a_bare_machine(pictures: Path, tmp_path: Path) -> None:
     recipe.write_text(RECIPE.format(steps=1_000_000))
     call("pack.py", recipe, "--data", pictures, "--out", pack, PYTHONPATH=str(FOLDER.parents[1]))
     assert pack.stat().st_size < 5_000_000
-    said = call("train.sh", *given, "--minutes", "0.05", **changed)
-    assert "the limit of 0.05 minutes is over: stopped" in said and "call it again" in said
+    said = call("train.sh", *given, "--minutes", "0.02", **changed)
+    assert "the limit of 0.02 minutes is over: stopped" in said and "call it again" in said
     recipe.write_text(RECIPE.format(steps=2))
     said = call("train.sh", *given, **changed)
     assert "nothing is left to do" in said
