@@ -167,19 +167,12 @@ class NVGSamplingSettings(io.ComfyNode):
                     default=THE_CHECKPOINTS,
                     tooltip=f"Of the structure flow: {solvers.summary()}.",
                 ),
-                io.Combo.Input(
-                    "gumbel",
-                    options=[THE_CHECKPOINTS, "on", "off"],
-                    default=THE_CHECKPOINTS,
-                    tooltip="Split regions with added noise, for more diverse structures.",
-                ),
-                io.Combo.Input(
+                _switch("gumbel", "Split regions with added noise, for more diverse structures."),
+                _switch(
                     "reuse",
-                    options=[THE_CHECKPOINTS, "on", "off"],
-                    default=THE_CHECKPOINTS,
+                    "Computes canvas and class once a stage instead of at every step of the structure flow: faster, "
+                    "and nearly the same structures.",
                     optional=True,
-                    tooltip="Computes canvas and class once a stage instead of at every step of the structure flow: "
-                    "faster, and nearly the same structures.",
                 ),
                 io.String.Input(
                     "schedule",
@@ -213,6 +206,13 @@ def _first_and_last(name: str, what: str, paper: tuple[float, float], most: floa
     note = " (1: unguided)" if name.endswith("guidance") else ""
     ends = zip(("first", "last"), paper, strict=True)
     return [_float(f"{name}_{end}", f"{what}{note} at the {end} stage", value, most) for end, value in ends]
+
+
+def _switch(name: str, what: str, optional: bool = False) -> io.Input:
+    """On, off, or the checkpoint's own."""
+    return io.Combo.Input(
+        name, options=[THE_CHECKPOINTS, "on", "off"], default=THE_CHECKPOINTS, optional=optional, tooltip=what
+    )
 
 
 def _float(name: str, what: str, paper: float, most: float) -> io.Input:
