@@ -33,7 +33,7 @@ def starting_point(recipe: Recipe, run: Path, classes: tuple[str, ...]) -> NVG:
     """The model before training: on the run's tokenizer, or a checkpoint to fine-tune with the data's classes."""
     if recipe.start:
         start = nvg_model.load(recipe.start, dtype=torch.float32)
-        return with_classes(deepened(start, recipe.generator), classes)
+        return with_classes(resized(start, recipe.generator), classes)
     assert recipe.config.generator is not None
     generator = with_depths(recipe.config.generator, recipe.generator)
     config = dataclasses.replace(recipe.config, generator=dataclasses.replace(generator, num_classes=len(classes)))
@@ -186,41 +186,34 @@ def with_depths(config: GeneratorConfig, settings: GeneratorRecipe) -> Generator
     )
 
 
-def deepened(start: NVG, settings: GeneratorRecipe) -> NVG:
-    """The model with as many blocks as a training asks for; it computes what `start` does.
+def resized(start: NVG, settings: GeneratorRecipe) -> NVG:
+    """The model with as many blocks as a training asks for; with more of them it computes what `start` does.
 
-    The blocks are repeated in order, the last ones first where there are not enough new ones for all, and every copy
-    adds nothing to what it gets until it is trained.
-
-    Raises:
-        TrainingError: fewer blocks are asked for than there are.
+    More: the blocks are repeated in order, the last ones first where there are not enough new ones for all, and every
+    copy adds nothing to what it gets until it is trained. Fewer: evenly chosen ones, the first and the last among them.
     """
     old = start.config.generator
     assert old is not None
     new = with_depths(old, settings)
     if new == old:
         return start
-    for network in ("content", "structure"):
-        had, asked = getattr(old, f"{network}_depth"), getattr(new, f"{network}_depth")
-        if asked < had:
-            raise TrainingError(
-                f"the {network} network of the checkpoint has {had} blocks and cannot be made {asked} deep; "
-                f"give --{network}-depth {had} or more, or leave it out"
-            )
-    deep = NVG(dataclasses.replace(start.config, generator=new), start.classes, start.settings)
+    changed = NVG(dataclasses.replace(start.config, generator=new), start.classes, start.settings)
     outside = {name: value for name, value in start.state_dict().items() if ".blocks." not in name}
-    deep.load_state_dict(outside, strict=False)
-    _repeat(start.content.transformer, deep.content.transformer)
-    _repeat(start.structure.transformer, deep.structure.transformer)
-    return deep
+    changed.load_state_dict(outside, strict=False)
+    for network in ("content", "structure"):
+        _copy_blocks(getattr(start, network).transformer, getattr(changed, network).transformer)
+    return changed
 
 
-def _repeat(start: Transformer, deep: Transformer) -> None:
-    """Copies the blocks of the shallower network into the deeper network."""
-    had, wanted = len(start.blocks), len(deep.blocks)
+def _copy_blocks(start: Transformer, changed: Transformer) -> None:
+    """Copies the blocks of a network into one that has more of them, or fewer."""
+    had, wanted = len(start.blocks), len(changed.blocks)
     before = None
-    for index, block in enumerate(deep.blocks):
-        source = had - 1 - (wanted - 1 - index) * had // wanted
+    for index, block in enumerate(changed.blocks):
+        if wanted < had:
+            source = round(index * (had - 1) / (wanted - 1)) if wanted > 1 else had - 1
+        else:
+            source = had - 1 - (wanted - 1 - index) * had // wanted
         weights = start.blocks[source].state_dict()
         if source == before:
             silent = ("linear_out.weight", "linear_out.bias")

@@ -114,10 +114,6 @@ def test_more_blocks_change_nothing_until_they_are_trained(data: Path, tmp_path:
     images = [model.decode(model.generate(["ring", "disc"], seed=1)) for model in (plain, deep)]
     assert torch.equal(images[0], images[1])
     assert len(deep.content.transformer.blocks) == depth + 1 and len(deep.structure.transformer.blocks) == 5
-    with pytest.raises(
-        TrainingError, match=f"content network of the checkpoint has {depth} blocks and cannot be made 1"
-    ):
-        train_generator(chosen("content", content_depth=1), data, tmp_path)
 
     train_generator(chosen("content", content_depth=depth + 1), data, tmp_path)
     train_generator(chosen("structure", structure_depth=5), data, tmp_path)  # the other as deep as it was
@@ -127,6 +123,23 @@ def test_more_blocks_change_nothing_until_they_are_trained(data: Path, tmp_path:
     assert torch.isfinite(model.decode(model.generate(["ring"], seed=1))).all()
     for network in (model.content, model.structure):
         assert network.transformer.blocks[-1].linear_out.weight.count_nonzero() > 0, "they are trained"
+
+
+def test_fewer_blocks_are_evenly_chosen_ones(tmp_path: Path) -> None:
+    plain = fresh()
+    assert plain.config.generator is not None
+    generator = dataclasses.replace(plain.config.generator, content_depth=5)
+    deep = nvg_model.NVG(dataclasses.replace(plain.config, generator=generator), plain.classes)
+    deep.content.initialize()
+    start = nvg_model.save(deep, tmp_path / "start.safetensors")
+    base = dataclasses.replace(recipe("finetune"), start=str(start))
+    for asked, kept in ((1, [4]), (2, [0, 4]), (3, [0, 2, 4])):
+        settings = dataclasses.replace(base.generator, content_depth=asked)
+        shallow = starting_point(dataclasses.replace(base, generator=settings), tmp_path, plain.classes)
+        blocks, wanted = shallow.content.transformer.blocks, [deep.content.transformer.blocks[one] for one in kept]
+        for block, of_start in zip(blocks, wanted, strict=True):
+            assert torch.equal(block.linear_in.weight, of_start.linear_in.weight)
+        assert len(shallow.structure.transformer.blocks) == generator.structure_depth
 
 
 def test_the_depth_of_a_network_is_a_setting(data: Path, tmp_path: Path) -> None:

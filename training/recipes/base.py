@@ -157,7 +157,7 @@ class GeneratorRecipe(Running):
     """Which of the two generators is trained."""
     content_depth: int = 0
     """Blocks of the content generator; 0: as the recipe or the checkpoint to fine-tune has. What is more than the
-    checkpoint has changes nothing until it is trained."""
+    checkpoint has changes nothing until it is trained; what is less is left out, evenly."""
     structure_depth: int = 0
     """The same of the structure generator."""
     cached_views: int | None = None
