@@ -58,15 +58,22 @@ def embedded() -> tuple[str, ...]:
     return tuple(sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".safetensors")))
 
 
-def load(name: str | os.PathLike[str], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> NVG:
+def load(
+    name: str | os.PathLike[str],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    compile: bool = False,
+) -> NVG:
     """Loads a checkpoint in our format.
 
     Args:
         name: an embedded name ("emoji64"), a .safetensors file, a folder with model.safetensors, or a hub id
             ("owner/name" or "owner/name@revision").
         device, dtype: of the weights (float32, bfloat16 or float16).
+        compile: compile the generators at their first use (`NVG.compile`); the results are equal but for rounding.
     Raises:
         CheckpointError: nothing there, truncated, another kind of file, missing or unexpected weights, NaN.
+        NVGError: there is nothing that compiles, or no generator.
     """
     path = _find(str(name))
     weights, metadata = _read(path, torch.device(device), _float_type(dtype))
@@ -74,6 +81,8 @@ def load(name: str | os.PathLike[str], device: torch.device | str = "cpu", dtype
     model = build(config, weights, classes, settings, str(path))
     model.provenance = {**provenance, "file": str(path)}
     model.preview_map = _preview_map(metadata, config, path)
+    if compile:
+        model.compile()
     return model
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nvg_model import memory, preview
 from nvg_model.areas import FREE, fitted
 from nvg_model.classes import class_indices
+from nvg_model.compiling import Compiled, check_compiler
 from nvg_model.config import NVGConfig
 from nvg_model.cutout import cut_out
 from nvg_model.editing import EditedRun, along_area, kept_of, paste, pixel_mask, resized
@@ -71,14 +72,22 @@ class NVG(nn.Module):
         """Where the weights are, and where results come out."""
         return self.tokenizer.quantizer.device
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """torch.compile, with its arguments, for the blocks of both generators; they are made at their first use.
+    def compile(self, mode: str | None = None, device: torch.device | str | None = None, **options: Any) -> None:
+        """torch.compile for both generators; the graphs are made at their first use, and serve any number of pictures.
 
-        Blocks that meet more shapes than torch's recompile limit run as they are.
+        Args:
+            mode: None: with CUDA graphs on a GPU, torch's default elsewhere.
+            device: where the networks will run; where they are by default.
+            options: other arguments of torch.compile.
+        Raises:
+            NVGError: there is no generator, or nothing that compiles for the device.
         """
+        if self.config.generator is None:
+            raise NVGError("this checkpoint has no generator to compile; leave compile out")
+        if options.get("backend", "inductor") == "inductor":
+            check_compiler(self.device if device is None else torch.device(device))
         for network in (self.content, self.structure):
-            for block in network.transformer.blocks:
-                block.compile(*args, **kwargs)
+            network.transformer.compiled = Compiled(mode, **options)
 
     @torch.no_grad()
     def tokenize(self, images: Tensor) -> VisualGranularitySequence:

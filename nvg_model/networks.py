@@ -228,7 +228,7 @@ class StructureGenerator(nn.Module):
             tokens = torch.cat([context.tokens, tokens], dim=1)
         velocity = self.transformer(tokens, modulations, rope, last, memory).float()
         for kept in memory or ():
-            kept[:] = [values[:, :, :known] for values in kept]
+            kept[:] = [values[:, :, :known].contiguous() for values in kept]  # not all that they were cut from
         return velocity
 
     def forward(

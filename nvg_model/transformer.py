@@ -5,7 +5,8 @@ Shapes: B batch, T tokens, D width, H heads of 64 channels, K splits, A = K + 3 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -199,6 +200,8 @@ class Transformer(nn.Module):
         rates = [drop_path * index / max(1, depth - 1) for index in range(depth)]
         self.blocks = nn.ModuleList(Block(width, rate) for rate in rates)
         self.final = FinalLayer(width, channels)
+        self.compiled: Callable[..., Tensor] | None = None
+        """What `forward` calls, where nothing is trained, instead of `layers` (`nvg_model.compiling`)."""
         self.checkpoint_blocks = False
         """Whether training computes the blocks' activations again in the backward pass, to save memory."""
 
@@ -216,6 +219,13 @@ class Transformer(nn.Module):
             memory: keys and values of all tokens but the last ones, for every block, which then are not in x; where it
                 is empty, they are noted in it.
         """
+        run = self.layers if self.compiled is None or torch.is_grad_enabled() else partial(self.compiled, self)
+        return run(x, modulations, rope, last, memory)
+
+    def layers(
+        self, x: Tensor, modulations: list[Tensor], rope: Tensor, last: int, memory: Memory | None = None
+    ) -> Tensor:
+        """`forward`, never compiled."""
         of_block: Sequence[list[Tensor] | None] = memory or [None] * len(self.blocks)
         for block, modulation, kept in zip(self.blocks[:-1], modulations[:-2], of_block[:-1], strict=True):
             if self.checkpoint_blocks and self.training:

@@ -68,6 +68,10 @@ class Host:
         """Where weights rest while they are not used."""
         return torch.device("cpu")
 
+    def running_device(self) -> torch.device:
+        """Where networks run."""
+        return torch.device("cpu")
+
     def dtype(self, name: str, parameters: int) -> torch.dtype:
         """The precision that a loader's choice means: auto is float32 here. Raises NVGError for an unknown one."""
         if name not in DTYPES:
@@ -183,6 +187,11 @@ class _Comfy(Host):
         from comfy import model_management
 
         return model_management.unet_offload_device()
+
+    def running_device(self) -> torch.device:
+        from comfy import model_management
+
+        return model_management.get_torch_device()
 
     def dtype(self, name: str, parameters: int) -> torch.dtype:
         """Auto: bfloat16 for large networks on a device that computes in it, otherwise float32."""

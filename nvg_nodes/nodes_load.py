@@ -31,6 +31,18 @@ def _dtype_input() -> io.Input:
     )
 
 
+def _compile_input() -> io.Input:
+    return advanced(
+        io.Boolean.Input(
+            "compile",
+            optional=True,
+            default=False,
+            tooltip="Compile the networks with torch.compile: the first picture takes a minute or more, later ones less "
+            "time than without, on a GPU above all. The pictures are the same but for rounding. Needs a compiler.",
+        )
+    )
+
+
 def _outputs() -> list[io.Output]:
     return [
         NVGModel.Output(display_name="model", tooltip="The loaded model: tokenizer, generators, class names."),
@@ -69,6 +81,7 @@ class NVGLoadModel(io.ComfyNode):
                         "instead of the checkpoint above, and downloaded when the graph runs, once.",
                     )
                 ),
+                _compile_input(),
             ],
             outputs=_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -85,7 +98,7 @@ class NVGLoadModel(io.ComfyNode):
         return hub_id or _stamp(checkpoint)
 
     @classmethod
-    def execute(cls, checkpoint: str, dtype: str, hub_id: str = "") -> io.NodeOutput:
+    def execute(cls, checkpoint: str, dtype: str, hub_id: str = "", compile: bool = False) -> io.NodeOutput:
         """Loads it onto the device where weights rest; the host brings it to the GPU when it runs."""
         here = host.current()
         name = hub_id.strip() or checkpoint
@@ -93,7 +106,7 @@ class NVGLoadModel(io.ComfyNode):
         parameters = nvg_model.info(source)["parameters"]
         with torch.inference_mode(False):  # the host's mode would leave weights that run in no other
             nvg = nvg_model.load(source, here.device(), here.dtype(dtype, parameters))
-        return _loaded(nvg, name, cls.hidden.unique_id)
+        return _loaded(nvg, name, cls.hidden.unique_id, compile)
 
 
 class NVGLoadReleased(io.ComfyNode):
@@ -130,6 +143,7 @@ class NVGLoadReleased(io.ComfyNode):
                     )
                 ),
                 _dtype_input(),
+                _compile_input(),
             ],
             outputs=_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -146,7 +160,9 @@ class NVGLoadReleased(io.ComfyNode):
         return f"{_stamp(autoencoder)} {_stamp(generator)}"
 
     @classmethod
-    def execute(cls, autoencoder: str, generator: str, ema: bool, autoencoder_ema: bool, dtype: str) -> io.NodeOutput:
+    def execute(
+        cls, autoencoder: str, generator: str, ema: bool, autoencoder_ema: bool, dtype: str, compile: bool = False
+    ) -> io.NodeOutput:
         """Loads both files as one model."""
         here = host.current()
         paths = [_file(name) for name in (autoencoder, generator) if name != NO_GENERATOR]
@@ -155,7 +171,7 @@ class NVGLoadReleased(io.ComfyNode):
         generator_path = paths[1] if len(paths) > 1 else None
         with torch.inference_mode(False):
             nvg = nvg_model.load_released(paths[0], generator_path, ema, autoencoder_ema, here.device(), precision)
-        return _loaded(nvg, " + ".join(path.name for path in paths), cls.hidden.unique_id)
+        return _loaded(nvg, " + ".join(path.name for path in paths), cls.hidden.unique_id, compile)
 
 
 def checkpoints() -> list[str]:
@@ -209,8 +225,10 @@ def _downloaded(hub_id: str, here: host.Host) -> Path:
         ) from error
 
 
-def _loaded(nvg: NVG, name: str, node_id: str | None) -> io.NodeOutput:
+def _loaded(nvg: NVG, name: str, node_id: str | None, compile: bool) -> io.NodeOutput:
     here = host.current()
+    if compile:
+        nvg.compile(device=here.running_device())
     here.say(_summary(nvg, name), node_id)
     return io.NodeOutput(Model(name, here.networks(nvg)), "\n".join(nvg.classes))
 

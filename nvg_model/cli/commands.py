@@ -273,7 +273,7 @@ def _load(args: argparse.Namespace) -> NVG:
     from nvg_model import checkpoint
 
     _prepare(args)
-    return checkpoint.load(args.model, args.device, getattr(torch, args.dtype))
+    return checkpoint.load(args.model, args.device, getattr(torch, args.dtype), getattr(args, "compile", False))
 
 
 def _prepare(args: argparse.Namespace) -> None:

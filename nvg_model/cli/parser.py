@@ -118,6 +118,7 @@ def _drawing_options(file_name: Callable[[str], str], sheet: bool = False) -> ar
     add("--out", type=file_name, metavar="FILE", help="the picture to write")
     add("--scale", type=_whole(1, 64), default=1, metavar="N", help="enlarge the result N times, in plain squares (1)")
     add("--quiet", action="store_true", help="no progress bar")
+    add("--compile", action="store_true", help="compile the networks first: pays for many pictures, on a GPU")
     _sampling_options(options)
     return options
 
