@@ -27,6 +27,7 @@ except ModuleNotFoundError as error:
 
 from nvg_model import console
 from nvg_model.errors import NVGError
+from nvg_model.precision import tf32
 from training import distributed
 from training.data.augmentation import AugmentationSettings
 from training.distributed import World
@@ -340,7 +341,8 @@ def main() -> int:
         return 0 if name in ("-h", "--help") else 2
     orderly = False
     try:
-        COMMANDS[name](arguments)
+        with tf32():
+            COMMANDS[name](arguments)
         orderly = True
     except (TrainingError, NVGError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,10 +9,12 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from nvg_model import console
 from nvg_model.cli.parser import make_parser
 from nvg_model.errors import NVGError
+from nvg_model.precision import tf32
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         given = sys.argv[1:] if argv is None else list(argv)
         args = make_parser(with_bench=given[:1] == ["bench"]).parse_args(given)
-        status = args.run(args)
+        with tf32() if getattr(args, "device", "cpu").startswith("cuda") else nullcontext():
+            status = args.run(args)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # `nvg info ... | head` has seen enough

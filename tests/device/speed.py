@@ -8,17 +8,21 @@ from itertools import product
 import torch
 from results import Cell, Options, Results, forget_memory, memory, seconds, use_tf32
 
-from nvg_model import NVG, SamplingSettings, preset
+from nvg_model import NVG, NVGError, SamplingSettings, preset
 from nvg_model.cli.bench import random_model
+from nvg_model.compiling import check_compiler
 
 PRECISIONS = {
     "float32": (torch.float32, None),
     "tf32": (torch.float32, None),
     "bfloat16": (torch.bfloat16, None),
-    "bfloat16 compiled": (torch.bfloat16, {}),
+    "bfloat16 compiled": (torch.bfloat16, {"mode": "default"}),
     "bfloat16 compiled, CUDA graphs": (torch.bfloat16, {"mode": "reduce-overhead"}),
+    "tf32 compiled, CUDA graphs": (torch.float32, {"mode": "reduce-overhead"}),
+    "float32 compiled": (torch.float32, {"mode": "default"}),
 }
-"""Type of the weights, and arguments of torch.compile."""
+"""Type of the weights, and arguments of `NVG.compile`."""
+ON_CPU = ("float32", "bfloat16", "float32 compiled")
 AT_LEAST = 2.0
 """Seconds that a cell is repeated for."""
 
@@ -27,7 +31,12 @@ def measure(options: Options, results: Results) -> None:
     """All cells, the larger network first and what takes longest to compile last."""
     on_gpu = options.device.type == "cuda"
     presets, batches = (("tiny",), (1, 2)) if options.tiny else (("d16", "d12"), (1, 32, 8))
-    precisions = PRECISIONS if on_gpu else ("float32", "bfloat16")
+    precisions = tuple(PRECISIONS) if on_gpu else ON_CPU
+    try:
+        check_compiler(options.device)
+    except NVGError as error:
+        print(f"nothing is measured compiled: {error}", flush=True)
+        precisions = tuple(one for one in precisions if PRECISIONS[one][1] is None)
     for precision, name in product(precisions, presets):
         for batch in batches:
             cell = f"{name}, batch {batch}, {precision}"
@@ -38,7 +47,7 @@ def images_a_second(name: str, batch: int, precision: str, options: Options) -> 
     """Whole pictures, decoded; all shapes were seen once before."""
     device = options.device
     dtype, compiling = PRECISIONS[precision]
-    use_tf32(precision == "tf32")
+    use_tf32(precision.startswith("tf32"))
     forget_memory(device)
     nvg = random_model(preset(name)).to(device, dtype)
     if compiling is not None:

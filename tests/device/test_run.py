@@ -8,6 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+
+from nvg_model import NVGError
+from nvg_model.compiling import check_compiler
 
 RUN = Path(__file__).with_name("run.sh")
 ABSENT = ("tyro", "msgspec", "tensorboard", "transformers")
@@ -35,8 +39,18 @@ def again(tmp_path, monkeypatch, capsys):
     return run
 
 
+def compiler_found() -> bool:
+    """Whether the cells of compiled networks are measured."""
+    try:
+        check_compiler(torch.device("cpu"))
+    except NVGError:
+        return False
+    return True
+
+
 @pytest.mark.slow
 def test_it_measures_everything_and_goes_on_where_it_stopped(tmp_path, again):
+    compiles = compiler_found()
     status, output = again(0)
     assert status == 3 and "not measured: correctness: frozen numbers of the tiny model" in output, output
     (tmp_path / "absent").mkdir()
@@ -48,7 +62,7 @@ def test_it_measures_everything_and_goes_on_where_it_stopped(tmp_path, again):
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "back" / "results.json").read_text())
     assert list(results) == ["correctness", "training", "speed", "emoji64"]
-    assert {len(group["cells"]) for group in results.values()} == {8, 1, 4}
+    assert {len(group["cells"]) for group in results.values()} == {8, 1, 4 + 2 * compiles}
     assert all(cell["passed"] for cell in results["correctness"]["cells"].values())
     assert all(cell["images_per_second"] > 0 for cell in results["speed"]["cells"].values())
     assert 0 < results["training"]["cells"]["tiny, bfloat16"]["share_of_peak"] < 1
