@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -84,6 +84,10 @@ class Request:
     """How the area gets them: one of `areas.RULES`."""
     seamless: bool = False
     """Draw pictures that tile without a seam; `decode` them with seamless=True as well."""
+    partner: Any = None
+    """Another NVG with the same tokenizer, which makes the stages from `partner_from` on, structure and content."""
+    partner_from: int = 0
+    """Its first stage, 1 to K; 0: the second half of the stages."""
 
 
 class Layout(TypedDict, total=False):
@@ -96,6 +100,8 @@ class Layout(TypedDict, total=False):
     area: Tensor | None
     area_rule: str
     seamless: bool
+    partner: Any
+    partner_from: int
 
 
 class More(Layout, total=False):
@@ -126,6 +132,9 @@ class Run:
     on_evaluation: Callable[[], None] = field(default=lambda: None)
     findings: list[tuple[str, Tensor]] = field(default_factory=list, repr=False)
     """What would be wrong, and whether all is well: bool [] on the device, read once at the end."""
+    late: Run | None = None
+    """The partner's run of the same request, which makes the stages from `late_from` on."""
+    late_from: int = 0
 
     def __post_init__(self) -> None:
         schedule.check_stages(self.settings, self.splits - 1)
@@ -134,6 +143,10 @@ class Run:
     def splits(self) -> int:
         """K."""
         return self.structure.splits
+
+    def at(self, stage: int) -> Run:
+        """The run that makes a stage."""
+        return self.late if self.late is not None and stage >= self.late_from else self
 
     @torch.no_grad()
     def stages(self) -> Iterator[VisualGranularitySequence]:
@@ -150,17 +163,18 @@ class Run:
             if stage < self.given_structure.shape[1]:
                 labels = self.given_structure[:, stage]
             elif stage > 0:
-                labels = self.next_labels(canvas, labels, noise, stage - 1)
+                labels = self.at(stage).next_labels(canvas, labels, noise, stage - 1)
             if stage < len(self.given_tokens):
                 codes = self.given_tokens[stage]
             else:
-                codes = self.next_codes(canvas, labels, stage)
+                codes = self.at(stage).next_codes(canvas, labels, stage)
             canvas = self.next_canvas(canvas, codes, labels, stage)
             structure.append(labels)
             tokens.append(hierarchy.place(codes, labels))
             canvases.append(canvas)
             if stage == self.splits:
                 self.check()
+                self.at(stage).check()
             yield VisualGranularitySequence(
                 torch.stack(structure, 1), torch.stack(tokens, 1), torch.stack(canvases, 1), self.quantizer.grid
             )

@@ -31,6 +31,7 @@ from nvg_model.generation import (
 )
 from nvg_model.interpolation import interpolate
 from nvg_model.networks import ContentGenerator, StructureGenerator
+from nvg_model.partner import late_run, partner_stage
 from nvg_model.regions import Region, regional
 from nvg_model.sampling import SamplingSettings
 from nvg_model.tokenizer import Tokenizer, VisualGranularitySequence
@@ -257,13 +258,18 @@ class NVG(nn.Module):
         if self.config.generator is None:
             raise NVGError("this checkpoint has a tokenizer but no generator; it can tokenize and decode only")
         classes, device, positions = self.class_indices(request.classes), self.device, self.config.positions
+        late: dict[str, Any] = {}
+        if request.partner is not None:
+            late["late_from"] = partner_stage(request, self.config.splits)
+            names = [(*self.classes, None)[index] for index in classes.tolist()]
+            late["late"] = late_run(self, request, names, request.settings or self.settings)
         if request.area is not None or request.area_rule != Request.area_rule:
             request = along_area(request, len(classes), self.config.grid)
         structure = given_structure(request, positions, len(classes))
         tokens = given_tokens(request, positions, self.tokenizer.quantizer.num_codes, len(classes))
         noise = given_noise(request, positions, len(classes))
-        edits = self._edits(request, classes)
-        return (EditedRun if edits else Run)(
+        edited = self._edits(request, classes)
+        return (EditedRun if edited else Run)(
             self.content,
             self.structure,
             self.tokenizer.quantizer,
@@ -274,7 +280,8 @@ class NVG(nn.Module):
             structure_noise=None if noise is None else noise.to(device),
             noises=noise_of(request),
             on_evaluation=request.on_evaluation or (lambda: None),
-            **edits,
+            **late,
+            **edited,
         )
 
     def _edits(self, request: Request, classes: Tensor) -> dict[str, Any]:
@@ -322,7 +329,7 @@ class NVG(nn.Module):
                 The new part fades in over `editing.SEAM` of its shorter side, inside the mask.
             classes: one for all, or one per image.
             keep_structure: keep the structure of this many stages inside the mask as well.
-            more: other fields of a `Request`, such as an area for the structure, or seamless.
+            more: other fields of a `Request`, such as an area for the structure, seamless, or a partner.
         Raises:
             NVGError: as `tokenize` and `stages`; a mask of nothing.
         """

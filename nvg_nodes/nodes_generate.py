@@ -24,6 +24,7 @@ from nvg_nodes.sockets import (
     first_item_input,
     opacity_output,
     optional_whole,
+    partner_inputs,
     regions_input,
     request_inputs,
     settings_input,
@@ -90,7 +91,10 @@ def draw(
     bar = host.current().progress(
         count_evaluations(request["settings"], model.config.splits, known, request["keep_content"])
     )
-    nvg = model.ready(len(classes), len(request["regions"]))
+    rows = len(classes), len(request["regions"])
+    if options.partner is not None:
+        options.partner.ready(*rows)
+    nvg = model.ready(*rows)
     for state in nvg.run(Request(classes, seed, on_evaluation=bar, **request)).stages():
         if not state.is_whole:
             bar.show(lambda state=state: images.preview(nvg, state))  # type: ignore[misc]
@@ -130,6 +134,7 @@ class NVGGenerate(io.ComfyNode):
                 regions_input(),
                 *variation_inputs(),
                 shared_noise_input(),
+                *partner_inputs(),
             ],
             outputs=picture_outputs(),
         )

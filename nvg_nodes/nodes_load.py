@@ -37,8 +37,8 @@ def _compile_input() -> io.Input:
             "compile",
             optional=True,
             default=False,
-            tooltip="Compile the networks with torch.compile: the first picture takes a minute or more, later ones less "
-            "time than without, on a GPU above all. The pictures are the same but for rounding. Needs a compiler.",
+            tooltip="Compile the networks with torch.compile: the first picture takes a minute or more, later ones "
+            "less time than without, on a GPU above all. The pictures are the same but for rounding. Needs a compiler.",
         )
     )
 

@@ -159,6 +159,21 @@ def shared_noise_input() -> io.Input:
     )
 
 
+def partner_inputs() -> list[io.Input]:
+    """Another model for the late stages."""
+    return [
+        NVGModel.Input(
+            "partner",
+            optional=True,
+            tooltip="Another model with the same tokenizer, which draws the late stages: a smaller one saves time "
+            "there.",
+        ),
+        advanced(
+            optional_whole("partner_from", 32, "The first stage that the partner draws. 0: the second half of them.")
+        ),
+    ]
+
+
 @dataclass(frozen=True, eq=False)
 class Options:
     """The optional inputs of the nodes that draw, by the names that they have there. None: not connected."""
@@ -173,6 +188,8 @@ class Options:
     variation_seed: int = 0
     variation: float = 0.0
     shared_noise: bool = False
+    partner: Model | None = None
+    partner_from: int = 0
 
     @property
     def kept(self) -> VisualGranularitySequence | None:
@@ -195,6 +212,7 @@ class Options:
             "structure": self.structure.fitting(model) if self.structure else None,
             "sequence": self.kept,
             "regions": (self.regions or Regions()).items,
+            "partner": self.partner and self.partner.nvg,
         }
 
 

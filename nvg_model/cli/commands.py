@@ -119,6 +119,7 @@ def grid(args: argparse.Namespace) -> int:
     classes = _classes(model, args)
     more = editing.variation(args) | {"first_item": args.first_item, "regions": editing.read_regions(args)}
     more |= editing.layout(args)
+    more |= editing.partner(args)
     jobs = sheets.jobs(model, columns, rows, classes or None, args.seed, settings, **more)
     given = editing.stages_of(editing.layout(args), model.config.grid)
     total = sum(count_evaluations(job["settings"], model.config.splits, given) for job in jobs)
@@ -229,6 +230,7 @@ def _draw(model: NVG, args: argparse.Namespace, structure: Tensor | None) -> _Dr
             regions=editing.read_regions(args),
             **editing.variation(args),
             **laid_out,
+            **editing.partner(args),
         )
     recipe = _recipe(model, args, classes, settings)
     recipe["structure"] = _source(args, stages) if stages else None
@@ -258,6 +260,7 @@ def _recipe(
         "variation": args.variation,
         "area": [args.area, args.area_rule] if getattr(args, "area", None) else None,
         "seamless": args.seamless,
+        "partner": [args.partner, args.partner_from] if args.partner else None,
     }
 
 

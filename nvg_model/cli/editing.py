@@ -126,9 +126,23 @@ def inpainted(
     else:
         raise NVGError(f"{args.image} has no transparency; say with --mask or --place what is to be drawn")
     regions, keep = read_regions(args), args.keep_structure
-    more = layout(args) | variation(args) | {"first_item": args.first_item}
+    more = layout(args) | variation(args) | {"first_item": args.first_item} | partner(args)
     new = model.inpaint(images, mask, classes, args.seed, regions, keep, settings, advance, **more)
     return images, new
+
+
+def partner(args: argparse.Namespace) -> dict[str, Any]:
+    """What `NVG.generate` takes for --partner. Raises NVGError."""
+    import torch
+
+    from nvg_model import checkpoint
+
+    if not args.partner:
+        if args.partner_from:
+            raise NVGError("--partner-from says where a --partner begins; name the partner as well")
+        return {}
+    found = checkpoint.load(args.partner, args.device, getattr(torch, args.dtype), args.compile)
+    return {"partner": found, "partner_from": args.partner_from or 0}
 
 
 def save_frames(frames: list[Image], out: str, recipe: dict[str, Any], args: argparse.Namespace) -> int:

@@ -117,6 +117,8 @@ def _drawing_options(file_name: Callable[[str], str], sheet: bool = False) -> ar
     add("--first-item", type=_whole(0), default=0, metavar="N", help="draw a larger sheet's picture number N again (0)")
     add("--out", type=file_name, metavar="FILE", help="the picture to write")
     add("--scale", type=_whole(1, 64), default=1, metavar="N", help="enlarge the result N times, in plain squares (1)")
+    add("--partner", metavar="CHECKPOINT", help="another checkpoint with the same tokenizer, for the late stages")
+    add("--partner-from", type=_whole(1), metavar="STAGE", help="its first stage (that of the second half)")
     add("--quiet", action="store_true", help="no progress bar")
     add("--compile", action="store_true", help="compile the networks first: pays for many pictures, on a GPU")
     _sampling_options(options)
