@@ -17,8 +17,8 @@ import nvg_model
 from nvg_model import cli, render
 
 ROOT = Path(__file__).parents[1]
-CLASSES = ("smiley", "heart", "bird", "flower", "boat", "clock")
-SEED = 7
+CLASSES = ("cat face", "heart", "bird", "flower", "boat", "person")
+SEED = 2
 SIDE = 96
 """Pixels of a picture in the animation."""
 
