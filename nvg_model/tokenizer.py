@@ -251,8 +251,11 @@ class Upsample(nn.Module):
         rows = _summed_taps(self.conv.weight, 2)
         kernels = torch.stack([_summed_taps(row, 3) for row in rows])  # [2,2,C,C,2,2]
         bias = None if self.conv.bias is None else self.conv.bias.repeat(4)
-        x = F.pad(x, (1, 1, 1, 1), mode="circular" if self.conv.padding_mode == "circular" else "constant")
-        places = F.conv2d(x, kernels.flatten(0, 2), bias).unflatten(1, (2, 2, channels))
+        wraps = self.conv.padding_mode == "circular"
+        if wraps:
+            x = F.pad(x, (1, 1, 1, 1), mode="circular")
+        # Zeros are left to the convolution: padded by hand, sums come in another order and pixels differ by rounding.
+        places = F.conv2d(x, kernels.flatten(0, 2), bias, padding=0 if wraps else 1).unflatten(1, (2, 2, channels))
         out = x.new_empty(batch, channels, height, 2, width, 2)
         for row, column in product((0, 1), (0, 1)):
             window = places[:, row, column, :, row : row + height, column : column + width]
