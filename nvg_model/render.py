@@ -205,5 +205,5 @@ def grid(images: Sequence[Image.Image], columns: int, captions: Sequence[str] | 
     for index, (image, text) in enumerate(zip(images, texts, strict=True)):
         row, column = divmod(index, columns)
         draw.text((lefts[column], tops[row]), text, fill="black", font=font)
-        sheet.paste(image, (lefts[column], tops[row] + headings[row]))
+        sheet.paste(_opaque(image), (lefts[column], tops[row] + headings[row]))
     return sheet

@@ -149,3 +149,11 @@ def test_grid():
     assert captioned.width > sheet.width and sheet.height < captioned.height < sheet.height + 20
     with pytest.raises(nvg_model.NVGError, match="0 pictures"):
         render.grid([], 2)
+
+
+def test_transparent_pictures_lie_on_the_white_of_a_sheet():
+    picture = Image.new("RGBA", (4, 4), (255, 0, 0, 128))
+    picture.putpixel((0, 0), (0, 0, 255, 0))
+    sheet = render.grid([picture, picture], 2)
+    found = {sheet.getpixel((x, y)) for x in range(sheet.width) for y in range(sheet.height)}
+    assert found == {(255, 255, 255), (255, 127, 127)}
