@@ -336,18 +336,13 @@ class NVG(nn.Module):
         indices = self.class_indices(classes)
         if len(images) == 1 < len(indices):
             images = images.expand(len(indices), -1, -1, -1)
-        mask = pixel_mask(mask, images)
+        if len(indices) == 1:
+            indices = indices.expand(len(images))
+        mask, sequence = pixel_mask(mask, images), self.tokenize(resized(images, self.config))
         drawn = self.generate(
-            indices.expand(len(images)) if len(indices) == 1 else indices,
-            seed,
-            settings,
-            sequence=self.tokenize(resized(images, self.config)),
-            keep_structure=keep_structure,
-            on_evaluation=on_evaluation,
-            regions=regions,
-            keep=(mask == 0).float(),
-            **more,
-        )
+            indices, seed, settings, sequence=sequence, keep_structure=keep_structure, on_evaluation=on_evaluation,
+            regions=regions, keep=(mask == 0).float(), **more,
+        )  # fmt: skip
         decode = self.decode_rgba if images.shape[1] == 4 else self.decode
         new = decode(drawn, seamless=more.get("seamless", False))
         return paste(new, images, mask)
