@@ -72,7 +72,7 @@ class GuidedVelocity:
         self.on_evaluation()
         modulations = self.known.get(t)
         if modulations is None:
-            modulations = self.flow.modulations(self.context, torch.tensor([t]).to(z.device))
+            modulations = self.flow.modulations(self.context, torch.full((1,), t, device=z.device))
         guided, self.count = self.count % self.every == 0, self.count + 1
         if not guided and self.guidance.passes > 1:
             return self._unguided(z, modulations) + self.share

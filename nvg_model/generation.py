@@ -173,8 +173,8 @@ class Run:
             tokens.append(hierarchy.place(codes, labels))
             canvases.append(canvas)
             if stage == self.splits:
-                self.check()
-                self.at(stage).check()
+                for run in filter(None, (self, self.late)):
+                    run.check()
             yield VisualGranularitySequence(
                 torch.stack(structure, 1), torch.stack(tokens, 1), torch.stack(canvases, 1), self.quantizer.grid
             )

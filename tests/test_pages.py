@@ -30,8 +30,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_pictures_of_the_pages_are_small() -> None:
     assert (ROOT / "docs" / "growing.webp").stat().st_size < 300_000
     for picture in (ROOT / "docs" / "editing").iterdir():
-        most = 120_000 if picture.suffix == ".webp" else 60_000  # an animation has a picture a frame
-        assert picture.stat().st_size < most, picture.name
+        assert picture.stat().st_size < 60_000, picture.name
 
 
 def test_every_module_has_its_place_in_the_diagram() -> None:
