@@ -28,6 +28,7 @@ from nvg_nodes.sockets import (
     fit_input,
     model_input,
     optional_whole,
+    partner_inputs,
     regions_input,
     request_inputs,
     settings_input,
@@ -124,6 +125,7 @@ class NVGInpaint(io.ComfyNode):
                 settings_input(),
                 first_item_input(),
                 *variation_inputs(),
+                *partner_inputs(),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The pictures, in the size that came in."),

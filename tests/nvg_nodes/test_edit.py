@@ -1,10 +1,13 @@
 """Editing by nodes: they give what the model gives, whatever sizes and batches come in."""
 
+import copy
+
 import pytest
 import torch
 
 from nvg_model import Region, editing
-from nvg_nodes import images
+from nvg_nodes import host, images
+from nvg_nodes.types import Model
 
 
 def half(height=16, width=16):
@@ -151,3 +154,20 @@ def test_structure_regions_and_outlines_inside_the_mask(run, model, tiny_model):
     reference = tiny_model.tokenize(image.permute(0, 3, 1, 2) * 2 - 1)
     outlined = run("NVGInpaint", keep_structure=3, **given)[2]
     assert torch.equal(outlined.structure[:, :3], reference.structure[:, :3])
+
+
+def test_a_partner_draws_the_late_stages_of_the_new_part(run, model, tiny_model):
+    """Here one of the same tokenizer with other weights; from Python the same."""
+    other = copy.deepcopy(tiny_model)
+    for network in (other.content, other.structure):
+        network.class_embedding.weight.data.neg_()
+    partner = Model("other", host.current().networks(other))
+    image = random_image(1, 16, 16, 3)
+    given = {"model": model, "class_name": "bird", "image": image, "mask": corner()}
+    drawn = run("NVGInpaint", partner=partner, partner_from=2, **given)[2]
+    reference = tiny_model.tokenize(image.permute(0, 3, 1, 2) * 2 - 1)
+    options = {"sequence": reference, "keep": 1 - corner(), "partner": other, "partner_from": 2}
+    assert torch.equal(drawn.tokens, tiny_model.generate("bird", **options).tokens)
+    plain = run("NVGInpaint", **given)[2]
+    assert torch.equal(drawn.tokens[:, :2], plain.tokens[:, :2])
+    assert not torch.equal(drawn.tokens, plain.tokens)

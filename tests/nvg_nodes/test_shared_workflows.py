@@ -250,6 +250,18 @@ def test_values_of_an_older_version(prompt):
     assert inputs.pop("first_item") == 0 and len(inputs) == 5
 
 
+def test_an_inpaint_node_from_before_the_partner(prompt):
+    inputs = [slot("model", "NVG_MODEL"), slot("image", "IMAGE")]
+    values = ["heart", 7, "fixed", 1, 0.5, 3, -2, 0, 0, 5, 0.5]
+    before, now = (
+        prompt(flow(node(3, "NVGInpaint", given, inputs, ["IMAGE"]), links=[]))["3"]["inputs"]
+        for given in (values, [*values, 3])
+    )
+    assert (before["scale"], before["right"], before["down"]) == (0.5, 3, -2)
+    assert (before["variation_seed"], before["variation"]) == (5, 0.5)
+    assert "partner_from" not in before and now == before | {"partner_from": 3}
+
+
 def test_null_at_the_end_is_the_default(prompt):
     inputs = prompt(generate(["heart", 7, "fixed", 1, None, None, None]))["3"]["inputs"]
     assert inputs == {"class_name": "heart", "seed": 7, "batch_size": 1}
