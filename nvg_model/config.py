@@ -82,6 +82,9 @@ class GeneratorConfig:
     the guidance in it (MeanFlow, Geng et al. 2025), for sampling in few steps."""
     largest_guidance: float = 1.0
     """The largest guidance scale that an average velocity was trained for; the smallest is 1."""
+    largest_content_guidance: float = 1.0
+    """The largest guidance scale that the content generator has inside, in one pass; the smallest is 1, and 1 here
+    means none: guidance takes a second pass."""
     content_input: Literal["canvas", "noised", "interpolated"] = "canvas"
     """What the content generator sees of the canvas (ablation, paper appendix B.2): the canvas, the canvas plus
     noise, or a mixture of both whose variance stays; the share of noise falls linearly from stage 0 to K."""
@@ -89,6 +92,13 @@ class GeneratorConfig:
     """What the structure flow starts from (ablation): noise with the known channels clean, or noise alone."""
     structure_rope: bool = True
     """Whether tokens are rotated by their place in the structure, beside row and column (ablation)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, without what older versions do not know where it is as they had it."""
+        values = dataclasses.asdict(self)
+        if self.largest_content_guidance == 1:
+            del values["largest_content_guidance"]
+        return values
 
 
 _CHOICES = {
@@ -170,7 +180,8 @@ class NVGConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
-        return dataclasses.asdict(self) | {"autoencoder": self.autoencoder.to_dict()}
+        generator = None if self.generator is None else self.generator.to_dict()
+        return dataclasses.asdict(self) | {"autoencoder": self.autoencoder.to_dict(), "generator": generator}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NVGConfig:

@@ -101,11 +101,11 @@ class EditedRun(Run):
         if self.seamless and stage % 2:
             return self._moved_run().token_logits(self._moved(canvas), self._moved(labels), stage)
         scale = self._content_scale(stage)
-        guidance = self.guidance(scale, self.content.num_classes)
+        guidance, inside = self.content_guidance(scale)
         noise = self._canvas_noise(guidance, canvas, stage)
         self.on_evaluation()
         rows = guidance.repeat(canvas), guidance.repeat(labels), guidance.classes
-        final = self.content(*rows, torch.full_like(guidance.classes, stage), noise)
+        final = self.content(*rows, torch.full_like(guidance.classes, stage), noise, inside)
         if isinstance(guidance, RegionalGuidance):
             final = guidance.blend(final)
         change = final - canvas.repeat(guidance.passes, 1, 1)

@@ -183,6 +183,12 @@ class Run:
         """What a network sees at once, and how its results are combined."""
         return Guidance.at(scale, self.classes, null_class)
 
+    def content_guidance(self, scale: float | Tensor) -> tuple[Guidance, float]:
+        """What the content generator sees, and the scale that it has inside: 1 where guidance takes a second pass."""
+        if isinstance(scale, Tensor) or not self.content.has_inside(scale):
+            return self.guidance(scale, self.content.num_classes), 1.0
+        return self.guidance(1.0, self.content.num_classes), scale
+
     def next_canvas(self, canvas: Tensor, codes: Tensor, labels: Tensor, stage: int) -> Tensor:
         """The canvas [B,L,C] after `stage`, from the one before and the codes [B,2^i] of the stage."""
         return self.quantizer.add_stage(canvas, codes, labels, stage)
@@ -199,11 +205,11 @@ class Run:
     def token_logits(self, canvas: Tensor, labels: Tensor, stage: int) -> Tensor:
         """Guided scores float32 [B,2^i,V] of every code for every cluster of a stage."""
         scale = guidance_schedule(self.settings.content_guidance, self.splits)[stage]
-        guidance = self.guidance(scale, self.content.num_classes)
+        guidance, inside = self.content_guidance(scale)
         noise = self._canvas_noise(guidance, canvas, stage)
         self.on_evaluation()
         _, logits = self.content.predict(
-            guidance.repeat(canvas), guidance.repeat(labels), guidance.classes, stage, noise
+            guidance.repeat(canvas), guidance.repeat(labels), guidance.classes, stage, noise, inside
         )
         return guidance.combine(logits)
 

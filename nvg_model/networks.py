@@ -5,7 +5,7 @@ Shapes: B batch, L positions, S = K+1 stages, N = 2^i clusters of stage i, C lat
 The structure flow runs from noise at t = 1 to the structure embedding, shifted to [-1,1], at t = 0; its velocity is
 noise - data. A network converted to few steps (`training/few_step.py`) gives the average velocity u over a span from t
 down to r instead: z_r = z_t - (t - r) u, whatever the span (MeanFlow, Geng et al. 2025). The guidance scale is one of
-its inputs.
+its inputs. A content generator can have it as an input too (`training/guidance.py`): one pass then gives what two give.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ class ContentGenerator(nn.Module):
             config.generator.content_depth, width, channels, drop_path=config.generator.drop_path
         )
         self.code_head = nn.Linear(channels, config.autoencoder.codebook_size)
+        self.largest_guidance = config.generator.largest_content_guidance
+        if self.largest_guidance > 1:
+            self.guidance_mlp = nn.Sequential(nn.Linear(TIME_CHANNELS, width), nn.SiLU(), nn.Linear(width, width))
         # 1/std of the canvas before each stage, and of the final one; measured on the data before training.
         self.register_buffer("canvas_scales", torch.ones(config.num_stages + 1))
 
@@ -64,8 +67,18 @@ class ContentGenerator(nn.Module):
         initialize(self)
         nn.init.normal_(self.start_canvas, std=0.02)
 
+    def has_inside(self, scale: float | Tensor) -> bool:
+        """Whether one pass gives the result under a guidance scale: a number that the network was trained for."""
+        return not isinstance(scale, Tensor) and 1 <= scale <= self.largest_guidance
+
     def forward(
-        self, canvas: Tensor, labels: Tensor, classes: Tensor, stage: Tensor, noise: Tensor | None = None
+        self,
+        canvas: Tensor,
+        labels: Tensor,
+        classes: Tensor,
+        stage: Tensor,
+        noise: Tensor | None = None,
+        guidance: Tensor | float = 1.0,
     ) -> Tensor:
         """The predicted final canvas, float32 [B,L,C].
 
@@ -75,6 +88,7 @@ class ContentGenerator(nn.Module):
             classes: long [B]; `num_classes` is the null class.
             stage: long [B].
             noise: normal [B,L,C], for a network whose `content_input` is not the canvas itself.
+            guidance: scale of the guidance inside, [B] or one for all; only a network that has it looks at it.
         """
         dtype = self.canvas_in.weight.dtype
         scaled = canvas * self.canvas_scales[stage][:, None, None]
@@ -83,7 +97,11 @@ class ContentGenerator(nn.Module):
         scaled = scaled.to(dtype)
         x = self.canvas_in(torch.where(stage[:, None, None] > 0, scaled, self.start_canvas))
         class_token = self.class_embedding(classes)
-        modulations = self.transformer.modulate(class_token + self.stage_embedding(stage))
+        condition = class_token + self.stage_embedding(stage)
+        if self.largest_guidance > 1:
+            scales = guidance if isinstance(guidance, Tensor) else torch.full_like(canvas[:, 0, 0], guidance)
+            condition = condition + self.guidance_mlp(time_sinusoid(scales).to(dtype))
+        modulations = self.transformer.modulate(condition)
         ids = position_ids(labels, stage, self.splits, self.grid, CONTENT, self.structured)
         rope = rope_table(torch.cat([class_token_ids(ids), ids], dim=1))
         tokens = torch.cat([class_token[:, None], x], dim=1)
@@ -106,8 +124,9 @@ class ContentGenerator(nn.Module):
         classes: Tensor | None,
         stage: int,
         noise: Tensor | None = None,
+        guidance: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
-        """The predicted final canvas and the token scores of a stage; no guidance.
+        """The predicted final canvas and the token scores of a stage; no guidance, unless the network has it inside.
 
         Args:
             canvas: [B,L,C] after stage `stage - 1`; None or zeros at stage 0.
@@ -115,11 +134,18 @@ class ContentGenerator(nn.Module):
             classes: long [B], or None for the null class.
             stage: i.
             noise: normal [B,L,C], which a network that sees a noised canvas needs.
+            guidance: scale of the guidance inside.
         Returns:
             ([B,L,C], [B,2^i,V]), float32.
         Raises:
-            NVGError: there is no such stage, or the noise is missing.
+            NVGError: there is no such stage, the noise is missing, or the network does not have that guidance inside.
         """
+        if not self.has_inside(guidance):
+            has = f"from 1 to {self.largest_guidance:g}" if self.largest_guidance > 1 else "not at all"
+            raise NVGError(
+                f"guidance is {guidance:g}; this content network has it inside {has}: choose another scale, or guide "
+                "by a second pass"
+            )
         if noise is None and self.input != "canvas":
             raise NVGError(f"this content generator sees a {self.input} canvas; give it noise")
         if not 0 <= stage <= self.splits:
@@ -130,7 +156,7 @@ class ContentGenerator(nn.Module):
         if classes is None:
             classes = torch.full_like(labels[:, 0], self.num_classes)
         stages = torch.full_like(labels[:, 0], stage)
-        final = self(canvas, labels, classes, stages, noise)
+        final = self(canvas, labels, classes, stages, noise, guidance)
         return final, self.logits(hierarchy.cluster_means(final - canvas.float(), labels, 2**stage))
 
 

@@ -48,6 +48,8 @@ def _describe(found: dict[str, Any]) -> str:
         )
         if generator["flow"] == "average":
             lines["structure flow"] = f"in few steps, with guidance from 1 to {generator['largest_guidance']:g} inside"
+        if (largest := generator.get("largest_content_guidance", 1.0)) > 1:
+            lines["content guidance"] = f"in one pass from 1 to {largest:g}"
         lines["classes"] = f"{len(found['classes'])}: {textwrap.shorten(', '.join(found['classes']), 1000)}"
         lines["sampling"] = _plain(found["settings"])
     lines["licence"] = provenance.pop("licence", "not stated")

@@ -47,10 +47,10 @@ def reads(monkeypatch):
     return called
 
 
-def model_of(preset):
+def model_of(preset, **changes):
     """Its networks on the pretended device, one block deep."""
     config = nvg_model.preset(preset)
-    small = {"content_depth": 1, "structure_depth": 1}
+    small = {"content_depth": 1, "structure_depth": 1, **changes}
     config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, **small))
     with DEVICE:
         return nvg_model.NVG(config).eval()
@@ -69,6 +69,12 @@ def test_generating_reads_nothing_before_the_end(preset, fake, reads):
 @pytest.mark.parametrize("solver", nvg_model.solvers.SOLVERS)
 def test_every_solver(solver, fake, reads):
     model_of("tiny").generate([0], settings=SamplingSettings(structure_steps=2, solver=solver, reuse=True))
+    assert len(reads) == 1
+
+
+def test_guidance_inside(fake, reads):
+    model = model_of("tiny", largest_content_guidance=4.0, flow="average", largest_guidance=4.0)
+    model.generate([0, 1], settings=SamplingSettings(structure_steps=2, content_guidance=(2, 3)))
     assert len(reads) == 1
 
 
