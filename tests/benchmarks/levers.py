@@ -1,11 +1,13 @@
 """What each way to save work is worth, all of them in turn in one run: the table of docs/speed.md.
 
-    python tests/benchmarks/levers.py --data ~/nvg-data/emoji64 --rounds 100 --minutes 60
+    python tests/benchmarks/levers.py --data ~/nvg-data/emoji128 --rounds 100 --minutes 60
 
 emoji64: every round draws and decodes a picture of each class with each way, so what else the machine does hits all
 alike. From the same pictures come the processor seconds, the Frechet distance to the training pictures in features of
-an ImageNet network, and the share that a linear probe on them takes for their class. Agreement: share of positions
+ImageNet networks, and the share that a linear probe on them takes for their class. Agreement: share of positions
 that go to the same child as with 25 Euler steps, from the same canvas and noise of real pictures.
+The checkpoint that ships has the guidance of its content inside: that is its last row. The others take two passes, by
+the same network with the guidance taken out again, or by `--two-passes FILE`.
 d16, random weights: the parts of a picture, in turn as well, and a picture computed from them, as a whole one takes
 minutes.
 """
@@ -16,6 +18,7 @@ import argparse
 import dataclasses
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -31,10 +34,18 @@ from training.metrics.lite import lite
 from training.metrics.pictures import read_split
 from training.schedule import passes, real_images
 from training.split_agreement import Images, split, with_steps
+from training.warm_start import without_conversions
 
 
-def ways(own: SamplingSettings, learned: str) -> dict[str, SamplingSettings]:
-    """The ways of the table; `learned` is the text of a schedule."""
+class Way(NamedTuple):
+    """A model and how it is sampled."""
+
+    model: NVG
+    settings: SamplingSettings
+
+
+def ways(own: SamplingSettings, learned: str = "") -> dict[str, SamplingSettings]:
+    """How the structure flow of a table is run; `learned` is the text of a schedule."""
     few = with_steps(own, 4)
     even = dataclasses.replace(few, time_shift=0.0, solver="multistep")
     now_and_then = dataclasses.replace(even, guidance_every=2)
@@ -54,26 +65,42 @@ def ways(own: SamplingSettings, learned: str) -> dict[str, SamplingSettings]:
     return found
 
 
-def agreements(model: NVG, images: Images, found: dict[str, SamplingSettings]) -> dict[str, float]:
+def rows(args: argparse.Namespace) -> dict[str, Way]:
+    """The rows of emoji64: the levers one by one with two passes of content, then guidance inside, then few steps."""
+    model = nvg_model.load("emoji64")
+    plain = nvg_model.load(args.two_passes) if args.two_passes else without_conversions(model, "emoji64")
+    found = {name: Way(plain, one) for name, one in ways(plain.settings, args.schedule).items()}
+    if model.content.largest_guidance > 1:
+        found["4 steps, content guidance inside"] = Way(model, with_steps(model.settings, 4))
+        found["emoji64 as it is"] = Way(model, model.settings)
+    if args.few_step:
+        few = nvg_model.load(args.few_step)
+        for steps in (2, 1):
+            found[f"few-step flow, {steps} of them"] = Way(few, with_steps(few.settings, steps))
+    return found
+
+
+def agreements(images: Images, found: dict[str, Way]) -> dict[str, float]:
     """Of every way with the first, over all stages."""
     first, *others = found
     same: dict[str, list[float]] = {first: [1.0]} | {name: [] for name in others}
-    for stage in range(model.config.splits - 1):
-        wanted = split(model, images, found[first], stage)
+    for stage in range(found[first].model.config.splits - 1):
+        wanted = split(found[first].model, images, found[first].settings, stage)
         for name in others:
-            same[name].append(float((split(model, images, found[name], stage) == wanted).float().mean()))
+            one = found[name]
+            same[name].append(float((split(one.model, images, one.settings, stage) == wanted).float().mean()))
     return {name: sum(one) / len(one) for name, one in same.items()}
 
 
 def draw_in_turn(
-    model: NVG, found: dict[str, SamplingSettings], rounds: int, minutes: float
+    found: dict[str, Way], rounds: int, minutes: float
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Processor seconds a picture, and all pictures uint8 [N,3,H,W], of every way."""
-    classes, end = list(range(len(model.classes))), time.monotonic() + 60 * minutes
+    classes, end = list(range(len(next(iter(found.values())).model.classes))), time.monotonic() + 60 * minutes
     spent, pictures = dict.fromkeys(found, 0.0), {name: [] for name in found}
     done = 0
     while done < rounds and (done == 0 or time.monotonic() < end):
-        for name, settings in found.items():
+        for name, (model, settings) in found.items():
             start = time.process_time()
             drawn = model.decode(model.generate(classes, 0, settings, first_item=done * len(classes)))
             spent[name] += time.process_time() - start
@@ -84,27 +111,27 @@ def draw_in_turn(
     return {name: one / count for name, one in spent.items()}, {name: torch.cat(one) for name, one in pictures.items()}
 
 
-def emoji64(args: argparse.Namespace, found: dict[str, SamplingSettings]) -> None:
+def emoji64(args: argparse.Namespace, found: dict[str, Way]) -> None:
     """Prints the table."""
-    model = nvg_model.load("emoji64")
-    agreement = agreements(model, real_images(model, str(args.data), args.pictures), found)
-    seconds, pictures = draw_in_turn(model, found, args.rounds, args.minutes)
-    train = read_split(args.data, "train", model.config.image_size, model.classes)
-    extract = lite(args.features, torch.device("cpu"))
-    judge = Judge(extract(train.pixels)[0], train)
+    model = next(iter(found.values())).model
+    agreement = agreements(real_images(model, str(args.data), args.pictures), found)
+    seconds, pictures = draw_in_turn(found, args.rounds, args.minutes)
+    train = read_split(args.data, "train", model.config.output_size, model.classes)
+    extractors = {name: lite(name, torch.device("cpu")) for name in args.features}
+    judges = {name: Judge(extract(train.pixels)[0], train) for name, extract in extractors.items()}
     count = len(next(iter(pictures.values())))
     print(f"\n{count} pictures of each way; agreement on {args.pictures} real pictures\n")
-    print("| emoji64 | evaluations | seconds a picture | of 4 steps | agreement | Frechet distance | probe |")
-    print("|---|---|---|---|---|---|---|")
+    judged = "".join(f" {name}: Frechet | probe |" for name in judges)
+    print(f"| emoji64 | evaluations | seconds a picture | of 4 steps | agreement |{judged}")
+    print("|---|---|---|---|---|" + "---|---|" * len(judges))
     labels = torch.arange(count) % len(model.classes)
-    for name, settings in found.items():
-        numbers = judge.verdict(extract(pictures[name])[0], labels).numbers
-        print(
-            f"| {name} | {count_evaluations(settings, model.config.splits)} | {seconds[name]:.2f} | "
-            f"{seconds[name] / seconds['4 steps']:.2f} | {agreement[name]:.3f} | {numbers['Frechet distance']:.1f} | "
-            f"{numbers['probe']:.1%} |",
-            flush=True,
-        )
+    for name, (_, settings) in found.items():
+        line = f"| {name} | {count_evaluations(settings, model.config.splits)} | {seconds[name]:.2f} | "
+        line += f"{seconds[name] / seconds['4 steps']:.2f} | {agreement[name]:.3f} |"
+        for features, judge in judges.items():
+            numbers = judge.verdict(extractors[features](pictures[name])[0], labels).numbers
+            line += f" {numbers['Frechet distance']:.1f} | {numbers['probe']:.1%} |"
+        print(line, flush=True)
         if args.out:
             torch.save(pictures[name], args.out / f"{list(found).index(name)}.pt")
 
@@ -131,13 +158,15 @@ def d16_parts(rounds: int) -> tuple[NVG, dict[str, float]]:
     return nvg, {name: processor for name, (processor, _) in turns(calls, rounds).items()}
 
 
-def d16(args: argparse.Namespace, found: dict[str, SamplingSettings]) -> None:
+def d16(args: argparse.Namespace) -> None:
     """Prints the parts and the pictures that they make; d16 has guidance from 1 to 2.5, so its first stage is free."""
+    found = ways(SamplingSettings(), args.schedule)
     nvg, parts = d16_parts(args.part_rounds)
     print("\n| part of d16 | seconds |\n|---|---|")
     print("".join(f"| {name} | {seconds:.2f} |\n" for name, seconds in parts.items()))
     splits, scales = nvg.config.splits, guidance_schedule(nvg.settings.structure_guidance, nvg.config.splits)
     rest = parts["content of 1"] + splits * parts["content of 2"] + parts["decoder"]
+    inside = (splits + 1) * parts["content of 1"] + parts["decoder"]
     print("| d16 from its parts | passes of structure | seconds a picture | of 25 steps |\n|---|---|---|---|")
     base = None
     for name, settings in found.items():
@@ -148,6 +177,12 @@ def d16(args: argparse.Namespace, found: dict[str, SamplingSettings]) -> None:
             count += passes(one, nvg.config.positions, scale != 1)
         base = base or seconds
         print(f"| {name} | {count:.1f} | {seconds:.1f} | {seconds / base:.3f} |", flush=True)
+        seconds += inside - rest
+        print(f"| the same, guidance inside the content | {count:.1f} | {seconds:.1f} | {seconds / base:.3f} |")
+    for steps in (2, 1):  # of average velocities, one pass each
+        seconds, count = inside + (splits - 1) * steps * parts["step of 1"], (splits - 1) * steps
+        name = f"few-step flow, {steps} a stage, guidance inside both"
+        print(f"| {name} | {count} | {seconds:.1f} | {seconds / base:.3f} |", flush=True)
 
 
 def flow_seconds(one: schedule.StageFlow, parts: dict[str, float], guided: bool) -> float:
@@ -172,21 +207,22 @@ def stretched(settings: SamplingSettings, flows: int) -> SamplingSettings:
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("~/nvg-data/emoji64").expanduser())
+    parser.add_argument("--data", type=Path, default=Path("~/nvg-data/emoji128").expanduser())
+    parser.add_argument("--two-passes", default="", help="the checkpoint of all rows but the last ones")
+    parser.add_argument("--few-step", default="", help="a checkpoint of `python -m training few-step`")
     parser.add_argument("--schedule", default="", help='learned, such as "structure_steps 4 4 2 2 1; guidance_every 2"')
     parser.add_argument("--pictures", type=int, default=34, help="real ones that the agreement is measured on")
     parser.add_argument("--rounds", type=int, default=100, help="a picture of each class and way in each")
     parser.add_argument("--minutes", type=float, default=60, help="no round begins after so many")
     parser.add_argument("--part-rounds", type=int, default=2, help="of d16")
-    parser.add_argument("--features", default="lite0")
+    parser.add_argument("--features", nargs="+", default=["lite0", "lite1"])
     parser.add_argument("--out", type=Path, help="a folder for the pictures, uint8 tensors")
     parser.add_argument("--only", choices=("emoji64", "d16"))
     args = parser.parse_args()
-    found = ways(nvg_model.load("emoji64").settings, args.schedule)
     if args.only != "d16":
-        emoji64(args, found)
+        emoji64(args, rows(args))
     if args.only != "emoji64":
-        d16(args, found)
+        d16(args)
 
 
 if __name__ == "__main__":
