@@ -162,6 +162,14 @@ def few_step(arguments: Sequence[str]) -> None:
     train_few_step(chosen, given.data, given.folder)
 
 
+def guidance(arguments: Sequence[str]) -> None:
+    """Puts the content generator's guidance inside, one pass for two, or continues where the last call stopped."""
+    from training.guidance import train_guidance
+
+    chosen, given = options("guidance", "guidance", arguments)
+    train_guidance(chosen, given.data, given.folder)
+
+
 def cache(arguments: Sequence[str]) -> None:
     """Tokenizes the views that the generators are trained on, ahead of the training."""
     from training.generator import make_cache
@@ -322,6 +330,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "decoder": decoder,
     "generator": generator,
     "few-step": few_step,
+    "guidance": guidance,
     "evaluate": evaluate,
     "tune": tune,
     "samples": samples,

@@ -10,11 +10,10 @@ import torch
 import nvg_model
 from nvg_model import preview
 from nvg_model.model import NVG
-from training import checkpointing
+from training import checkpointing, few_step, guidance
 from training.decoder import with_trained_decoder
 from training.errors import TrainingError
-from training.few_step import converted
-from training.provenance import provenance, with_few_step
+from training.provenance import provenance, with_conversion
 from training.recipes.base import Recipe
 from training.split_agreement import with_steps
 from training.warm_start import trained_generator, use_trained_decoder
@@ -34,10 +33,16 @@ def export(recipe: Recipe, run: Path, out: Path, best: bool = False) -> Path:
     model = with_trained_decoder(model, run)
     model.settings = recipe.sampling or model.settings
     found = provenance(recipe, run, states, use_trained_decoder(model.tokenizer, run))
-    few_step = checkpointing.latest(run / "few-step")
-    if few_step is not None:
-        model = _in_few_steps(model, few_step, run)
-        found = with_few_step(found, few_step)
+    if (state := _conversion(run, "guidance")) is not None:
+        largest = state["meta"]["recipe"]["guidance"]["largest_guidance"]
+        model = _with_weights(guidance.converted(model, largest), state)
+        found = with_conversion(found, "guidance", state)
+    if (state := _conversion(run, "few_step")) is not None:
+        settings = state["meta"]["recipe"]["few_step"]
+        steps = with_steps(model.settings, settings["sampling_steps"])
+        model = _with_weights(few_step.converted(model, settings["largest_guidance"]), state)
+        model.settings = steps
+        found = with_conversion(found, "few_step", state)
     found["commands"].append(f"python -m training export {recipe.name}")
     model.preview_map = preview.fit(model.tokenizer, torch.float16)
     path = nvg_model.save(model, out, found, dtype=torch.float16)
@@ -46,15 +51,19 @@ def export(recipe: Recipe, run: Path, out: Path, best: bool = False) -> Path:
     return path
 
 
-def _in_few_steps(model: NVG, state: dict[str, Any], run: Path) -> NVG:
-    """The model with the converted structure generator of a few-step training's state."""
-    settings = state["meta"]["recipe"]["few_step"]
-    if settings["teacher"]:
+def _conversion(run: Path, part: str) -> dict[str, Any] | None:
+    """The latest save of a conversion of the run's own generators. Raises TrainingError: it is of a checkpoint."""
+    folder = run / part.replace("_", "-")
+    state = checkpointing.latest(folder)
+    if state is not None and (teacher := state["meta"]["recipe"][part]["teacher"]):
         raise TrainingError(
-            f"{run / 'few-step'} was converted from {settings['teacher']}, not from this run's generator; take its "
-            "few-step.safetensors, or move the folder away"
+            f"{folder} was converted from {teacher}, not from this run's generator; take its "
+            f"{folder.name}.safetensors, or move the folder away"
         )
-    student = converted(model, settings["largest_guidance"])
+    return state
+
+
+def _with_weights(student: NVG, state: dict[str, Any]) -> NVG:
+    """The model with the converted network of a training's state."""
     student.load_state_dict(state["phases"][0]["module"] | state["average"], strict=False)
-    student.settings = with_steps(model.settings, settings["sampling_steps"])
     return student

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 import nvg_model
 from nvg_model.model import NVG
 from training import distributed
+from training.conversion import as_generator, changed_copy, load_teacher
 from training.data.cache import fingerprint
 from training.data.few_step_batch import draw
 from training.data.generator_batch import Source
@@ -38,11 +39,10 @@ from training.loop import Phase, Task, train
 from training.losses.average_velocity import FewStepObjective
 from training.optim import optimizers
 from training.precision import with_precision
-from training.provenance import provenance, with_few_step
-from training.recipes.base import GeneratorRecipe, Recipe
+from training.provenance import with_conversion
+from training.recipes.base import Recipe
 from training.run_folder import Identity, alone_in, generator_folder, open_run, weights_digest
 from training.split_agreement import Images, agreement, picture_measure, splits, table, with_steps, write_table
-from training.warm_start import trained_generator
 
 
 def train_few_step(recipe: Recipe, data: Path | str, run: Path) -> Path:
@@ -65,11 +65,15 @@ def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
     recipe = dataclasses.replace(recipe, few_step=settings)
     path = folder / "few-step.safetensors"
     torch.manual_seed(recipe.seed)  # the initial weights
-    teacher = load_teacher(recipe, run).to(world.device)
+    teacher = load_teacher(recipe, settings, run).to(world.device)
     student = converted(teacher, settings.largest_guidance).to(world.device)
     student.settings = with_steps(teacher.settings, settings.sampling_steps)
     objective = FewStepObjective(teacher, student, settings)
-    like = dataclasses.replace(recipe, config=teacher.config, generator=as_generator(recipe))
+    like = dataclasses.replace(
+        recipe,
+        config=teacher.config,
+        generator=as_generator(recipe, settings, structure_stages=settings.structure_stages),
+    )
     dataset = like.dataset(data, "train", teacher.classes)
     learned = {"teacher": weights_digest(teacher.structure.state_dict()), "tokenizer": fingerprint(teacher.tokenizer)}
     identity = Identity.of(dataset, data, settings.teacher, learned)
@@ -91,7 +95,7 @@ def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
     average = train(task, settings, folder, world)
     if world.first:
         with average.applied():
-            few_step = with_few_step(teacher.provenance, {"step": settings.steps, "meta": task.meta})
+            few_step = with_conversion(teacher.provenance, "few_step", {"step": settings.steps, "meta": task.meta})
             nvg_model.save(student, path, few_step)
             count, margin = settings.frechet_pictures, recipe.views.margin
             measure = picture_measure(teacher, data, count, margin=margin) if count else None
@@ -99,16 +103,6 @@ def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
         print(f"few-step: {path}")
     world.wait()
     return path
-
-
-def load_teacher(recipe: Recipe, run: Path) -> NVG:
-    """The trained model to convert, frozen: the recipe's checkpoint, or the run's generator."""
-    if recipe.few_step.teacher:
-        return nvg_model.load(recipe.few_step.teacher, dtype=torch.float32)
-    teacher, states = trained_generator(recipe, run)
-    teacher.settings = recipe.sampling or teacher.settings
-    teacher.provenance = provenance(recipe, run, states)
-    return teacher.eval().requires_grad_(False)
 
 
 def converted(teacher: NVG, largest_guidance: float) -> NVG:
@@ -129,28 +123,11 @@ def converted(teacher: NVG, largest_guidance: float) -> NVG:
             f"the model is sampled with structure guidance {usual}, and the converted one knows the scales from 1 to "
             f"{largest_guidance:g}; choose another --largest-guidance"
         )
-    generator = dataclasses.replace(generator, flow="average", largest_guidance=largest_guidance)
-    student = NVG(dataclasses.replace(teacher.config, generator=generator), teacher.classes, teacher.settings)
-    student.load_state_dict(teacher.state_dict(), strict=False)
+    student = changed_copy(teacher, dataclasses.replace(generator, flow="average", largest_guidance=largest_guidance))
     for parameter in student.structure.average_mlp[-1].parameters():
         nn.init.zeros_(parameter)
-    student.requires_grad_(False).eval()
     student.structure.requires_grad_(True)
     return student
-
-
-def as_generator(recipe: Recipe) -> GeneratorRecipe:
-    """The conversion's settings in the terms of the generator's training, whose data and optimisers it takes."""
-    settings = recipe.few_step
-    names = ("steps", "batch", "warmup", "structure_stages", "learning_rate", "matrix_learning_rate", "label_dropout")
-    return dataclasses.replace(
-        recipe.generator,
-        **{name: getattr(settings, name) for name in names},
-        content_stages=1,
-        class_steps=0,
-        repa_weight=0.0,
-        parallel="ddp",
-    )
 
 
 def split_error(teacher: NVG, student: NVG, images: Images) -> Callable[[], dict[str, float]]:

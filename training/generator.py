@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 import nvg_model
@@ -156,7 +157,7 @@ def prepare(nvg: NVG, source: Source, settings: GeneratorRecipe) -> None:
 
 
 def held_out_loss(
-    recipe: Recipe, nvg: NVG, objective: GeneratorObjective, held_out: ImageDataset, first: bool = True
+    recipe: Recipe, nvg: NVG, objective: nn.Module, held_out: ImageDataset, first: bool = True
 ) -> Callable[[], dict[str, float]]:
     """Measures the loss on views of held-out pictures, always the same and with the same noise: eight of every picture,
     but no more than 256."""

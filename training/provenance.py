@@ -46,12 +46,13 @@ def provenance(recipe: Recipe, run: Path, states: States, decoder: bool = False)
     }
 
 
-def with_few_step(found: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
-    """The provenance of a model whose structure generator was converted in the training of this save."""
+def with_conversion(found: dict[str, Any], part: str, state: dict[str, Any]) -> dict[str, Any]:
+    """The provenance of a model one of whose networks was converted in the training of this save: `few_step` or
+    `guidance`."""
     meta = state["meta"]
-    more = {"few_step": meta["recipe"]["few_step"], "few_step_steps_done": state["step"]}
-    said = [*found.get("commands", []), *commands("few-step", "few_step", meta)]
-    return found | more | {"commands": said} | _resumed(meta, "few_step", "few_step_")
+    more = {part: meta["recipe"][part], f"{part}_steps_done": state["step"]}
+    said = [*found.get("commands", []), *commands(part.replace("_", "-"), part, meta)]
+    return found | more | {"commands": said} | _resumed(meta, part, f"{part}_")
 
 
 def commands(command: str, part: str, meta: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 import nvg_model
 from nvg_model.config import GeneratorConfig
 from nvg_model.model import NVG
+from nvg_model.networks import time_sinusoid
 from nvg_model.tokenizer import Decoder, Tokenizer
 from nvg_model.transformer import Transformer
 from training import checkpointing
@@ -32,7 +33,7 @@ DECODER = "decoder"
 def starting_point(recipe: Recipe, run: Path, classes: tuple[str, ...]) -> NVG:
     """The model before training: on the run's tokenizer, or a checkpoint to fine-tune with the data's classes."""
     if recipe.start:
-        start = nvg_model.load(recipe.start, dtype=torch.float32)
+        start = without_conversions(nvg_model.load(recipe.start, dtype=torch.float32), recipe.start)
         return with_classes(resized(start, recipe.generator), classes)
     assert recipe.config.generator is not None
     generator = with_depths(recipe.config.generator, recipe.generator)
@@ -157,6 +158,34 @@ def use_weights(nvg: NVG, weights: dict[str, Tensor], own: tuple[str, ...], run:
     if differ:
         raise TrainingError(f"the run {run} does not fit the recipe; they differ in {sorted(differ)[:3]}")
     nvg.load_state_dict(weights, strict=False)
+
+
+@torch.no_grad()
+def without_conversions(start: NVG, name: str) -> NVG:
+    """The model as it was trained before its guidance was put inside: the loss of the data is that of scale 1.
+
+    Its content generator gives what it gave at scale 1, and two passes guide it again.
+
+    Raises:
+        TrainingError: its structure flow was converted to few steps, which the loss of the data would undo.
+    """
+    generator = start.config.generator
+    if generator is not None and generator.flow == "average":
+        raise TrainingError(
+            f"{name} has a structure flow of few steps, which cannot be trained on; start from the checkpoint that it "
+            "was converted from"
+        )
+    if generator is None or generator.largest_content_guidance == 1:
+        return start
+    config = dataclasses.replace(generator, largest_content_guidance=1.0)
+    plain = NVG(dataclasses.replace(start.config, generator=config), start.classes, start.settings)
+    weights = {name: value for name, value in start.state_dict().items() if ".guidance_mlp." not in name}
+    weights["content.stage_embedding.weight"] = start.content.stage_embedding.weight + start.content.guidance_mlp(
+        time_sinusoid(torch.ones(1))
+    )
+    plain.load_state_dict(weights)
+    plain.provenance, plain.preview_map = start.provenance, start.preview_map
+    return plain
 
 
 def with_classes(start: NVG, classes: tuple[str, ...]) -> NVG:

@@ -14,7 +14,8 @@ from training.decoder import train_decoder
 from training.distributed import World
 from training.export import export
 from training.generator import train_generator
-from training.recipes.base import FINISH, Recipe
+from training.guidance import train_guidance
+from training.recipes.base import FINISH, GuidanceRecipe, Recipe
 from training.stopping import Clock, Interrupted
 from training.tokenizer import finish_decoder, train_tokenizer
 
@@ -61,12 +62,15 @@ def train_all(
 def parts_of(recipe: Recipe, data: Path | str, decoder_data: Path | str | None) -> list[tuple[Part, Path | str]]:
     """The trainings of a recipe in order, and the pictures of each.
 
-    The decoder comes last, because it may learn from what the generators draw, and only where a recipe says how. What
-    starts from a checkpoint keeps that one's tokenizer.
+    The decoder comes last, because it may learn from what the generators draw, and only where a recipe says how; so
+    does the guidance inside. What starts from a checkpoint keeps that one's tokenizer.
     """
+    generators: list[tuple[Part, Path | str]] = [(train_generator, data)]
+    if recipe.guidance != GuidanceRecipe():
+        generators.append((train_guidance, data))
     if recipe.start:
-        return [(train_generator, data)]
-    parts: list[tuple[Part, Path | str]] = [(train_tokenizer, data), (train_generator, data)]
+        return generators
+    parts: list[tuple[Part, Path | str]] = [(train_tokenizer, data), *generators]
     if recipe.decoder != FINISH:
         train = train_decoder if recipe.decoder.cached_views else finish_decoder
         parts.append((train, decoder_data or data))

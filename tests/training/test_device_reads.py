@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from nvg_model.config import PRESETS
 from nvg_model.model import NVG
 from nvg_model.tokenizer import Tokenizer
-from training import decoder
+from training import decoder, guidance
 from training.data.decoder_batch import Batch as DecoderBatch
 from training.data.few_step_batch import FewStepBatch, draw_parts, draw_spans
 from training.data.generator_batch import Batch
+from training.data.guidance_batch import GuidanceBatch
 from training.data.tokenizer_batch import Batch as TokenizerBatch
 from training.distributed import World
 from training.few_step import converted
@@ -25,8 +26,9 @@ from training.losses.autoencoder import TokenizerObjective
 from training.losses.average_velocity import FewStepObjective
 from training.losses.decoder import DecoderObjective
 from training.losses.generators import GeneratorObjective
+from training.losses.guidance import GuidanceObjective
 from training.optim import trained
-from training.recipes.base import DecoderRecipe, FewStepRecipe, GeneratorRecipe, TokenizerRecipe
+from training.recipes.base import DecoderRecipe, FewStepRecipe, GeneratorRecipe, GuidanceRecipe, TokenizerRecipe
 from training.tokenizer import training_phases
 
 TINY = PRESETS["tiny"]
@@ -91,6 +93,14 @@ def test_few_steps(objective: str) -> None:
         draw_parts((*rows, settings.spans), settings.teacher_steps, random),
     )
     check(FewStepObjective(teacher.to("meta"), student.to("meta"), settings), batch)
+
+
+def test_guidance_inside() -> None:
+    teacher = NVG(TINY).eval().requires_grad_(False)
+    student = guidance.converted(teacher, 4.0)
+    batch = GuidanceBatch(dataclasses.replace(tokens(), start=None, chance=None), 1 + numbers(COUNT, 3))
+    settings = GuidanceRecipe(steps=1, batch=COUNT)
+    check(GuidanceObjective(teacher.to("meta"), student.to("meta"), settings), batch)
 
 
 def test_tokenizer_and_discriminator() -> None:

@@ -16,13 +16,14 @@ from nvg_model.networks import StructureGenerator
 from nvg_model.sampling import SamplingSettings, time_grid
 from training import checkpointing
 from training.__main__ import main
+from training.conversion import as_generator
 from training.data.augmentation import AugmentationSettings
 from training.data.few_step_batch import draw, draw_parts, draw_spans
 from training.data.generator_batch import Batch, Source, assemble
 from training.distributed import Shard, World
 from training.errors import TrainingError
 from training.export import export
-from training.few_step import as_generator, converted, train_few_step
+from training.few_step import converted, train_few_step
 from training.generator import train_generator
 from training.losses.average_velocity import (
     FewStepObjective,
@@ -189,7 +190,9 @@ def test_one_step_of_a_flow_known_in_closed_form(tiny_model, name, share):
         objective=name, batch=8, teacher_steps=4, spans=2, structure_stages=2, largest_guidance=2.5, split_weight=0.0
     )
     objective = FewStepObjective(teacher, student, settings.few_step)
-    rates = dataclasses.replace(as_generator(settings), matrix_learning_rate=0.004, learning_rate=0.004)
+    rates = dataclasses.replace(
+        as_generator(settings, settings.few_step, structure_stages=2), matrix_learning_rate=0.004, learning_rate=0.004
+    )
     both = optimizers(objective, rates)
     rows, noise, _, _ = some_rows(12)
     one = torch.ones(12)

@@ -23,13 +23,14 @@ from training.stopping import Clock, Interrupted, check
 
 RECIPE = """
 from dataclasses import replace
-from training.recipes.base import DecoderRecipe
+from training.recipes.base import DecoderRecipe, GuidanceRecipe
 from training.recipes.smoke import SMOKE
 RECIPE = replace(
     SMOKE,
     name="whole",
     tokenizer=replace(SMOKE.tokenizer, steps=2),
     generator=replace(SMOKE.generator, steps={steps}),
+    guidance=GuidanceRecipe(steps=2, batch=8),
     decoder=DecoderRecipe(steps=2, batch=8, cached_views=64, drawn=0.5, output_channels=4, output_scale=2),
 )
 """
@@ -79,8 +80,9 @@ def test_it_stops_in_time_and_goes_on_to_a_checkpoint(
     model = nvg_model.load(str(tmp_path / "whole.safetensors"))
     picture = render.to_pil(model.decode_rgba(model.generate(["disc"], 1)))[0]
     assert (picture.size, picture.mode) == ((32, 32), "RGBA")
+    assert model.content.largest_guidance == 6
     again = call(SHORT)
-    for part in ("tokenizer", "generator", "decoder"):
+    for part in ("tokenizer", "generator", "guidance", "decoder"):
         assert f"{part}: finished at step" in again, again
 
 

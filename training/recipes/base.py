@@ -236,21 +236,44 @@ class GeneratorRecipe(Running):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewStepRecipe(Running):
-    """Settings of the conversion of a trained structure flow into one of few steps."""
+class ConversionRecipe(Running):
+    """Settings of a training that makes a trained network cheaper to run."""
 
-    steps: int = 2000
     batch: int = 32
     ema: float = 0.995
     teacher: str = ""
     """A checkpoint to convert (a name, a file or a hub id) instead of the run's own generator."""
+    largest_guidance: float = 6.0
+    """The converted network knows the guidance scales from 1 to this one."""
+    label_dropout: float = 0.1
+    learning_rate: float = 5e-4
+    """Of AdamW."""
+    matrix_learning_rate: float = 1e-3
+    """Of Muon, for the blocks' matrices."""
+    warmup: int = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceRecipe(ConversionRecipe):
+    """Settings of the conversion of a trained content generator into one that has its guidance inside."""
+
+    steps: int = 1500
+    content_stages: int = 2
+    """Stages trained per image and step."""
+    token_noise: float = 0.15
+    """Largest share of the tokens of an image that are exchanged for wrong ones on the canvases that are seen, so that
+    canvases as sampling makes them are among them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewStepRecipe(ConversionRecipe):
+    """Settings of the conversion of a trained structure flow into one of few steps."""
+
+    steps: int = 2000
     objective: Literal["trajectory", "meanflow", "shortcut"] = "trajectory"
     """Where the average velocity comes from: the teacher's path, its derivative, or its own two halves."""
     structure_stages: int = 1
     """Splits trained per image and step."""
-    largest_guidance: float = 6.0
-    """The converted network knows the guidance scales from 1 to this one."""
-    label_dropout: float = 0.1
     teacher_steps: int = 8
     """Steps of the teacher's path, for the objective trajectory."""
     spans: int = 4
@@ -259,11 +282,6 @@ class FewStepRecipe(Running):
     """Share of the loss that looks at the one channel by which the positions are split."""
     adaptive_power: float = 0.5
     """Rows weigh 1 / error^power (MeanFlow); 0: all alike."""
-    learning_rate: float = 5e-4
-    """Of AdamW."""
-    matrix_learning_rate: float = 1e-3
-    """Of Muon, for the blocks' matrices."""
-    warmup: int = 50
     sampling_steps: int = 2
     """Default number of steps of the converted checkpoint."""
     table_images: int = 48
@@ -289,6 +307,7 @@ class Recipe:
     decoder: DecoderRecipe = FINISH
     """Training of the tokenizer's decoder once more, with encoder and codes as they are."""
     few_step: FewStepRecipe = field(default_factory=FewStepRecipe)
+    guidance: GuidanceRecipe = field(default_factory=GuidanceRecipe)
     views: AugmentationSettings = field(default_factory=AugmentationSettings)
     tokenizer_views: AugmentationSettings | None = None
     """Those of the tokenizer's training, if it has others."""
