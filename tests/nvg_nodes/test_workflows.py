@@ -83,7 +83,7 @@ def small(tmp_path_factory) -> Path:
 
 
 def test_there_is_one_for_every_way_of_use():
-    assert len(FILES) == 17 and RELEASED in [path.stem for path in FILES]
+    assert len(FILES) == 18 and RELEASED in [path.stem for path in FILES]
 
 
 @every
