@@ -26,6 +26,10 @@ from nvg_model.tokenizer import VisualGranularitySequence
 SEAM = 1 / 16
 """Width of the seam inside the new part, as a share of the picture's shorter side: half a cell of an 8x8 grid."""
 
+COARSE = 4
+"""First stages whose tokens are the reference's where a cluster has kept positions; measured beside 0 and 3 for the
+colours of the new part (docs/editing.md)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Kept:
@@ -50,10 +54,23 @@ class Kept:
         return torch.where(self.positions, self.reference.structure[:, stage] & 1, -1)
 
     def codes(self, codes: Tensor, labels: Tensor, stage: int) -> Tensor:
-        """The codes [B,N] drawn for a stage; clusters that are kept as a whole have one of the reference's."""
+        """The codes [B,N] drawn for a stage, or the reference's where a cluster is kept as a whole.
+
+        In the first `COARSE` stages it is enough that a part of it is kept: these tokens are the colours of the whole
+        picture, and drawn from the new positions alone they are those of another one. The most common token of the kept
+        positions is taken.
+        """
         index = hierarchy.members(labels, codes.shape[1])
-        whole = self.positions.gather(1, index.flatten(1)).view(index.shape).all(-1)
-        return torch.where(whole, self.reference.tokens[:, stage].gather(1, index[..., 0]), codes)
+        kept, tokens = (
+            values.gather(1, index.flatten(1)).view(index.shape)
+            for values in (self.positions, self.reference.tokens[:, stage])
+        )
+        codes = torch.where(kept.all(-1), tokens[..., 0], codes)
+        if stage >= COARSE:
+            return codes
+        votes = ((tokens[..., None] == tokens[..., None, :]) & kept[..., None, :]).sum(-1)
+        common = tokens.gather(-1, torch.where(kept, votes, -1).argmax(-1, keepdim=True))[..., 0]
+        return torch.where(kept.any(-1) & ~kept.all(-1), common, codes)
 
     def canvas(self, canvas: Tensor, stage: int) -> Tensor:
         """The canvas [B,L,C] after a stage, with the reference's where it is kept."""

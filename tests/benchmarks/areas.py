@@ -1,6 +1,6 @@
 """How well drawn areas are found again in what is drawn along them:
 
-    python tests/benchmarks/areas.py --classes heart flower --steps 2
+    python tests/benchmarks/areas.py
 
 An area of a share of the picture is given as structure by one of three rules, a picture is generated and tokenized
 again, and those regions of its structure that lie mostly inside the area are compared with what was drawn
@@ -21,7 +21,6 @@ from nvg_model import NVG, SamplingSettings, hierarchy
 from nvg_model.areas import RULES, Areas, fitted, rounded
 from nvg_model.regions import grid_mask
 from nvg_model.render import enlarge, grid, to_pil
-from training.split_agreement import with_steps
 
 SHARES = (0.0625, 0.125, 0.25, 0.375, 0.5)
 SHAPES = ("circle", "letter", "ring", "blobs")
@@ -85,11 +84,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji64")
     parser.add_argument("--classes", nargs="+", default=["heart", "flower"])
-    parser.add_argument("--steps", type=int, default=2, help="of the structure flow")
     parser.add_argument("--sheet", help="a PNG to write")
     args = parser.parse_args()
     model = nvg_model.load(args.model)
-    settings, tiles = with_steps(model.settings, args.steps), []
+    settings, tiles = model.settings, []
     classes = [name for _ in SHAPES for name in args.classes]
     free = model.decode(model.generate(classes, 5, settings))
     print(f"{'share':<8}{'rule':<8}{'stage':>6}{'all':>8}" + "".join(f"{shape:>8}" for shape in SHAPES), flush=True)

@@ -1,11 +1,11 @@
 """What editing does to pictures, in numbers:
 
-    python tests/benchmarks/editing.py /root/nvg-data/emoji64 --steps 2
+    python tests/benchmarks/editing.py ~/nvg-data/emoji128
 
 regions    Two classes side by side, halves of the picture. A linear probe on ImageNet features (lite0) that was fitted
            to the same halves of the training pictures says what it takes each half for.
 seams      Mean difference of neighbouring pixels across a seam, over that of all other neighbours: where a picture
-           meets its own opposite edge, and along the border of what was drawn anew.
+           meets its own opposite edge. (Along the border of what was drawn anew: inpainting.py.)
 frames     Mean difference of successive frames of an in-between, over that of pictures which have nothing to do with
            each other.
 cutouts    Intersection over union of the opacity with the true one of the held-out pictures.
@@ -31,7 +31,6 @@ from nvg_model.render import enlarge, grid, to_pil
 from nvg_model.tokenizer import on_white
 from training.metrics.lite import Probe, lite
 from training.metrics.pictures import Labelled, class_weights, read_split, to_pixels
-from training.split_agreement import with_steps
 
 PAIRS = (
     ("smiley", "cat face"),
@@ -68,8 +67,8 @@ class HalfProbe:
 
 def regions(model: NVG, data: str, settings: SamplingSettings, seeds: int, sheet: str | None) -> None:
     """Accuracy of both halves; that of the held-out pictures is what the probe can do."""
-    train = read_split(data, "train", model.config.image_size, model.classes)
-    held_out = read_split(data, "held-out", model.config.image_size, model.classes)
+    train = read_split(data, "train", model.config.output_size, model.classes)
+    held_out = read_split(data, "held-out", model.config.output_size, model.classes)
     probe = HalfProbe(train)
     mask = torch.zeros(model.config.image_size)
     mask[:, model.config.image_size[1] // 2 :] = 1
@@ -100,7 +99,7 @@ def steps_between(images: Tensor) -> tuple[Tensor, Tensor]:
 
 def seams(model: NVG, held_out: Tensor, settings: SamplingSettings, sheet: str | None) -> None:
     """Of opposite edges, in pictures moved by half so that their subject lies across them, and of generated ones."""
-    size = model.config.image_size
+    size = model.config.output_size
 
     def line(name: str, images: Tensor) -> None:
         across, inside = (one.mean() for one in steps_between(images))
@@ -124,23 +123,6 @@ def seams(model: NVG, held_out: Tensor, settings: SamplingSettings, sheet: str |
     if sheet:
         wide = [Image.fromarray(np.tile(np.array(tile), (2, 2, 1))) for tile in to_pil(images)]
         enlarge(grid(wide, 6), 1).save(f"{sheet}/seamless.png")
-    inpainted(model, held_out[:17], settings, sheet)
-
-
-def inpainted(model: NVG, images: Tensor, settings: SamplingSettings, sheet: str | None) -> None:
-    """Along the border of a right half that was drawn anew, without a class."""
-    middle = model.config.image_size[1] // 2
-    mask = torch.zeros(model.config.image_size)
-    mask[:, middle:] = 1
-    new = model.inpaint(images, mask, None, settings=settings)
-    assert torch.equal(new[..., :middle], images[..., :middle])
-    for name, one in (("the right half: as it was", images), ("the right half: drawn anew", new)):
-        steps = one.diff(dim=3).abs().mean((0, 1, 2))
-        rest = torch.cat([steps[: middle - 1], steps[middle:]]).mean()
-        print(f"seams    {name:<42}{float(steps[middle - 1] / rest):>6.2f}", flush=True)
-    if sheet:
-        tiles = [tile for pair in zip(to_pil(images), to_pil(new), strict=True) for tile in pair]
-        enlarge(grid(tiles, 12), 2).save(f"{sheet}/inpainted.png")
 
 
 def frames(model: NVG, settings: SamplingSettings) -> None:
@@ -161,19 +143,23 @@ def frames(model: NVG, settings: SamplingSettings) -> None:
 def cutouts(model: NVG, pictures: Tensor) -> None:
     """Of pictures [B,4,H,W], put on white."""
     images, true = on_white(pictures), (pictures[:, 3] + 1) / 2
-    structure = model.tokenize(images).structure
+    sequence = model.tokenize(images)
+    structure = sequence.structure
     half = nvg_model.cutout.subject_half(structure[:, 1], model.config.grid).view(-1, *model.config.grid).float()
     coarse = torch.nn.functional.interpolate(half[:, None], images.shape[2:])[:, 0]
     near = (images.amin(1) < 1 - 2 * nvg_model.cutout.NEAR).float()
     refined = (cut_out(images, structure, model.config.grid)[:, 3] + 1) / 2
-    for name, opacity in (("the first split", coarse), ("what is not white", near), ("the cut-out", refined)):
-        found = torch.minimum(opacity, true).sum((1, 2)) / torch.maximum(opacity, true).sum((1, 2))
-        print(f"cutouts  {name:<20} mean {float(found.mean()):.2f}, worst tenth {float(found.quantile(0.1)):.2f}")
+    found = {"the first split": coarse, "what is not white": near, "by colour": refined}
+    if model.config.autoencoder.output_channels == 4:
+        found["the decoder's own"] = model.decode_with_opacity(sequence)[1]
+    for name, opacity in found.items():
+        overlap = torch.minimum(opacity, true).sum((1, 2)) / torch.maximum(opacity, true).sum((1, 2))
+        print(f"cutouts  {name:<20} mean {float(overlap.mean()):.2f}, worst tenth {float(overlap.quantile(0.1)):.2f}")
 
 
 def times(model: NVG, settings: SamplingSettings) -> None:
     """One picture each, the better of two runs."""
-    size = model.config.image_size
+    size = model.config.output_size
     mask = torch.zeros(size)
     mask[:, size[1] // 2 :] = 1
     first, image = model.generate("heart", 0, settings), torch.zeros(1, 3, *size)
@@ -184,7 +170,7 @@ def times(model: NVG, settings: SamplingSettings) -> None:
         "seamless": lambda: model.decode(model.generate("heart", 1, settings, seamless=True), seamless=True),
         "inpaint": lambda: model.inpaint(image, mask, "heart", 1, settings=settings),
         "nine in-betweens": lambda: model.decode(model.interpolate(first, first, 9)),
-        "cut-out": lambda: model.cut_out(first),
+        "cut-out by colour": lambda: model.cut_out(first, image),
     }
     plain = 0.0
     for name, call in calls.items():
@@ -204,13 +190,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="pictures with opacity, as training reads them: DATA/held-out/CLASS/*.png")
     parser.add_argument("--model", default="emoji64")
-    parser.add_argument("--steps", type=int, default=4, help="of the structure flow")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--only", nargs="+", default=["time", "cutouts", "frames", "seams", "regions"])
     parser.add_argument("--sheets", help="a folder for pictures")
     args = parser.parse_args()
     model = nvg_model.load(args.model)
-    settings = with_steps(model.settings, args.steps)
+    settings = model.settings
     files = sorted(Path(args.data, "held-out").glob("*/*.png"))
     pictures = [torch.from_numpy(np.array(Image.open(file).convert("RGBA"))) for file in files]
     held_out = torch.stack(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -1,11 +1,14 @@
 """Regions and kept pixels: equalities and invariances, on the tiny model and on emoji64."""
 
+import dataclasses
+from collections import Counter
+
 import pytest
 import torch
 
 import nvg_model
 from nvg_model import Region, SamplingSettings, hierarchy
-from nvg_model.editing import kept_positions, paste, place, seam_weights
+from nvg_model.editing import COARSE, Kept, kept_positions, paste, place, seam_weights
 from nvg_model.generation import Request
 from nvg_model.regions import grid_mask, regional
 
@@ -165,6 +168,45 @@ def test_structures_with_kept_positions(tiny_model):
     stays = kept[:, None, :, None]
     assert torch.equal(new.canvases * stays, reference.canvases * stays)
     assert not torch.equal(new.tokens, reference.tokens)
+
+
+def test_mixed_clusters_of_the_first_stages_have_the_commonest_kept_token(tiny_model):
+    tokens = torch.tensor([[3, 7, 7, 9], [9, 9, 9, 9]]).repeat_interleave(4, 1).view(2, 1, 16)
+    reference = tiny_model.tokenize(torch.zeros(2, 3, 16, 16))
+    stages = tokens.expand(-1, reference.num_stages, -1)
+    positions = torch.ones(2, 16, dtype=torch.bool)
+    positions[0, 8:] = False  # the halves: 3 3 3 3 7 7 7 7 kept, 7 and 9 new
+    kept = Kept(dataclasses.replace(reference, tokens=stages), positions)
+    halves = torch.arange(2).repeat(2, 8)
+    drawn = torch.tensor([[1, 2], [1, 2]])
+    # item 0: both clusters keep 3 and 7 equally often, and the first of them counts; item 1 is kept as a whole
+    for stage, wanted in ((COARSE - 1, [[3, 3], [9, 9]]), (COARSE, [[1, 2], [9, 9]])):
+        assert kept.codes(drawn, halves, stage).tolist() == wanted
+    positions[0, 0] = False
+    assert kept.codes(drawn, halves, 1).tolist() == [[7, 3], [9, 9]]
+    positions[0, :8:2] = False  # nothing of the first cluster is kept: its token is the drawn one
+    assert kept.codes(drawn, halves, 1).tolist() == [[1, 3], [9, 9]]
+
+
+@pytest.mark.parametrize("name", ["tiny", "emoji64"])
+def test_the_colours_of_a_part_are_those_of_the_picture(tiny_model, emoji, name):
+    """Against a count with Python's own means, cluster by cluster."""
+    nvg = tiny_model if name == "tiny" else emoji
+    settings = SamplingSettings(structure_steps=1, content_guidance=(1, 1), structure_guidance=(1, 1))
+    reference, keep = nvg.generate("boat", 1, settings), half(size_of(nvg))
+    drawn = nvg.generate("bird", 2, settings, sequence=reference, keep=keep)
+    kept = kept_positions(1 - keep[None], nvg.config.grid)[0].tolist()
+    for stage in range(COARSE):
+        labels, tokens = drawn.structure[0, stage].tolist(), reference.tokens[0, stage].tolist()
+        for cluster in set(labels):
+            inside = [
+                token for token, label, stays in zip(tokens, labels, kept, strict=True) if stays * (label == cluster)
+            ]
+            found = {t for t, label in zip(drawn.tokens[0, stage].tolist(), labels, strict=True) if label == cluster}
+            assert len(found) == 1
+            if inside:
+                assert Counter(inside)[found.pop()] == max(Counter(inside).values())
+    assert not torch.equal(drawn.tokens[:, COARSE:], reference.tokens[:, COARSE:])
 
 
 def test_split_with_sides():
