@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 from torch import Tensor
 
-from nvg_model import hierarchy, schedule
+from nvg_model import hierarchy
 from nvg_model.errors import NVGError
-from nvg_model.flow import GuidedVelocity
 from nvg_model.networks import ContentGenerator, StructureGenerator, known_channels
 from nvg_model.quantizer import Quantizer
 from nvg_model.sampling import (
     Guidance,
+    GuidedVelocity,
     Noise,
     SamplingSettings,
     Use,
@@ -137,7 +137,7 @@ class Run:
     late_from: int = 0
 
     def __post_init__(self) -> None:
-        schedule.check_stages(self.settings, self.splits - 1)
+        self.settings.check_stages(self.splits - 1)
 
     @property
     def splits(self) -> int:
@@ -253,7 +253,7 @@ class Run:
         Raises:
             NVGError: a network of average velocities with another solver than euler, or a guidance it does not know.
         """
-        chosen = schedule.at_stage(self.settings, stage)
+        chosen = self.settings.at(stage)
         if grid is None:
             grid = time_grid(chosen.structure_steps, labels.shape[1], chosen.time_shift)
         known = known_channels(labels, stage, self.splits)[..., :stage]
@@ -303,8 +303,8 @@ def count_evaluations(
     Raises:
         NVGError: settings by stage, for another number of stages.
     """
-    schedule.check_stages(settings, splits - 1)
-    flows = [schedule.at_stage(settings, stage) for stage in range(max(1, structure_stages) - 1, splits - 1)]
+    settings.check_stages(splits - 1)
+    flows = [settings.at(stage) for stage in range(max(1, structure_stages) - 1, splits - 1)]
     return splits + 1 - content_stages + sum(evaluations(one.solver, one.structure_steps) for one in flows)
 
 

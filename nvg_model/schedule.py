@@ -1,4 +1,4 @@
-"""How the structure flow runs, stage by stage: a value of these settings holds for all stages, several are one each.
+"""Settings of the structure flow that can differ from stage to stage: which values they take, and how they are written.
 
 Torch is not imported, so that the command line can read a schedule at once.
 """
@@ -13,17 +13,6 @@ from typing import Any
 
 from nvg_model.errors import NVGError
 from nvg_model.solvers import SOLVERS
-
-
-@dataclass(frozen=True)
-class StageFlow:
-    """How the flow of one stage runs; the fields are those of `SamplingSettings`."""
-
-    structure_steps: int
-    solver: str
-    reuse: bool
-    guidance_every: int
-    time_shift: float | None
 
 
 @dataclass(frozen=True)
@@ -73,23 +62,6 @@ def checked(name: str, value: Any) -> Any:
     if not value or not all(map(kind.fits, value)):
         raise NVGError(f"{name} is {tuple(value)!r}; give one value, or one for each stage, each {kind.wanted}")
     return tuple(value)
-
-
-def at_stage(settings: Any, stage: int) -> StageFlow:
-    """What `SamplingSettings` say of one stage."""
-    values = {name: getattr(settings, name) for name in BY_STAGE}
-    return StageFlow(**{name: one[stage] if isinstance(one, tuple) else one for name, one in values.items()})
-
-
-def check_stages(settings: Any, flows: int) -> None:
-    """Raises NVGError where a setting does not have one value for each of the stages that a model's flow splits."""
-    for name in BY_STAGE:
-        value = getattr(settings, name)
-        if isinstance(value, tuple) and len(value) != flows:
-            raise NVGError(
-                f"{name} has {len(value)} values, {shown(value)}; the structure flow of this model splits {flows} "
-                f"stages: give one value for all, or {flows}"
-            )
 
 
 def read(name: str, text: str) -> Any:

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from nvg_model.model import NVG
-from nvg_model.sampling import SamplingSettings, guidance_schedule
-from nvg_model.schedule import BY_STAGE, StageFlow, shown
+from nvg_model.sampling import SamplingSettings, StageFlow, guidance_schedule
+from nvg_model.schedule import BY_STAGE, shown
 from nvg_model.solvers import SOLVERS, evaluations
 from training.errors import TrainingError
 from training.files import replacing

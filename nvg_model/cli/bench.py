@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     model, name = _model(args, device, dtype)
     changes = {"structure_steps": args.steps, "solver": args.solver}
     settings = dataclasses.replace(model.settings, **{key: one for key, one in changes.items() if one is not None})
-    schedule.check_stages(settings, model.config.splits - 1)
+    settings.check_stages(model.config.splits - 1)
     report = bench(model, name, args.batch, settings)
     if args.levers:
         report.levers = levers.measure(model, args.batch, settings, args.rounds)

@@ -28,7 +28,7 @@ from nvg_model.cli.bench import random_model
 from nvg_model.cli.levers import turns
 from nvg_model.generation import count_evaluations
 from nvg_model.render import to_pixels
-from nvg_model.sampling import guidance_schedule
+from nvg_model.sampling import StageFlow, guidance_schedule
 from training.metrics.judge import Judge
 from training.metrics.lite import lite
 from training.metrics.pictures import read_split
@@ -170,7 +170,7 @@ def d16(args: argparse.Namespace) -> None:
     print("| d16 from its parts | passes of structure | seconds a picture | of 25 steps |\n|---|---|---|---|")
     base = None
     for name, settings in found.items():
-        flows = [schedule.at_stage(stretched(settings, splits - 1), stage) for stage in range(splits - 1)]
+        flows = [stretched(settings, splits - 1).at(stage) for stage in range(splits - 1)]
         seconds, count = rest, 0.0
         for one, scale in zip(flows, scales, strict=False):
             seconds += flow_seconds(one, parts, scale != 1)
@@ -185,7 +185,7 @@ def d16(args: argparse.Namespace) -> None:
         print(f"| {name} | {count} | {seconds:.1f} | {seconds / base:.3f} |", flush=True)
 
 
-def flow_seconds(one: schedule.StageFlow, parts: dict[str, float], guided: bool) -> float:
+def flow_seconds(one: StageFlow, parts: dict[str, float], guided: bool) -> float:
     """Of a stage, from the parts."""
     total = 0.0
     for number in range(nvg_model.solvers.evaluations(one.solver, one.structure_steps)):

@@ -10,8 +10,7 @@ import torch
 
 import nvg_model
 from nvg_model.render import to_pil
-from nvg_model.sampling import SamplingSettings
-from nvg_model.schedule import StageFlow
+from nvg_model.sampling import SamplingSettings, StageFlow
 from training.distributed import World
 from training.errors import TrainingError
 from training.evaluate import evaluate, train_classifier, write_samples_of
