@@ -11,6 +11,7 @@ from nvg_model.generation import Request, count_evaluations
 from nvg_model.regions import Region
 from nvg_model.sampling import time_grid
 from nvg_model.sheets import Axis
+from nvg_model.solvers import SOLVERS
 
 GUIDED = SamplingSettings(structure_guidance=(2.0, 3.0), structure_steps=4)
 BY_STAGE = dataclasses.replace(
@@ -123,7 +124,7 @@ def test_metadata(tiny_model, tmp_path):
         ("structure_steps", (4, 0), r"structure_steps is \(4, 0\); give one value, or one for each stage"),
         ("structure_steps", (), r"structure_steps is \(\)"),
         ("structure_steps", 2.5, "structure_steps is 2.5; it must be a whole number of at least 1"),
-        ("solver", ("euler", "rk4"), "each one of euler, heun, multistep"),
+        ("solver", ("euler", "rk4"), f"each one of {', '.join(SOLVERS)}$"),
         ("guidance_every", 0, "guidance_every is 0; it must be a whole number of at least 1"),
         ("time_shift", float("nan"), "time_shift is nan; it must be a number from -10 to 10, or none"),
         ("time_shift", (0, "x"), "time_shift is .*each a number from -10 to 10"),
