@@ -66,6 +66,7 @@ publishable:
 	@grep -q '^Repository = "http' pyproject.toml || { echo "pyproject.toml: fill in Repository ([project.urls]) first; docs/install.md, Publishing, says how." >&2; exit 1; }
 	@test -z "$(TAG)" -o "$(TAG)" = "v$(VERSION)" || { echo "The tag is $(TAG) and the version $(VERSION): change one of them (pyproject.toml, CHANGELOG.md)." >&2; exit 1; }
 	@grep -q '^## \[$(VERSION)\] - ' CHANGELOG.md || { echo "CHANGELOG.md has no section for $(VERSION)." >&2; exit 1; }
+	@$(PYTHON) tests/shared/translated.py
 
 publish: publishable $(BIN)/python
 	$(PIP) comfy-cli

@@ -6,10 +6,12 @@ lack a text.
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
-from derived import FILES, contents, default_of, definitions, schemas
+import translated
+from derived import FILES, contents, default_of, schemas
 from PIL import Image
 
 from nvg_nodes.extension import NODES
@@ -21,18 +23,6 @@ PAGES = ROOT / "nvg_nodes" / "web" / "docs"
 SCHEMAS = schemas()
 LANGUAGES = sorted(folder.name for folder in LOCALES.iterdir())
 TRANSLATIONS = [language for language in LANGUAGES if language != "en"]
-
-
-def read(language: str) -> dict:
-    return json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8"))
-
-
-def texts(tree: dict, path: str = "") -> dict[str, str]:
-    """The texts of nested dictionaries, by their paths."""
-    found = {}
-    for key, value in tree.items():
-        found |= texts(value, f"{path}.{key}") if isinstance(value, dict) else {f"{path}.{key}": value}
-    return found
 
 
 # ---------------------------------------------------------------------------------------------------------- locales
@@ -48,22 +38,31 @@ def test_the_languages():
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_every_language_has_all_texts_and_no_others(language):
-    given = texts(read(language))
-    assert sorted(given.keys() ^ texts(definitions()).keys()) == [], f"write them in locales/{language}/nodeDefs.json"
+def test_no_language_has_other_texts_than_english(language):
+    given = translated.of(language)
+    assert sorted(given.keys() - translated.of("en").keys()) == [], f"remove them from locales/{language}/nodeDefs.json"
     assert all(value.strip() for value in given.values())
+
+
+def test_what_a_language_lacks_is_named_before_it_is_published(tmp_path):
+    locales = Path(shutil.copytree(LOCALES, tmp_path / "locales"))
+    tree = json.loads((locales / "fr" / "nodeDefs.json").read_text(encoding="utf-8"))
+    del tree["NVGDecode"]["display_name"]
+    (locales / "fr" / "nodeDefs.json").write_text(json.dumps(tree), encoding="utf-8")
+    assert "fr/nodeDefs.json lacks 1 texts, such as .NVGDecode.display_name" in translated.lacking(locales)
+    assert re.search(r"^publishable:(\n\t.*)*translated\.py", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("language", TRANSLATIONS)
 def test_translations_are_translated(language):
-    english, translated = texts(definitions()), texts(read(language))
-    same = {path for path, text in translated.items() if text == english[path] and not path.endswith(".name")}
+    english, given = translated.of("en"), translated.of(language)
+    same = {path for path, text in given.items() if text == english[path] and not path.endswith(".name")}
     assert not same - {".NVGStart.display_name"}
-    places = [path for path in translated if re.search("[@{}|]", translated[path]) and "hub_id" not in path]
+    places = [path for path in given if re.search("[@{}|]", given[path]) and "hub_id" not in path]
     assert not places, "these characters mean something to vue-i18n: escape them"
-    names = [text for path, text in translated.items() if re.fullmatch(r"\.\w+\.display_name", path)]
+    names = [text for path, text in given.items() if re.fullmatch(r"\.\w+\.display_name", path)]
     assert len(set(names)) == len(names), "two nodes have the same name"
-    for path, text in translated.items():
+    for path, text in given.items():
         for numbers in re.findall(r"\d+(?:\.\d+)?", english[path]):
             assert numbers in text.replace(",", ".") or path.endswith("display_name"), (path, numbers)
 
