@@ -13,6 +13,28 @@ import torch
 
 import nvg_model
 
+LONGEST = (
+    "frontend/test_frontend.py",
+    "nvg_model/test_compile.py",
+    "frontend/test_surfaces.py",
+    "device/test_run.py",
+    "frontend/test_painter_colours.py",
+    "training/test_pipeline.py",
+    "frontend/test_painter.py",
+    "training/test_pulse.py",
+    "frontend/test_prompts.py",
+    "training/test_whole.py",
+)
+"""Files that take longest. Several processes take files in this order, so that they end together; every second file is
+of the front end, so that one process opens most of its pages."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; the others stay in their order."""
+    tests = Path(__file__).parent
+    place = {str(tests / name): number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(str(item.path), len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
