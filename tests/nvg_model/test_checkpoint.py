@@ -186,21 +186,23 @@ FULL_DISK = """
 import pathlib, resource, sys
 import nvg_model
 model, path = nvg_model.load(sys.argv[1]), pathlib.Path(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
-try:
-    nvg_model.save(model, path)
-except nvg_model.CheckpointError as error:
-    print(error)
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+for limit in (0, 1_000_000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    try:
+        nvg_model.save(model, path)
+    except nvg_model.CheckpointError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        print(error)
 """
 
 
-@pytest.mark.parametrize("limit", [0, 1_000_000])
-def test_full_disk(tiny, tmp_path, limit):
-    """The system refuses to write more than `limit` bytes: what was there stays, and nothing else."""
+def test_full_disk(tiny, tmp_path):
+    """The system refuses to write anything, or more than a part of it: what was there stays, and nothing else."""
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"the old one")
-    message = run_python(FULL_DISK, tiny, path, limit)
-    assert re.fullmatch(r".*model\.safetensors could not be written \(.*\); free some room.*\n", message)
+    messages = run_python(FULL_DISK, tiny, path)
+    assert re.fullmatch(r"(.*model\.safetensors could not be written \(.*\); free some room.*\n){2}", messages)
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
     assert path.read_bytes() == b"the old one"
 
