@@ -64,7 +64,7 @@ def contract() -> dict[str, dict]:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory) -> Path:
-    """A checkpoint with the stages and classes of emoji64 and random weights, which draws in no time."""
+    """A checkpoint with the stages and classes of emoji64 and random weights, which draws in two steps a stage."""
     config = nvg_model.preset("tiny")
     classes = nvg_model.info("emoji64")["classes"]
     generator = dataclasses.replace(config.generator, num_classes=len(classes))
@@ -72,7 +72,7 @@ def small(tmp_path_factory) -> Path:
     assert config.num_stages == nvg_model.preset("emoji64").num_stages
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nvg_model.NVG(config, classes=classes)
+        model = nvg_model.NVG(config, classes, nvg_model.SamplingSettings(structure_steps=2))
         model.content.initialize()
         model.structure.initialize()
         torch.nn.init.normal_(model.tokenizer.quantizer.codebook)

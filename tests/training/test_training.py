@@ -33,20 +33,27 @@ from training.recipes.base import Running
 from training.stopping import Interrupted
 from training.tokenizer import train_tokenizer
 
+SMOKE = recipe("smoke")
+LONGER = dataclasses.replace(
+    SMOKE,
+    tokenizer=dataclasses.replace(SMOKE.tokenizer, steps=60),
+    generator=dataclasses.replace(SMOKE.generator, steps=150, batch=12),
+)
+
 
 @pytest.fixture(scope="session")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished smoke run."""
+    """A finished run of smoke, long enough that it must learn something of three classes."""
     folder = tmp_path_factory.mktemp("run")
-    train_tokenizer(recipe("smoke"), data, folder)
-    train_generator(recipe("smoke"), data, folder)
+    train_tokenizer(LONGER, data, folder)
+    train_generator(LONGER, data, folder)
     return folder
 
 
 def test_from_pictures_to_checkpoint(run: Path) -> None:
-    path = export(recipe("smoke"), run, run / "out.safetensors")
+    path = export(LONGER, run, run / "out.safetensors")
     model = nvg_model.load(path)
-    assert model.provenance["generator_steps_done"] == recipe("smoke").generator.steps
+    assert model.provenance["generator_steps_done"] == LONGER.generator.steps
     images = model.decode(model.generate(["disc", "square"], seed=1))
     assert images.shape == (2, 3, 16, 16) and bool(torch.isfinite(images).all())
     assert float(model.content.canvas_scales[0]) == 1 and bool((model.content.canvas_scales[1:] != 1).all())
@@ -54,17 +61,8 @@ def test_from_pictures_to_checkpoint(run: Path) -> None:
     assert report["pictures"] == 6 and len(report["codes_used_per_stage"]) == 5
 
 
-def test_the_smoke_losses_fall(data: Path, tmp_path: Path) -> None:
-    """A hundred and fifty steps on three classes must learn something."""
-    base = recipe("smoke")
-    longer = dataclasses.replace(
-        base,
-        tokenizer=dataclasses.replace(base.tokenizer, steps=60),
-        generator=dataclasses.replace(base.generator, steps=150, batch=12),
-    )
-    train_tokenizer(longer, data, tmp_path)
-    train_generator(longer, data, tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / "generator" / "log.jsonl").read_text().splitlines()]
+def test_the_smoke_losses_fall(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "generator" / "log.jsonl").read_text().splitlines()]
     rows = [line for line in lines if "entropy_0" in line]
     assert "held_out_loss" in lines[-1]
     assert all(rows[-1][f"entropy_{stage}"] < 0.8 * rows[0][f"entropy_{stage}"] for stage in range(5))
@@ -185,9 +183,8 @@ def test_sigterm_saves_and_the_run_goes_on(tmp_path: Path) -> None:
 
 def test_a_generator_run_resumes_to_equal_weights(run: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer").symlink_to(run / "tokenizer")
-    base = recipe("smoke")
-    short = dataclasses.replace(base, generator=dataclasses.replace(base.generator, steps=5, decay=0.0))
-    long = dataclasses.replace(base, generator=dataclasses.replace(base.generator, steps=9, decay=0.0))
+    short = dataclasses.replace(SMOKE, generator=dataclasses.replace(SMOKE.generator, steps=5, decay=0.0))
+    long = dataclasses.replace(SMOKE, generator=dataclasses.replace(SMOKE.generator, steps=9, decay=0.0))
     train_generator(short, data, tmp_path)
     resumed = torch.load(train_generator(long, data, tmp_path), weights_only=True)
     (tmp_path / "straight").mkdir()
