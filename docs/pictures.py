@@ -1,6 +1,7 @@
 """Draws the pictures of README.md and docs/ again: `make pictures`.
 
-Those of docs/editing.md come from the commands that the page shows, run as they stand there.
+Those of docs/editing.md come from the commands that the page shows, run as they stand there; those of docs/emoji64.md
+that no command makes are made here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
 
 import nvg_model
 from nvg_model import cli, render
@@ -53,6 +56,36 @@ def _frame(model: nvg_model.NVG, state: nvg_model.VisualGranularitySequence) -> 
     return frame
 
 
+def outlines(path: Path) -> None:
+    """One picture of every class in the shape of a ring and of a letter; prints how far the opacity is the shape."""
+    model = nvg_model.load("emoji64")
+    height, width = model.config.output_size
+    ring = Image.new("L", (width, height))
+    draw = ImageDraw.Draw(ring)
+    for share, colour in ((0.42, 255), (0.2, 0)):
+        draw.ellipse(
+            [(0.5 - share) * width, (0.5 - share) * height, (0.5 + share) * width, (0.5 + share) * height], colour
+        )
+    letter = Image.open(ROOT / "docs" / "editing" / "letter.png").convert("L").resize((width, height))
+    tiles = []
+    for name, shape in (("ring", ring), ("letter", letter)):
+        mask = torch.tensor(list(shape.getdata()), dtype=torch.float32).view(height, width) / 255
+        rgba = model.decode_rgba(model.generate(model.classes, seed=7, area=mask))
+        print(f"{name}: {overlap(rgba[:, 3] > 0, mask > 0.5):.1%} of opacity and shape together are both")
+        tiles += [shape.convert("RGB"), *(_on_white(one) for one in render.to_pil(rgba))]
+    tiles = [tile.resize((SIDE, SIDE), Image.Resampling.LANCZOS) for tile in tiles]
+    render.grid(tiles, (len(model.classes) + 1) // 2).save(path, quality=85, method=6)
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA")).convert("RGB")
+
+
+def overlap(drawn: Tensor, shape: Tensor) -> float:
+    """Mean intersection over union of masks [B,H,W] with one [H,W]."""
+    return float(((drawn & shape).flatten(1).sum(1) / (drawn | shape).flatten(1).sum(1)).mean())
+
+
 def commands(page: Path) -> Iterator[list[str]]:
     """The `nvg` commands of a page's shell blocks."""
     for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
@@ -65,6 +98,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 def main() -> int:
     """Draws everything; 1 where a command fails."""
     growing(ROOT / "docs" / "growing.webp")
+    outlines(ROOT / "docs" / "emoji64-outlines.webp")
     for words in commands(ROOT / "docs" / "editing.md"):
         if cli.main([*words, "--quiet"]):
             return 1

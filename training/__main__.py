@@ -182,7 +182,7 @@ def data(arguments: Sequence[str]) -> None:
     """Makes a data set."""
 
     def make(
-        name: Annotated[Literal["emoji64", "emoji128"], tyro.conf.Positional],
+        name: Annotated[Literal["emoji64", "emoji128", "emoji64-flat"], tyro.conf.Positional],
         out: Path | None = None,
         downloads: Path = DATA / "downloads",
         force: bool = False,

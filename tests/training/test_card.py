@@ -24,7 +24,7 @@ def test_the_numbers_of_the_readme_are_those_of_the_evaluation() -> None:
 
 
 def test_the_commands_of_the_readme_are_those_of_the_card() -> None:
-    start = "python -m training generator emoji64 --start-from"
+    start = "pip install -e '.[train"
     commands = [text[text.index(start) :].partition("\n```")[0] for text in (README, CARD)]
     assert commands[0] == commands[1]
 

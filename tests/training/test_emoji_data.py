@@ -257,7 +257,7 @@ def test_damaged_drawings_are_one_sentence(tmp_path):
 
 def test_the_attribution_names_every_licence():
     text = emoji.ATTRIBUTION.read_text(encoding="utf-8")
-    for package in (*emoji.PACKAGES, *emoji.LARGE_PACKAGES):
+    for package in (*emoji.PACKAGES, *emoji.LARGE_PACKAGES, *emoji.FLAT_PACKAGES):
         assert f"{package.name} {package.version}" in text
     for needed in (
         "Apache License",

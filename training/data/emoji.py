@@ -1,5 +1,5 @@
-"""The dataset of the embedded checkpoint emoji64: emoji in up to six drawings as 64x64 RGBA pictures; and emoji128, the
-same emoji in up to three drawings at 128x128, most from vectors.
+"""The dataset of the embedded checkpoint emoji64: emoji in up to six drawings as 64x64 RGBA pictures; emoji128, the
+same emoji in up to three drawings at 128x128, most from vectors; and emoji64-flat, in up to two without shading.
 
 The pictures come from six npm packages with pinned contents, two of which are older drawings of the first. The
 classes are made from the subcategories of Unicode's emoji list, without what does not look like the rest of its
@@ -27,7 +27,7 @@ from PIL import Image
 from nvg_model import render
 from training.data import icons
 from training.data.emoji_classes import CLASSES, Record
-from training.data.emoji_packages import LARGE_PACKAGES, PACKAGES, Package
+from training.data.emoji_packages import FLAT_PACKAGES, LARGE_PACKAGES, PACKAGES, Package
 from training.errors import TrainingError
 
 SIZE = 64
@@ -56,7 +56,7 @@ ATTRIBUTION = Path(__file__).parents[2] / "docs" / "emoji64-attribution.md"
 GENDERED = {"1f468", "1f469", "1f9d1", "2640", "2642", "200d", "fe0f"}  # man, woman, adult, signs, joiners
 
 
-SIZES = {"emoji64": SIZE, "emoji128": 2 * SIZE}
+SIZES = {"emoji64": SIZE, "emoji128": 2 * SIZE, "emoji64-flat": SIZE}
 """The data sets: pixels along each side of their pictures."""
 
 
@@ -292,7 +292,7 @@ def make(out: Path, downloads: Path, force: bool = False, name: str = "emoji64")
     _check_target(out, force)
     if not ATTRIBUTION.is_file():
         raise TrainingError(f"{ATTRIBUTION} is missing: run the command from a checkout of the repository.")
-    packages = PACKAGES if name == "emoji64" else LARGE_PACKAGES
+    packages = {"emoji64": PACKAGES, "emoji128": LARGE_PACKAGES, "emoji64-flat": FLAT_PACKAGES}[name]
     records = read_catalogue(obtain(PACKAGES[0], downloads))
     archives = [obtain(package, downloads) for package in packages]
     if unknown := unknown_names(records):

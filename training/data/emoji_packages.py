@@ -1,4 +1,4 @@
-"""The npm packages that emoji64 and emoji128 are made from, each pinned by its hash."""
+"""The npm packages that emoji64, emoji128 and emoji64-flat are made from, each pinned by its hash."""
 
 from __future__ import annotations
 
@@ -111,4 +111,20 @@ LARGE_PACKAGES = (
         vector=True,
     ),
     PACKAGES[2],
+)
+
+
+FLAT_PACKAGES = (
+    # Areas of one colour, without shading or gradients: Twemoji, and Fluent once more.
+    LARGE_PACKAGES[1],
+    Package(
+        "flat",
+        "@iconify-json/fluent-emoji-flat",
+        "1.2.6",
+        "sha512-RY47RgPb47fYUiyrA64sIOL0+UU02s29sXpNBbIQRBUlPlfNFTKUmZDERGuxDs/7yNGWqQYvuaSYM1M4fRXlUw==",
+        "MIT (Fluent Emoji)",
+        "",
+        skipped=("flag",),  # three that wave
+        vector=True,
+    ),
 )
