@@ -80,9 +80,13 @@ def train(task: Task[Batch], settings: Running, folder: Path, world: World | Non
         The averaged weights of the first phase's objective.
     Raises:
         Interrupted: after a save, when a process was asked to stop.
-        TrainingError: the loss became NaN (the last save is intact), or a save could not be written.
+        TrainingError: no steps between saves or lines of the log; the loss became NaN (the last save is intact); a save
+            could not be written.
     """
     world = world or World()
+    for name in ("save_every", "log_every"):
+        if (every := getattr(settings, name)) < 1:
+            raise TrainingError(f"--{name.replace('_', '-')} is {every}; give 1 or more, in steps")
     if world.device.type == "cpu":
         keep_freed_memory()
         for phase in task.phases:

@@ -155,6 +155,14 @@ def test_the_log_has_every_step_once_after_a_kill(stops_at: int, tmp_path: Path)
     assert lines(tmp_path / "broken") == lines(tmp_path / "whole"), "means over the steps on both sides of the kill"
 
 
+@pytest.mark.parametrize("name", ["save_every", "log_every"])
+def test_no_step_at_all_between_saves_or_lines_is_refused(name: str, tmp_path: Path) -> None:
+    toy = _Toy(tmp_path)
+    toy.settings = dataclasses.replace(toy.settings, **{name: 0})
+    with pytest.raises(TrainingError, match=f"^--{name.replace('_', '-')} is 0; give 1 or more, in steps$"):
+        toy.train()
+
+
 def test_a_resumed_run_has_the_rates_that_it_is_given(tmp_path: Path) -> None:
     def die() -> None:
         raise _Killed
