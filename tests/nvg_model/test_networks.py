@@ -295,8 +295,9 @@ def losses(model, soft_assignment):
 @pytest.mark.parametrize("name", ["tiny", "emoji64"])
 def test_no_dead_gradients(name):
     config = nvg_model.preset(name)
-    # Every class embedding shall be seen by a batch of six.
-    config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, num_classes=3))
+    # Every class embedding shall be seen by a batch of six; the blocks of a network are alike.
+    generator = dataclasses.replace(config.generator, num_classes=3, content_depth=2, structure_depth=2)
+    config = dataclasses.replace(config, generator=generator)
     model = randomised(config).train()
     losses(model, soft_assignment=True).backward()
     for key, parameter in model.named_parameters():

@@ -12,7 +12,7 @@ if sys.argv[1] == "kept":
     assert keep_freed_memory()
 def touch():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
+    for _ in range(6):
         torch.ones(2**24)  # 64 MiB: more than what malloc keeps by itself
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 touch()
