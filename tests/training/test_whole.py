@@ -71,8 +71,8 @@ def test_it_stops_in_time_and_goes_on_to_a_checkpoint(
         return capsys.readouterr().out
 
     handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
-    last = call(LONG, "--minutes", "0.04").splitlines()[-1]
-    assert last.startswith("the limit of 0.04 minutes is over: stopped"), last
+    last = call(LONG, "--minutes", "0.02").splitlines()[-1]
+    assert last.startswith("the limit of 0.02 minutes is over: stopped"), last
     assert "the same command goes on from there" in last
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert not (tmp_path / "whole.safetensors").exists()
@@ -88,7 +88,7 @@ def test_it_stops_in_time_and_goes_on_to_a_checkpoint(
 
 @pytest.mark.slow
 def test_two_processes_stop_together_and_go_on(data: Path, larger: Path, tmp_path: Path) -> None:
-    for steps, more, said in ((LONG, ("--minutes", "0.1"), "minutes is over: stopped"), (SHORT, (), "MiB; generators")):
+    for steps, more, said in ((LONG, ("--minutes", "0.05"), "is over: stopped"), (SHORT, (), "MiB; generators")):
         command = [*PAIR, *arguments(tmp_path, data, larger, steps, *more)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
