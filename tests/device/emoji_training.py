@@ -51,7 +51,7 @@ def trained(options: Options, data: Path | None) -> Cell:
     start = time.perf_counter()
     make_cache(recipe, data, run)
     cached = time.perf_counter() - start
-    limit = min(3.0 if options.tiny else SECONDS, options.until - time.time())
+    limit = min(1.0 if options.tiny else SECONDS, options.until - time.time())
     took = train_for(max(1.0, limit), recipe, data, run)
     cell = read_log(run / "generator" / "log.jsonl", options.tiny) | {"cache_s": cached, "trained_s": took}
     student, _ = trained_generator(recipe, run)

@@ -30,7 +30,7 @@ AT_LEAST = 2.0
 def measure(options: Options, results: Results) -> None:
     """All cells, the larger network first and what takes longest to compile last."""
     on_gpu = options.device.type == "cuda"
-    presets, batches = (("tiny",), (1, 2)) if options.tiny else (("d16", "d12"), (1, 32, 8))
+    presets, batches = (("tiny",), (2,)) if options.tiny else (("d16", "d12"), (1, 32, 8))
     precisions = tuple(PRECISIONS) if on_gpu else ON_CPU
     try:
         check_compiler(options.device)

@@ -21,21 +21,31 @@ MOST_GRAPHS = 12
 for a single row, one for several, and perhaps another of these under torch.inference_mode."""
 
 
+@pytest.fixture(scope="module")
+def shallow(tiny_model):
+    """The tiny model with one block in each network: as many graphs, smaller ones."""
+    generator = dataclasses.replace(tiny_model.config.generator, content_depth=1, structure_depth=1)
+    model = nvg_model.NVG(dataclasses.replace(tiny_model.config, generator=generator), tiny_model.classes)
+    weights = tiny_model.state_dict()
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    return model.eval().requires_grad_(False)
+
+
 @pytest.fixture
 def graphs():
     """What torch has compiled since the test began."""
-    torch._dynamo.reset()
     counters.clear()
-    yield lambda: counters["stats"]["unique_graphs"]
-    torch._dynamo.reset()
+    return lambda: counters["stats"]["unique_graphs"]
 
 
-@pytest.fixture
-def traced(tiny_model):
+@pytest.fixture(scope="module")
+def traced(shallow):
     """Traced as for any compiler, but run as it is: to count without one."""
-    model = copy.deepcopy(tiny_model)
+    torch._dynamo.reset()
+    model = copy.deepcopy(shallow)
     model.compile(backend="eager")
-    return model
+    yield model
+    torch._dynamo.reset()
 
 
 def everything(model):
@@ -56,37 +66,38 @@ def everything(model):
     return drawn
 
 
-def test_a_handful_of_graphs_serves_everything(graphs, traced, tiny_model):
+def test_a_handful_of_graphs_serves_everything(graphs, traced, shallow):
     """And torch's recompile limit, of 8 for each function, is far away."""
     found = everything(traced)
     made = graphs()
     assert 8 <= made <= MOST_GRAPHS, counters
     assert not counters["graph_break"] and not counters["frames"].get("exceeded", 0)
-    for one, wanted in zip(found, everything(tiny_model), strict=True):
+    for one, wanted in zip(found, everything(shallow), strict=True):
         assert torch.equal(one.structure, wanted.structure) and torch.equal(one.tokens, wanted.tokens)
         torch.testing.assert_close(one.canvases, wanted.canvases, rtol=0, atol=1e-5)
     everything(traced)
     assert graphs() == made, "what was seen before is not compiled again"
 
 
-def test_other_models_do_not_use_up_the_limit(graphs, traced, tiny_model):
+def test_other_models_do_not_use_up_the_limit(graphs, traced, shallow):
     """Torch counts by code, and each network has its own."""
-    other = copy.deepcopy(tiny_model)
+    traced.generate(["heart"], settings=FAST)
+    other, before = copy.deepcopy(shallow), graphs()
     other.compile(backend="eager")
     with torch._dynamo.config.patch(recompile_limit=2):
-        for model in (other, traced):
-            before = graphs()
-            model.generate(["heart"], settings=FAST)
-            assert graphs() == before + 4  # of both networks: a row at the first stage, two with guidance later
+        other.generate(["heart"], settings=FAST)
+    assert graphs() == before + 4  # of both networks: a row at the first stage, two with guidance later
 
 
-def test_compiled_code_draws_the_same(tiny):
+def test_compiled_code_draws_the_same(shallow, tmp_path):
+    """A single picture, and several with what is kept after a stage's first step."""
     try:
         check_compiler(torch.device("cpu"))
     except NVGError as error:
         pytest.skip(str(error))
-    plain, compiled = nvg_model.load(tiny), nvg_model.load(tiny, compile=True)
-    for classes, settings in ((["heart"], FAST), (["heart", "boat"], FAST), (["heart", "boat"], REUSE)):
+    path = nvg_model.save(shallow, tmp_path / "shallow.safetensors")
+    plain, compiled = nvg_model.load(path), nvg_model.load(path, compile=True)
+    for classes, settings in ((["heart"], FAST), (["heart", "boat"], REUSE)):
         wanted, found = (model.generate(classes, 3, settings) for model in (plain, compiled))
         assert torch.equal(wanted.tokens, found.tokens) and torch.equal(wanted.structure, found.structure)
         torch.testing.assert_close(found.canvases, wanted.canvases, rtol=0, atol=1e-4)
