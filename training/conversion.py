@@ -36,6 +36,7 @@ def changed_copy(teacher: NVG, generator: GeneratorConfig) -> NVG:
     """A frozen copy with another configuration; parts that the teacher lacks keep their first, random weights."""
     student = NVG(dataclasses.replace(teacher.config, generator=generator), teacher.classes, teacher.settings)
     student.load_state_dict(teacher.state_dict(), strict=False)
+    student.preview_map = teacher.preview_map  # the tokenizer is the same
     return student.requires_grad_(False).eval()
 
 

@@ -1,5 +1,6 @@
 """What the README says of emoji64 is what its card says, and both are of the checkpoint that is embedded."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def test_the_commands_of_the_readme_are_those_of_the_card() -> None:
 def test_the_embedded_checkpoint_is_the_recipes() -> None:
     made, nvg = recipe("emoji64"), nvg_model.load("emoji64")
     config = with_output(made.config, made.decoder)
+    guided = dataclasses.replace(config.generator, largest_content_guidance=made.guidance.largest_guidance)
+    config = dataclasses.replace(config, generator=guided)
     assert (nvg.config, nvg.classes, nvg.settings) == (config, made.classes, made.sampling)
     listed = CARD[CARD.index("The classes: ") + 13 :].partition(".")[0]
     assert tuple(" ".join(listed.split()).split(", ")) == made.classes

@@ -5,7 +5,7 @@ import dataclasses
 from nvg_model.config import PRESETS
 from nvg_model.sampling import SamplingSettings
 from training.data.augmentation import AugmentationSettings
-from training.recipes.base import DecoderRecipe, GeneratorRecipe, Recipe, TokenizerRecipe
+from training.recipes.base import DecoderRecipe, GeneratorRecipe, GuidanceRecipe, Recipe, TokenizerRecipe
 
 CLASSES = (
     "smiley", "cat face", "animal face", "person", "heart", "bird", "fish", "flower", "plant", "fruit", "drink",
@@ -43,15 +43,17 @@ EMOJI64 = Recipe(
         time_logit=(0.5, 1.2),
         matrix_learning_rate=3e-3,
     ),
+    guidance=GuidanceRecipe(steps=1000, bfloat16=True, save_every=200, sample_every=200),
     classes=CLASSES,
     # About half of the positions show the emoji. Most stand still: a small model that must draw every outline at every
     # place and size draws none of them well. The others teach it to follow layouts that stand elsewhere.
     views=VIEWS,
     tokenizer_views=TOKENIZER_VIEWS,
     # Chosen with `tune` and by how well given layouts are followed (docs/emoji64.md).
-    # The number of steps is from the table in docs/training.md.
+    # How the structure flow runs is from the table in docs/speed.md: half the time of four guided Euler steps.
     sampling=SamplingSettings(
-        content_guidance=(1.0, 4.0), structure_guidance=(3.0, 2.0), top_p=(0.8, 0.3), structure_steps=4
+        content_guidance=(1.0, 4.0), structure_guidance=(3.0, 2.0), top_p=(0.8, 0.3),
+        structure_steps=2, solver="multistep", time_shift=0.0, guidance_every=2,
     ),
     licence="Apache-2.0 (weights); trained on Noto Emoji (Apache-2.0), Twemoji (CC-BY 4.0), Fluent Emoji (MIT), "
     "EmojiOne 2.2.7 (CC-BY 4.0)",
