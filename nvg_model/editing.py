@@ -26,8 +26,8 @@ from nvg_model.tokenizer import VisualGranularitySequence
 SEAM = 1 / 16
 """Width of the seam inside the new part, as a share of the picture's shorter side: half a cell of an 8x8 grid."""
 
-COARSE = 4
-"""First stages whose tokens are the reference's where a cluster has kept positions; measured beside 0 and 3 for the
+COARSE = 3
+"""First stages whose tokens are the reference's where a cluster has kept positions; measured beside 0 and 4 for the
 colours of the new part (docs/editing.md)."""
 
 
