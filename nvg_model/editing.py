@@ -27,8 +27,8 @@ SEAM = 1 / 16
 """Width of the seam inside the new part, as a share of the picture's shorter side: half a cell of an 8x8 grid."""
 
 COARSE = 3
-"""First stages whose tokens are the reference's where a cluster has kept positions; measured beside 0 and 4 for the
-colours of the new part (docs/editing.md)."""
+"""First stages whose tokens are the reference's where a cluster has kept positions; 0 gives other colours, 4 loses
+shapes where most of what is kept is ground (docs/editing.md)."""
 
 
 @dataclass(frozen=True, eq=False)
