@@ -140,6 +140,18 @@ class ContentGenerator(nn.Module):
         Raises:
             NVGError: there is no such stage, the noise is missing, or the network does not have that guidance inside.
         """
+        self._check(stage, noise, guidance)
+        labels = structure if structure.dim() == 2 else structure[:, stage]
+        if canvas is None:
+            canvas = torch.zeros(*labels.shape, self.start_canvas.shape[-1], device=labels.device)
+        if classes is None:
+            classes = torch.full_like(labels[:, 0], self.num_classes)
+        stages = torch.full_like(labels[:, 0], stage)
+        final = self(canvas, labels, classes, stages, noise, guidance)
+        return final, self.logits(hierarchy.cluster_means(final - canvas.float(), labels, 2**stage))
+
+    def _check(self, stage: int, noise: Tensor | None, guidance: float) -> None:
+        """Raises NVGError: see `predict`."""
         if not self.has_inside(guidance):
             has = f"from 1 to {self.largest_guidance:g}" if self.largest_guidance > 1 else "not at all"
             raise NVGError(
@@ -150,14 +162,6 @@ class ContentGenerator(nn.Module):
             raise NVGError(f"this content generator sees a {self.input} canvas; give it noise")
         if not 0 <= stage <= self.splits:
             raise NVGError(f"there is no stage {stage}; this model has stages 0 to {self.splits}")
-        labels = structure if structure.dim() == 2 else structure[:, stage]
-        if canvas is None:
-            canvas = torch.zeros(*labels.shape, self.start_canvas.shape[-1], device=labels.device)
-        if classes is None:
-            classes = torch.full_like(labels[:, 0], self.num_classes)
-        stages = torch.full_like(labels[:, 0], stage)
-        final = self(canvas, labels, classes, stages, noise, guidance)
-        return final, self.logits(hierarchy.cluster_means(final - canvas.float(), labels, 2**stage))
 
 
 @dataclass(frozen=True)

@@ -69,11 +69,8 @@ def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
     student = converted(teacher, settings.largest_guidance).to(world.device)
     student.settings = with_steps(teacher.settings, settings.sampling_steps)
     objective = FewStepObjective(teacher, student, settings)
-    like = dataclasses.replace(
-        recipe,
-        config=teacher.config,
-        generator=as_generator(recipe, settings, structure_stages=settings.structure_stages),
-    )
+    own = as_generator(recipe, settings, structure_stages=settings.structure_stages)
+    like = dataclasses.replace(recipe, config=teacher.config, generator=own)
     dataset = like.dataset(data, "train", teacher.classes)
     learned = {"teacher": weights_digest(teacher.structure.state_dict()), "tokenizer": fingerprint(teacher.tokenizer)}
     identity = Identity.of(dataset, data, settings.teacher, learned)
