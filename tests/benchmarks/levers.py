@@ -118,7 +118,8 @@ def emoji64(args: argparse.Namespace, found: dict[str, Way]) -> None:
     seconds, pictures = draw_in_turn(found, args.rounds, args.minutes)
     train = read_split(args.data, "train", model.config.output_size, model.classes)
     extractors = {name: lite(name, torch.device("cpu")) for name in args.features}
-    judges = {name: Judge(extract(train.pixels)[0], train) for name, extract in extractors.items()}
+    with torch.inference_mode(False), torch.enable_grad():  # the judge fits a probe
+        judges = {name: Judge(extract(train.pixels)[0].clone(), train) for name, extract in extractors.items()}
     count = len(next(iter(pictures.values())))
     print(f"\n{count} pictures of each way; agreement on {args.pictures} real pictures\n")
     judged = "".join(f" {name}: Frechet | probe |" for name in judges)
