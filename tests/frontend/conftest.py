@@ -333,14 +333,9 @@ def _open(browser, url: str) -> Any:
 
 
 @pytest.fixture(scope="module", params=["classic", "vue"])
-def opened(request, server, pages) -> Iterator:
-    """The page of a front end, in classic or Vue nodes; frozen between files, as it would go on drawing its canvas."""
-    page = pages(server, request.param)
-    lifecycle = page.context.new_cdp_session(page)
-    lifecycle.send("Page.setWebLifecycleState", {"state": "active"})
-    yield page
-    lifecycle.send("Page.setWebLifecycleState", {"state": "frozen"})
-    lifecycle.detach()
+def opened(request, server, pages) -> Any:
+    """The page of a front end, in classic or Vue nodes."""
+    return pages(server, request.param)
 
 
 @pytest.fixture
