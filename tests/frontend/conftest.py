@@ -22,10 +22,9 @@ import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import page_tools
@@ -241,9 +240,9 @@ def front_ends() -> list:
     return [*VERSIONS, *map(Path, folders)]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator:
-    """Chromium, one for all files: to start it and to open a page takes seconds."""
+    """Chromium."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install .[frontend]")
     path = os.environ.get("NVG_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
@@ -257,85 +256,46 @@ def browser() -> Iterator:
         browser.close()
 
 
-@pytest.fixture(scope="session")
-def with_tiny(tiny, tmp_path_factory) -> Path:
-    """A folder in which models/nvg has the tiny checkpoint."""
+@pytest.fixture(scope="module")
+def checkpoints(tiny, tmp_path_factory) -> Iterator[Path]:
+    """The working directory: models/nvg has the tiny checkpoint."""
     folder = tmp_path_factory.mktemp("frontend")
     (folder / "models" / "nvg").mkdir(parents=True)
     shutil.copy(tiny, folder / "models" / "nvg" / "tiny.safetensors")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def checkpoints(with_tiny) -> Iterator[Path]:
-    """The working directory, from where the servers take the checkpoints."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(with_tiny)
-        yield with_tiny
-
-
-@pytest.fixture(scope="session")
-def servers() -> Iterator[Callable[[Path], Server]]:
-    """`servers(static)` is that front end on a loopback port; each is started once."""
-    started: dict[Path, Server] = {}
-
-    def serve(static: Path) -> Server:
-        if static not in started:
-            started[static] = Server(static)
-            threading.Thread(target=started[static].serve_forever, daemon=True).start()
-        return started[static]
-
-    yield serve
-    for server in started.values():
-        server.shutdown()
-        server.server_close()
+        patch.chdir(folder)
+        yield folder
 
 
 @pytest.fixture(scope="module", params=front_ends(), ids=str)
-def server(request, servers, checkpoints) -> Server:
-    """The server of a version of the front end."""
+def server(request, browser, checkpoints) -> Iterator[Server]:
+    """The front end on a loopback port."""
     static = request.param if isinstance(request.param, Path) else front_end(request.param)
     if isinstance(static, str):
         pytest.skip(static)
-    return servers(static)
+    server = Server(static)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
-@pytest.fixture(scope="session")
-def pages(browser) -> Iterator[Callable]:
-    """`pages(server, mode)` is a page in classic (LiteGraph) or Vue nodes, opened once for all files."""
-    found: dict[tuple[str, str], Any] = {}
-
-    def look_up(server: Server, mode: str) -> Any:
-        if (server.url, mode) not in found:
-            server.settings["Comfy.VueNodes.Enabled"] = mode == "vue"
-            found[server.url, mode] = _open(browser, server.url)
-        return found[server.url, mode]
-
-    yield look_up
-    for page in found.values():
-        page.close()
-
-
-def _open(browser, url: str) -> Any:
-    """A page with the front end; what it complains about is noted, `at_start` until it was there."""
+@pytest.fixture(scope="module", params=["classic", "vue"])
+def opened(request, server, browser) -> Iterator:
+    """The page, opened once for all tests, and what it complained about; in classic (LiteGraph) or Vue nodes."""
+    server.settings["Comfy.VueNodes.Enabled"] = request.param == "vue"
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     page.set_default_timeout(10_000)
     page.complaints = []
     page.on("console", lambda message: _note(page, message.type, message.text, (message.location or {}).get("url")))
     page.on("pageerror", lambda error: _note(page, "error", str(error), ""))
-    page.goto(url, timeout=START_MS)
+    page.goto(server.url, timeout=START_MS)
     page.wait_for_function(
         "() => window.app?.canvas && window.LiteGraph?.registered_node_types.NVGGenerate", timeout=START_MS
     )
     page.wait_for_load_state("networkidle")
-    page.at_start = list(page.complaints)
-    return page
-
-
-@pytest.fixture(scope="module", params=["classic", "vue"])
-def opened(request, server, pages) -> Any:
-    """The page of a front end, in classic or Vue nodes."""
-    return pages(server, request.param)
+    yield page
+    page.close()
 
 
 @pytest.fixture

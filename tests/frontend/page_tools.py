@@ -174,7 +174,7 @@ def enter(page, id: int = HOST) -> None:
         }""",
         id,
     )
-    settle(page)
+    page.wait_for_timeout(300)
 
 
 def select(page, id: int) -> None:
@@ -201,26 +201,8 @@ def show(page, workflow: dict) -> None:
         }""",
         workflow,
     )
-    settle(page)
+    page.wait_for_timeout(300)  # drawn, and laid out
     assert page.locator(".p-toast-detail").all_inner_texts() == []
-
-
-def settle(page) -> None:
-    """Waits until the page has drawn, and our elements have stayed where they are for some frames."""
-    page.evaluate(
-        """async () => {
-            const places = () => [...document.querySelectorAll("[class*=nvg-]")].map((one) => {
-                const { x, y, width, height } = one.getBoundingClientRect();
-                return [x, y, width, height];
-            }).join();
-            for (let before = null, same = 0, frame = 0; same < 5 && frame < 120; frame++) {
-                await new Promise(requestAnimationFrame);
-                const now = places();
-                same = now === before ? same + 1 : 0;
-                before = now;
-            }
-        }"""
-    )
 
 
 def serialized(page) -> dict:

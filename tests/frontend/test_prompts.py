@@ -8,19 +8,24 @@ from shared_graphs import graphs
 from nvg_nodes.standalone import graph
 
 pytestmark = pytest.mark.frontend
+START_MS = 60_000
 SINCE = (1, 58)
 """The front end whose rules are ours; older ones differ where nodes in and around subgraphs are muted."""
 GRAPHS = graphs()
 
 
 @pytest.fixture(scope="module")
-def page(server, pages):
+def page(server, browser):
     """A page with the front end; skips those that are older than our rules."""
-    page = pages(server, "classic")
+    page = browser.new_page()
+    page.goto(server.url, timeout=START_MS)
+    page.wait_for_function("() => window.app?.graph && window.app.canvas", timeout=START_MS)
     version = page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__")
     if tuple(map(int, version.split(".")[:2])) < SINCE:
         pytest.skip(f"front end {version} is older than {SINCE[0]}.{SINCE[1]} (see NVG_FRONTENDS)")
-    return page
+    page.wait_for_function("() => 'NVGGenerate' in LiteGraph.registered_node_types", timeout=START_MS)
+    yield page
+    page.close()
 
 
 def as_saved(content):
