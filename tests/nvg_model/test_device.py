@@ -21,7 +21,7 @@ from nvg_model.sampling import Noise
 from nvg_model.tokenizer import VisualGranularitySequence
 
 DEVICE = torch.device("lazy")
-PRESETS = ("d16", "emoji64", "tiny")  # the paper's others differ in the depth and width of the networks only
+PRESETS = sorted(nvg_model.PRESETS)
 READS = {"tokenizer.all_finite", "hierarchy.all_finite"}
 """What may wait for the device, by name: the check of the pictures, and of the latents before they are clustered."""
 

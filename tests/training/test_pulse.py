@@ -87,15 +87,17 @@ def require_one_sentence(text: str, start: str) -> None:
 def test_a_frozen_process_ends_the_others(data: Path, tmp_path: Path) -> None:
     """The first of two, and the second of two others, which start while the first pair waits."""
     with ExitStack() as stack:
-        others = []
+        others, still = [], []
         for frozen in (0, 1):
             _, ranks = stack.enter_context(training_pair(data, tmp_path / str(frozen)))
             os.kill(ranks[frozen], signal.SIGSTOP)
             others.append(ranks[1 - frozen])
+            still.append(ranks[frozen])
         for frozen, other in enumerate(others):
             until("the end of the other process", lambda other=other: gone(other))
             silent = f"error: process {frozen} of 2 has given no sign of life for {TIMEOUT} s (it is frozen or dead), "
             require_one_sentence(said(tmp_path / str(frozen), 1 - frozen), f"{silent}so this")
+            assert not gone(still[frozen])
     for frozen in (0, 1):
         assert checkpointing.latest(tmp_path / str(frozen) / "tokenizer") is not None
 
