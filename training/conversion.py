@@ -5,16 +5,26 @@ networks cheaper to run, with the trained one as teacher.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import nvg_model
 from nvg_model.config import GeneratorConfig
 from nvg_model.model import NVG
+from training.data.cache import fingerprint
+from training.data.generator_batch import Source
+from training.distributed import World
+from training.generator import schedule
+from training.logging import describe_run
+from training.loop import Phase, Task
+from training.optim import optimizers
 from training.provenance import provenance
 from training.recipes.base import ConversionRecipe, GeneratorRecipe, Recipe
+from training.run_folder import Identity, generator_folder, open_run, weights_digest
 from training.warm_start import trained_generator
 
 
@@ -46,3 +56,42 @@ def as_generator(recipe: Recipe, settings: ConversionRecipe, **more: Any) -> Gen
     values: dict[str, Any] = {name: getattr(settings, name) for name in names}
     values |= {"content_stages": 1, "structure_stages": 1, "class_steps": 0, "repa_weight": 0.0, "parallel": "ddp"}
     return dataclasses.replace(recipe.generator, **values | more)
+
+
+def open_task(
+    path: Path,
+    recipe: Recipe,
+    like: Recipe,
+    data: Path | str,
+    teacher: NVG,
+    network: nn.Module,
+    objective: nn.Module,
+    draw: Callable[..., Any],
+    world: World,
+) -> Task[Any] | None:
+    """The training of a conversion, which starts or continues in its folder; None where it is finished.
+
+    Args:
+        path: the checkpoint to write, RUN/PART/PART.safetensors.
+        like: the recipe in the terms of the generators' training.
+        network: the one of the teacher that is learned from.
+        draw: (batch of the generators' training, step, shard, settings, seed) -> batch.
+    """
+    part = path.stem.replace("-", "_")
+    settings: ConversionRecipe = getattr(recipe, part)
+    dataset = like.dataset(data, "train", teacher.classes)
+    learned = {"teacher": weights_digest(network.state_dict()), "tokenizer": fingerprint(teacher.tokenizer)}
+    identity = Identity.of(dataset, data, settings.teacher, learned)
+    opened = open_run(recipe, part, path.parent, identity, path, world)
+    if opened.finished:
+        return None
+    describe_run(path.parent, recipe, world, classes=teacher.classes, data=str(data))
+    # The cache of another tokenizer is another cache.
+    tokens = path.parent if settings.teacher else generator_folder(path.parents[1])
+    source = Source.make(like, teacher, dataset, tokens, world, identity)
+    return Task(
+        [Phase(objective, optimizers(objective, like.generator), schedule(like.generator))],
+        lambda step, shard: draw(source.draw(step, shard), step, shard, settings, recipe.seed),
+        meta=opened.meta(recipe, identity),
+        seed=recipe.seed,
+    )

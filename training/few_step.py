@@ -27,21 +27,16 @@ from torch import Tensor, nn
 import nvg_model
 from nvg_model.model import NVG
 from training import distributed
-from training.conversion import as_generator, changed_copy, load_teacher
-from training.data.cache import fingerprint
-from training.data.few_step_batch import draw
-from training.data.generator_batch import Source
+from training.conversion import as_generator, changed_copy, load_teacher, open_task
+from training.data.conversion_batch import draw_few_step
 from training.distributed import World
 from training.errors import TrainingError
-from training.generator import schedule
-from training.logging import describe_run
-from training.loop import Phase, Task, train
+from training.loop import train
 from training.losses.average_velocity import FewStepObjective
-from training.optim import optimizers
 from training.precision import with_precision
 from training.provenance import with_conversion
 from training.recipes.base import Recipe
-from training.run_folder import Identity, alone_in, generator_folder, open_run, weights_digest
+from training.run_folder import alone_in
 from training.split_agreement import Images, agreement, picture_measure, splits, table, with_steps, write_table
 
 
@@ -61,9 +56,8 @@ def train_few_step(recipe: Recipe, data: Path | str, run: Path) -> Path:
 
 
 def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
-    settings, folder = with_precision(recipe.few_step, world), run / "few-step"
+    settings, path = with_precision(recipe.few_step, world), run / "few-step" / "few-step.safetensors"
     recipe = dataclasses.replace(recipe, few_step=settings)
-    path = folder / "few-step.safetensors"
     torch.manual_seed(recipe.seed)  # the initial weights
     teacher = load_teacher(recipe, settings, run).to(world.device)
     student = converted(teacher, settings.largest_guidance).to(world.device)
@@ -71,32 +65,19 @@ def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
     objective = FewStepObjective(teacher, student, settings)
     own = as_generator(recipe, settings, structure_stages=settings.structure_stages)
     like = dataclasses.replace(recipe, config=teacher.config, generator=own)
-    dataset = like.dataset(data, "train", teacher.classes)
-    learned = {"teacher": weights_digest(teacher.structure.state_dict()), "tokenizer": fingerprint(teacher.tokenizer)}
-    identity = Identity.of(dataset, data, settings.teacher, learned)
-    opened = open_run(recipe, "few_step", folder, identity, path, world)
-    if opened.finished:
+    task = open_task(path, recipe, like, data, teacher, teacher.structure, objective, draw_few_step, world)
+    if task is None:
         return path
-    describe_run(folder, recipe, world, classes=teacher.classes, data=str(data))
-    tokens = folder if settings.teacher else generator_folder(run)  # the cache of another tokenizer is another cache
-    source = Source.make(like, teacher, dataset, tokens, world, identity)
     images = Images.generate(teacher, settings.table_images, with_steps(teacher.settings, 25))
-    task = Task(
-        [Phase(objective, optimizers(objective, like.generator), schedule(like.generator))],
-        lambda step, shard: draw(source.draw(step, shard), step, shard, settings, recipe.seed),
-        validate=split_error(teacher, student, images),
-        best=("smallest", "split_error"),
-        meta=opened.meta(recipe, identity),
-        seed=recipe.seed,
-    )
-    average = train(task, settings, folder, world)
+    task.validate, task.best = split_error(teacher, student, images), ("smallest", "split_error")
+    average = train(task, settings, path.parent, world)
     if world.first:
+        done = {"step": settings.steps, "meta": task.meta}
         with average.applied():
-            few_step = with_conversion(teacher.provenance, "few_step", {"step": settings.steps, "meta": task.meta})
-            nvg_model.save(student, path, few_step)
+            nvg_model.save(student, path, with_conversion(teacher.provenance, "few_step", done))
             count, margin = settings.frechet_pictures, recipe.views.margin
             measure = picture_measure(teacher, data, count, margin=margin) if count else None
-            write_table(table(teacher, student, images, measure), folder)
+            write_table(table(teacher, student, images, measure), path.parent)
         print(f"few-step: {path}")
     world.wait()
     return path

@@ -17,21 +17,18 @@ from torch import nn
 import nvg_model
 from nvg_model.model import NVG
 from training import distributed
-from training.conversion import as_generator, changed_copy, load_teacher
-from training.data.cache import fingerprint
-from training.data.generator_batch import Batch, Source
-from training.data.guidance_batch import draw
+from training.conversion import as_generator, changed_copy, load_teacher, open_task
+from training.data.conversion_batch import draw_guidance
+from training.data.generator_batch import Batch
 from training.distributed import Shard, World
 from training.errors import TrainingError
-from training.generator import held_out_loss, schedule
-from training.logging import describe_run
-from training.loop import Phase, Task, train
+from training.generator import held_out_loss
+from training.loop import train
 from training.losses.guidance import GuidanceObjective
-from training.optim import optimizers
 from training.precision import with_precision
 from training.provenance import with_conversion
 from training.recipes.base import Recipe
-from training.run_folder import Identity, alone_in, generator_folder, open_run, weights_digest
+from training.run_folder import alone_in
 
 
 def train_guidance(recipe: Recipe, data: Path | str, run: Path) -> Path:
@@ -49,40 +46,24 @@ def train_guidance(recipe: Recipe, data: Path | str, run: Path) -> Path:
 
 
 def _train(recipe: Recipe, data: Path | str, run: Path, world: World) -> Path:
-    settings, folder = with_precision(recipe.guidance, world), run / "guidance"
+    settings, path = with_precision(recipe.guidance, world), run / "guidance" / "guidance.safetensors"
     recipe = dataclasses.replace(recipe, guidance=settings)
-    path = folder / "guidance.safetensors"
     torch.manual_seed(recipe.seed)  # the initial weights
     teacher = load_teacher(recipe, settings, run).to(world.device)
     student = converted(teacher, settings.largest_guidance).to(world.device)
     objective = GuidanceObjective(teacher, student, settings)
     own = {"content_stages": settings.content_stages, "token_noise": settings.token_noise, "own_tokens": 0.0}
     like = dataclasses.replace(recipe, config=teacher.config, generator=as_generator(recipe, settings, **own))
-    dataset = like.dataset(data, "train", teacher.classes)
     held_out = like.dataset(data, "held-out", teacher.classes)
-    learned = {"teacher": weights_digest(teacher.content.state_dict()), "tokenizer": fingerprint(teacher.tokenizer)}
-    identity = Identity.of(dataset, data, settings.teacher, learned)
-    opened = open_run(recipe, "guidance", folder, identity, path, world)
-    if opened.finished:
+    task = open_task(path, recipe, like, data, teacher, teacher.content, objective, draw_guidance, world)
+    if task is None:
         return path
-    describe_run(folder, recipe, world, classes=teacher.classes, data=str(data))
-    tokens = folder if settings.teacher else generator_folder(run)  # the cache of another tokenizer is another cache
-    source = Source.make(like, teacher, dataset, tokens, world, identity)
-    task = Task(
-        [Phase(objective, optimizers(objective, like.generator), schedule(like.generator))],
-        lambda step, shard: draw(source.draw(step, shard), step, shard, settings, recipe.seed),
-        validate=held_out_loss(like, student, _Measured(objective, recipe), held_out, world.first),
-        meta=opened.meta(recipe, identity),
-        seed=recipe.seed,
-    )
-    average = train(task, settings, folder, world)
+    task.validate = held_out_loss(like, student, _Measured(objective, recipe), held_out, world.first)
+    average = train(task, settings, path.parent, world)
     if world.first:
+        done = {"step": settings.steps, "meta": task.meta}
         with average.applied():
-            nvg_model.save(
-                student,
-                path,
-                with_conversion(teacher.provenance, "guidance", {"step": settings.steps, "meta": task.meta}),
-            )
+            nvg_model.save(student, path, with_conversion(teacher.provenance, "guidance", done))
         print(f"guidance: {path}")
     world.wait()
     return path
@@ -99,7 +80,7 @@ class _Measured(nn.Module):
         """As of the objective."""
         own = dataclasses.replace(self.recipe.guidance, batch=len(batch.classes))
         with torch.no_grad():
-            return self.objective(draw(batch, step, Shard(), own, self.recipe.seed), step)
+            return self.objective(draw_guidance(batch, step, Shard(), own, self.recipe.seed), step)
 
 
 def converted(teacher: NVG, largest_guidance: float) -> NVG:

@@ -1,9 +1,11 @@
-"""A small model with random weights, for the tests of the trainings."""
+"""Small models and batches with random values, for the tests of the trainings."""
 
 import torch
+from torch import Tensor
 
 from nvg_model.config import PRESETS
 from nvg_model.model import NVG
+from training.data.generator_batch import Batch
 
 
 def fresh(seed: int = 0) -> NVG:
@@ -14,3 +16,24 @@ def fresh(seed: int = 0) -> NVG:
     torch.nn.init.normal_(nvg.tokenizer.quantizer.codebook)
     nvg.tokenizer.requires_grad_(False).eval()
     return nvg
+
+
+def with_names(tiny_model: NVG) -> NVG:
+    """The tiny model with the classes of the trainings' data."""
+    named = NVG(tiny_model.config, ("disc", "ring", "square"))
+    named.load_state_dict(tiny_model.state_dict())
+    return named
+
+
+def random_tokens(content_stages: Tensor, structure_stages: Tensor, generator: torch.Generator) -> Batch:
+    """Random cached tokens of the tiny model, trained at these stages [B,n] and [B,m]."""
+    count = len(content_stages)
+    return Batch(
+        classes=torch.randint(3, (count,), generator=generator),
+        content_stages=content_stages,
+        structure_stages=structure_stages,
+        noise=torch.randn(count, 16, 4, generator=generator),
+        times=torch.rand(structure_stages.shape, generator=generator),
+        finest=torch.rand(count, 16, generator=generator).argsort(1),
+        codes=tuple(torch.randint(32, (count, 2**stage), generator=generator) for stage in range(5)),
+    )

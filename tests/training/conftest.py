@@ -1,6 +1,7 @@
 """Small data for the training's tests."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from shared_images import small_vit
 from torch import nn
 
 from training.data.generator_batch import Source
+from training.generator import train_generator
 from training.recipes import recipe
+from training.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +31,28 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels[shape] = [*random.randint(0, 255, 3), 255]
                 Image.fromarray(pixels).save(folder / split / name / f"{index}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a tokenizer and a generator, hardly trained. Tests take a copy (`linked`)."""
+    folder, base = tmp_path_factory.mktemp("trained"), recipe("smoke")
+    train_tokenizer(base, data, folder)
+    train_generator(dataclasses.replace(base, generator=dataclasses.replace(base.generator, steps=3)), data, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def linked(trained: Path) -> Callable[[Path], Path]:
+    """linked(folder) makes a run of its own there, on the same tokenizer and generator."""
+
+    def link(folder: Path) -> Path:
+        folder.mkdir()
+        for part in ("tokenizer", "generator"):
+            (folder / part).symlink_to(trained / part)
+        return folder
+
+    return link
 
 
 @pytest.fixture(params=["dino", "dinov2"])

@@ -15,10 +15,9 @@ from nvg_model.config import PRESETS
 from nvg_model.model import NVG
 from nvg_model.tokenizer import Tokenizer
 from training import decoder, guidance
+from training.data.conversion_batch import FewStepBatch, GuidanceBatch, draw_parts, draw_spans
 from training.data.decoder_batch import Batch as DecoderBatch
-from training.data.few_step_batch import FewStepBatch, draw_parts, draw_spans
 from training.data.generator_batch import Batch
-from training.data.guidance_batch import GuidanceBatch
 from training.data.tokenizer_batch import Batch as TokenizerBatch
 from training.distributed import World
 from training.few_step import converted

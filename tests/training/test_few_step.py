@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from shared_models import random_tokens, with_names
 from torch import Tensor
 
 import nvg_model
@@ -18,16 +19,15 @@ from training import checkpointing
 from training.__main__ import main
 from training.conversion import as_generator
 from training.data.augmentation import AugmentationSettings
-from training.data.few_step_batch import draw, draw_parts, draw_spans
+from training.data.conversion_batch import draw_few_step, draw_parts, draw_spans
 from training.data.generator_batch import Batch, Source, assemble
 from training.distributed import Shard, World
 from training.errors import TrainingError
 from training.export import export
 from training.few_step import converted, train_few_step
-from training.generator import train_generator
 from training.losses.average_velocity import (
     FewStepObjective,
-    Rows,
+    StructureRows,
     guided_velocity,
     make_rows,
     student_velocity,
@@ -39,7 +39,6 @@ from training.recipes import recipe
 from training.recipes.base import FewStepRecipe, Recipe
 from training.run_folder import Identity
 from training.split_agreement import METHODS, Images, agreement, picture_measure, splits, to_markdown, with_steps
-from training.tokenizer import train_tokenizer
 
 SPREAD = 0.5  # of the data in the flow known in closed form
 
@@ -61,13 +60,6 @@ def smooth_tiny(tiny_model: nvg_model.NVG) -> nvg_model.NVG:
     return model.eval().requires_grad_(False)
 
 
-def with_names(tiny_model: nvg_model.NVG) -> nvg_model.NVG:
-    """The tiny model with the classes of the data."""
-    named = nvg_model.NVG(tiny_model.config, ("disc", "ring", "square"))
-    named.load_state_dict(tiny_model.state_dict())
-    return named
-
-
 def few_step_recipe(**settings: object) -> Recipe:
     """smoke with a short conversion."""
     base = FewStepRecipe(
@@ -77,25 +69,17 @@ def few_step_recipe(**settings: object) -> Recipe:
 
 
 def a_batch(count: int, generator: torch.Generator, splits_each: int = 2) -> Batch:
-    """Random cached tokens of the tiny model."""
+    """Random cached tokens, some splits of every image."""
     stages = torch.rand(count, 3, generator=generator).argsort(1)[:, :splits_each]
-    return Batch(
-        classes=torch.randint(3, (count,), generator=generator),
-        content_stages=stages,
-        structure_stages=stages,
-        noise=torch.randn(count, 16, 4, generator=generator),
-        times=torch.rand(stages.shape, generator=generator),
-        finest=torch.rand(count, 16, generator=generator).argsort(1),
-        codes=tuple(torch.randint(32, (count, 2**stage), generator=generator) for stage in range(5)),
-    )
+    return random_tokens(stages, stages, generator)
 
 
-def some_rows(count: int = 3) -> tuple[Rows, Tensor, Tensor, Tensor]:
-    """Rows of different stages with their state, t and span, span < t."""
+def some_rows(count: int = 3) -> tuple[StructureRows, Tensor, Tensor, Tensor]:
+    """StructureRows of different stages with their state, t and span, span < t."""
     generator = torch.Generator().manual_seed(5)
     stage = torch.arange(count) % 3
     known = torch.arange(4) < stage[:, None, None]
-    rows = Rows(
+    rows = StructureRows(
         canvas=torch.randn(count, 16, 8, generator=generator),
         labels=torch.stack([torch.arange(16) // 2 ** (4 - one) for one in stage.tolist()]),
         classes=torch.arange(count) % 3,
@@ -205,7 +189,7 @@ def test_one_step_of_a_flow_known_in_closed_form(tiny_model, name, share):
     before = error()
     for step in range(60):
         images = a_batch(8, torch.Generator().manual_seed(step))
-        loss, _ = objective(draw(images, step, Shard(), settings.few_step, 0), 0)
+        loss, _ = objective(draw_few_step(images, step, Shard(), settings.few_step, 0), 0)
         for optimizer in both:
             optimizer.zero_grad()
         loss.backward()
@@ -218,11 +202,11 @@ def test_one_step_of_a_flow_known_in_closed_form(tiny_model, name, share):
 def test_draws_are_shared_and_within_bounds():
     settings = FewStepRecipe(batch=8, structure_stages=2, teacher_steps=8, spans=3)
     whole = a_batch(8, torch.Generator().manual_seed(0))
-    parts = [draw(whole, 5, Shard(number, 2), settings, 1) for number in range(2)]
-    together = draw(whole, 5, Shard(), settings, 1)
+    parts = [draw_few_step(whole, 5, Shard(number, 2), settings, 1) for number in range(2)]
+    together = draw_few_step(whole, 5, Shard(), settings, 1)
     for name in ("guidance", "spans", "jitter", "parts"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(together, name))
-    assert not torch.equal(draw(whole, 6, Shard(), settings, 1).guidance, together.guidance)
+    assert not torch.equal(draw_few_step(whole, 6, Shard(), settings, 1).guidance, together.guidance)
     generator = torch.Generator().manual_seed(0)
     t, r = draw_spans((4000,), generator).unbind(-1)
     assert bool(((r >= 0) & (r <= t) & (t <= 1)).all())
@@ -232,27 +216,8 @@ def test_draws_are_shared_and_within_bounds():
     assert set(first[last - first == 1].tolist()) == set(range(8))
 
 
-@pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a tokenizer and a generator, hardly trained."""
-    folder = tmp_path_factory.mktemp("few-step")
-    base = recipe("smoke")
-    short = dataclasses.replace(base, generator=dataclasses.replace(base.generator, steps=3))
-    train_tokenizer(base, data, folder)
-    train_generator(short, data, folder)
-    return folder
-
-
-def linked(trained: Path, folder: Path) -> Path:
-    """A run of its own on the same tokenizer and generator."""
-    folder.mkdir()
-    for part in ("tokenizer", "generator"):
-        (folder / part).symlink_to(trained / part)
-    return folder
-
-
-def test_the_command_resumes_to_equal_weights_and_exports(trained, data, tmp_path, capsys):
-    whole, broken = (linked(trained, tmp_path / name) for name in ("whole", "broken"))
+def test_the_command_resumes_to_equal_weights_and_exports(linked, data, tmp_path, capsys):
+    whole, broken = (linked(tmp_path / name) for name in ("whole", "broken"))
     train_few_step(few_step_recipe(), data, whole)
     train_few_step(few_step_recipe(steps=2), data, broken)
     path = train_few_step(few_step_recipe(), data, broken)
@@ -318,8 +283,8 @@ def test_photos_in_a_flat_folder_are_read_as_for_the_generator(tiny_model, photo
         assert wanted is not None and torch.equal(file.get_tensor("tokens"), wanted.tokens)
 
 
-def test_an_export_does_not_mix_two_models(trained, data, tiny_model, tmp_path):
-    run = linked(trained, tmp_path / "run")
+def test_an_export_does_not_mix_two_models(linked, data, tiny_model, tmp_path):
+    run = linked(tmp_path / "run")
     named = with_names(tiny_model)
     teacher = nvg_model.save(named, tmp_path / "teacher.safetensors")
     train_few_step(few_step_recipe(teacher=str(teacher), steps=1), data, run)
@@ -340,9 +305,9 @@ def test_an_export_does_not_mix_two_models(trained, data, tiny_model, tmp_path):
         ({"spans": 0}, "teacher_steps and spans must be at least 1"),
     ],
 )
-def test_wrong_settings(settings, said, trained, data, tmp_path):
+def test_wrong_settings(settings, said, linked, data, tmp_path):
     with pytest.raises(TrainingError, match=said):
-        train_few_step(few_step_recipe(**settings), data, linked(trained, tmp_path / "run"))
+        train_few_step(few_step_recipe(**settings), data, linked(tmp_path / "run"))
 
 
 def test_the_frechet_distance_of_a_table(tiny_model, data, tmp_path):

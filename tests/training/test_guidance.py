@@ -1,28 +1,26 @@
 """Guidance inside: what is learned is the result of two passes, and the command around it."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
+from shared_models import random_tokens, with_names
 from torch import Tensor
 
 import nvg_model
 from nvg_model.sampling import SamplingSettings
 from training import checkpointing
 from training.conversion import as_generator
+from training.data.conversion_batch import GuidanceBatch, draw_guidance
 from training.data.generator_batch import Batch
-from training.data.guidance_batch import GuidanceBatch, draw
 from training.distributed import Shard
 from training.errors import TrainingError
 from training.export import export
-from training.generator import train_generator
 from training.guidance import converted, train_guidance
 from training.losses.guidance import GuidanceObjective, guided, make_rows
 from training.optim import optimizers
 from training.recipes import recipe
 from training.recipes.base import GuidanceRecipe, Recipe
-from training.tokenizer import train_tokenizer
 from training.warm_start import starting_point, without_conversions
 
 
@@ -33,17 +31,9 @@ def guidance_recipe(**settings: object) -> Recipe:
 
 
 def a_batch(count: int, seed: int = 0) -> Batch:
-    """Random cached tokens of the tiny model, all content stages of every image."""
-    generator = torch.Generator().manual_seed(seed)
-    return Batch(
-        classes=torch.randint(3, (count,), generator=generator),
-        content_stages=torch.arange(5).expand(count, -1),
-        structure_stages=torch.zeros(count, 1, dtype=torch.long),
-        noise=torch.randn(count, 16, 4, generator=generator),
-        times=torch.rand(count, 1, generator=generator),
-        finest=torch.rand(count, 16, generator=generator).argsort(1),
-        codes=tuple(torch.randint(32, (count, 2**stage), generator=generator) for stage in range(5)),
-    )
+    """Random cached tokens, all content stages of every image."""
+    content, structure = torch.arange(5).expand(count, -1), torch.zeros(count, 1, dtype=torch.long)
+    return random_tokens(content, structure, torch.Generator().manual_seed(seed))
 
 
 def test_the_conversion_starts_unguided(tiny_model):
@@ -85,7 +75,8 @@ def test_it_learns(tiny_model):
     settings = guidance_recipe(learning_rate=2e-3, matrix_learning_rate=4e-3, warmup=0, steps=100)
     objective = GuidanceObjective(teacher, student, settings.guidance)
     both = optimizers(objective, as_generator(settings, settings.guidance))
-    unseen = draw(a_batch(8, seed=99), 0, Shard(), dataclasses.replace(settings.guidance, batch=8), seed=5)
+    eight = dataclasses.replace(settings.guidance, batch=8)
+    unseen = draw_guidance(a_batch(8, seed=99), 0, Shard(), eight, seed=5)
 
     def error() -> dict[str, Tensor]:
         with torch.no_grad():
@@ -93,7 +84,9 @@ def test_it_learns(tiny_model):
 
     before = error()
     for step in range(60):
-        batch = draw(a_batch(8, seed=step), step, Shard(), dataclasses.replace(settings.guidance, batch=8), seed=0)
+        batch = draw_guidance(
+            a_batch(8, seed=step), step, Shard(), dataclasses.replace(settings.guidance, batch=8), seed=0
+        )
         loss, _ = objective(batch, step)
         loss.backward()
         for optimizer in both:
@@ -106,10 +99,10 @@ def test_it_learns(tiny_model):
 
 def test_scales_are_those_of_the_whole_step():
     settings = GuidanceRecipe(batch=8, largest_guidance=4.0)
-    whole = draw(a_batch(8), 3, Shard(), settings, seed=1).guidance
-    halves = [draw(a_batch(4), 3, Shard(rank, 2), settings, seed=1).guidance for rank in range(2)]
+    whole = draw_guidance(a_batch(8), 3, Shard(), settings, seed=1).guidance
+    halves = [draw_guidance(a_batch(4), 3, Shard(rank, 2), settings, seed=1).guidance for rank in range(2)]
     assert torch.equal(torch.cat(halves), whole) and float(whole.min()) >= 1 and 2.5 < float(whole.max()) <= 4
-    assert not torch.equal(whole, draw(a_batch(8), 4, Shard(), settings, seed=1).guidance)
+    assert not torch.equal(whole, draw_guidance(a_batch(8), 4, Shard(), settings, seed=1).guidance)
 
 
 def test_a_batch_keeps_its_names():
@@ -117,26 +110,8 @@ def test_a_batch_keeps_its_names():
     assert GuidanceBatch(images, torch.ones(2, 5)).names == ("a.png", "b.png")
 
 
-@pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a tokenizer and a generator, hardly trained."""
-    folder = tmp_path_factory.mktemp("guidance")
-    base = recipe("smoke")
-    train_tokenizer(base, data, folder)
-    train_generator(dataclasses.replace(base, generator=dataclasses.replace(base.generator, steps=3)), data, folder)
-    return folder
-
-
-def linked(trained: Path, folder: Path) -> Path:
-    """A run of its own on the same tokenizer and generator."""
-    folder.mkdir()
-    for part in ("tokenizer", "generator"):
-        (folder / part).symlink_to(trained / part)
-    return folder
-
-
-def test_the_command_resumes_to_equal_weights_and_exports(trained, data, tmp_path):
-    whole, broken = (linked(trained, tmp_path / name) for name in ("whole", "broken"))
+def test_the_command_resumes_to_equal_weights_and_exports(linked, data, tmp_path):
+    whole, broken = (linked(tmp_path / name) for name in ("whole", "broken"))
     train_guidance(guidance_recipe(), data, whole)
     train_guidance(guidance_recipe(steps=2), data, broken)
     path = train_guidance(guidance_recipe(), data, broken)
@@ -155,11 +130,10 @@ def test_the_command_resumes_to_equal_weights_and_exports(trained, data, tmp_pat
     assert bool(torch.isfinite(exported.decode(exported.generate(["disc", None], seed=1))).all())
 
 
-def test_a_checkpoint_of_another_run_is_not_mixed_in(tiny_model, trained, data, tmp_path):
-    named = nvg_model.NVG(tiny_model.config, ("disc", "ring", "square"))
-    named.load_state_dict(tiny_model.state_dict())
+def test_a_checkpoint_of_another_run_is_not_mixed_in(tiny_model, linked, data, tmp_path):
+    named = with_names(tiny_model)
     teacher = nvg_model.save(named, tmp_path / "teacher.safetensors")
-    run = linked(trained, tmp_path / "run")
+    run = linked(tmp_path / "run")
     student = nvg_model.load(train_guidance(guidance_recipe(teacher=str(teacher), steps=1), data, run))
     assert student.classes == named.classes
     assert torch.equal(student.structure.structure_in.weight, named.structure.structure_in.weight)

@@ -247,6 +247,31 @@ def rows_of(stages: Tensor) -> tuple[Tensor, Tensor]:
     return images.repeat_interleave(stages.shape[1]), stages.flatten()
 
 
+@dataclass(frozen=True)
+class ContentRows:
+    """Inputs of the content generator, each with R in front, and where they are from."""
+
+    canvas: Tensor
+    """float [R,L,C], before the stage."""
+    labels: Tensor
+    classes: Tensor
+    stage: Tensor
+    noise: Tensor | None
+    image: Tensor
+    """long [R]: their places in the batch."""
+    own_stage: Tensor
+    """`stage` on the CPU, where reading it is free."""
+
+    @classmethod
+    def of(cls, batch: Batch, stages: Stages) -> ContentRows:
+        """A row for every image and each of its content stages."""
+        device, (own_image, own_stage) = stages.canvases.device, rows_of(batch.content_stages)  # the latter on the CPU
+        image, stage = own_image.to(device, non_blocking=True), own_stage.to(device, non_blocking=True)
+        before = torch.where(stage[:, None, None] > 0, stages.canvases[image, stage - 1], 0.0)
+        noise = None if batch.canvas_noise is None else batch.canvas_noise[image]
+        return cls(before, stages.structure[image, stage], batch.classes[image], stage, noise, image, own_stage)
+
+
 def stage_weights(stage: Tensor, weights: tuple[float, ...]) -> Tensor:
     """Weight [R] of every row; the mean over all stages is 1."""
     if not weights:

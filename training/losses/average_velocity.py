@@ -17,7 +17,7 @@ from nvg_model.model import NVG
 from nvg_model.networks import StructureGenerator, known_channels
 from nvg_model.sampling import time_grid
 from nvg_model.solvers import multistep
-from training.data.few_step_batch import FewStepBatch
+from training.data.conversion_batch import FewStepBatch
 from training.data.generator_batch import Batch, assemble
 from training.errors import TrainingError
 from training.recipes.base import FewStepRecipe
@@ -33,8 +33,8 @@ ERROR_FLOOR = 0.01
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Inputs of the network beside state and time; each with R in front."""
+class StructureRows:
+    """Inputs of the structure generator beside state and time; each with R in front."""
 
     canvas: Tensor
     labels: Tensor
@@ -46,9 +46,9 @@ class Rows:
     known: Tensor
     """bool [R,1,K]: the channels before the stage; none for a flow that starts from noise in all of them."""
 
-    def at(self, index: Tensor) -> Rows:
+    def at(self, index: Tensor) -> StructureRows:
         """Some of the rows, perhaps repeated."""
-        return Rows(*(getattr(self, field.name)[index] for field in dataclasses.fields(self)))
+        return StructureRows(*(getattr(self, field.name)[index] for field in dataclasses.fields(self)))
 
     def project(self, z: Tensor) -> Tensor:
         """The state [R,L,K] with its known channels clean."""
@@ -62,7 +62,7 @@ class Rows:
 class Example:
     """Inputs of the student, and its target; each with R in front."""
 
-    rows: Rows
+    rows: StructureRows
     z: Tensor
     t: Tensor
     span: Tensor
@@ -130,7 +130,7 @@ class FewStepObjective(nn.Module):
             target = self._shortcut(rows, z, t, span, still)
         return Example(rows, z, t, span, target, long)
 
-    def _trajectory(self, rows: Rows, noise: Tensor, jitter: Tensor, parts: Tensor) -> Example:
+    def _trajectory(self, rows: StructureRows, noise: Tensor, jitter: Tensor, parts: Tensor) -> Example:
         """Spans of the teacher's own path from the noise."""
         grid = torch.tensor(time_grid(self.settings.teacher_steps, noise.shape[1]))
         middles = (grid[1:] + grid[:-1]) / 2
@@ -148,7 +148,7 @@ class FewStepObjective(nn.Module):
         z = states[index, first]
         return Example(rows.at(index), z, t, span, (z - states[index, last]) / span[:, None, None], long)
 
-    def _meanflow(self, rows: Rows, z: Tensor, t: Tensor, span: Tensor) -> Tensor:
+    def _meanflow(self, rows: StructureRows, z: Tensor, t: Tensor, span: Tensor) -> Tensor:
         """v - (t - r) du/dt at fixed r: forward-mode derivative along (v, 1, 1) in (z, t, t - r)."""
         with self._precision(z.device):
             v = guided_velocity(self._frozen[0].structure, rows, z, t)
@@ -161,7 +161,7 @@ class FewStepObjective(nn.Module):
             slope: Tensor = torch.func.jvp(u, (z, t, span), (v, one, one))[1]
         return v - span[:, None, None] * slope
 
-    def _shortcut(self, rows: Rows, z: Tensor, t: Tensor, span: Tensor, still: Tensor) -> Tensor:
+    def _shortcut(self, rows: StructureRows, z: Tensor, t: Tensor, span: Tensor, still: Tensor) -> Tensor:
         """The mean of the student's own two halves; the teacher's velocity in the rows `still`, whose span is 0."""
         half = span / 2
         with self._precision(z.device):
@@ -182,12 +182,12 @@ def _where(chosen: Tensor) -> Tensor:
     return chosen.nonzero().squeeze(1)
 
 
-def make_rows(images: Batch, teacher: NVG, guidance: Tensor) -> Rows:
+def make_rows(images: Batch, teacher: NVG, guidance: Tensor) -> StructureRows:
     """A row for every image and split of a batch."""
     stages, count = assemble(images, teacher.tokenizer), images.structure_stages.shape[1]
     row = torch.arange(len(images.classes), device=guidance.device).repeat_interleave(count)
     stage, splits = images.structure_stages.flatten(), teacher.config.splits
-    return Rows(
+    return StructureRows(
         canvas=stages.canvases[row, stage],
         labels=stages.structure[row, stage],
         classes=images.classes[row],
@@ -198,13 +198,13 @@ def make_rows(images: Batch, teacher: NVG, guidance: Tensor) -> Rows:
     )
 
 
-def student_velocity(structure: StructureGenerator, rows: Rows, z: Tensor, t: Tensor, span: Tensor) -> Tensor:
+def student_velocity(structure: StructureGenerator, rows: StructureRows, z: Tensor, t: Tensor, span: Tensor) -> Tensor:
     """u of every row [R,L,K]; zero in the known channels, which do not move."""
     u = structure(z, t, rows.canvas, rows.labels, rows.classes, rows.stage, span, rows.guidance)
     return torch.where(rows.known, 0.0, u)
 
 
-def guided_velocity(teacher: StructureGenerator, rows: Rows, z: Tensor, t: Tensor) -> Tensor:
+def guided_velocity(teacher: StructureGenerator, rows: StructureRows, z: Tensor, t: Tensor) -> Tensor:
     """The trained flow's velocity of every row under its guidance [R,L,K]; zero in the known channels."""
     null = torch.full_like(rows.classes, teacher.num_classes)
     double = [torch.cat([one, one]) for one in (z, t, rows.canvas, rows.labels)]
@@ -216,7 +216,7 @@ def guided_velocity(teacher: StructureGenerator, rows: Rows, z: Tensor, t: Tenso
 
 def teacher_run(
     teacher: StructureGenerator,
-    rows: Rows,
+    rows: StructureRows,
     noise: Tensor,
     times: Tensor,
     precision: Callable[[torch.device], torch.autocast],

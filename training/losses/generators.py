@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nvg_model import hierarchy
 from nvg_model.model import NVG
 from nvg_model.networks import ContentGenerator, StructureGenerator, known_channels
-from training.data.generator_batch import Batch, Stages, assemble, rows_of, stage_weights
+from training.data.generator_batch import Batch, ContentRows, Stages, assemble, rows_of, stage_weights
 from training.errors import TrainingError
 from training.losses.own_tokens import OwnTokens, with_mistakes
 from training.losses.repa import Repa, make_repa
@@ -83,23 +83,20 @@ def content_loss(
     content: ContentGenerator, batch: Batch, stages: Stages, settings: GeneratorRecipe, repa: Repa | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Mean over rows of mse(x_hat, final canvas) + cross-entropy of the tokens (+ REPA), and its parts for the log."""
-    device, (own_row, own_stage) = stages.canvases.device, rows_of(batch.content_stages)  # the latter on the CPU
-    row, stage = own_row.to(device, non_blocking=True), own_stage.to(device, non_blocking=True)
-    weight = stage_weights(stage, settings.content_stage_weights)
-    before = torch.where(stage[:, None, None] > 0, stages.canvases[row, stage - 1], 0.0)
+    rows = ContentRows.of(batch, stages)
+    device, weight = rows.canvas.device, stage_weights(rows.stage, settings.content_stage_weights)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
-        noise = None if batch.canvas_noise is None else batch.canvas_noise[row]
-        final = content(before, stages.structure[row, stage], batch.classes[row], stage, noise)
-        unlike = repa(batch.images, row) if repa is not None else None
-    error = (final - stages.canvases[row, -1]).square().mean(dim=(1, 2))
-    entropy, values = error.new_zeros(len(row)), {"content_mse": error.detach().mean()}
+        final = content(rows.canvas, rows.labels, rows.classes, rows.stage, rows.noise)
+        unlike = repa(batch.images, rows.image) if repa is not None else None
+    error = (final - stages.canvases[rows.image, -1]).square().mean(dim=(1, 2))
+    entropy, values = error.new_zeros(len(error)), {"content_mse": error.detach().mean()}
     for one, codes in enumerate(stages.codes):
-        rows = (own_stage == one).nonzero().squeeze(1)
-        if len(rows):
-            image, rows = (index.to(device, non_blocking=True) for index in (own_row[rows], rows))
-            change = hierarchy.cluster_means(final[rows] - before[rows], stages.structure[image, one], 2**one)
-            value = F.cross_entropy(content.logits(change).mT, codes[image], reduction="none").mean(1)
-            entropy = entropy.index_put((rows,), value)
+        own = (rows.own_stage == one).nonzero().squeeze(1)
+        if len(own):
+            own = own.to(device, non_blocking=True)
+            change = hierarchy.cluster_means(final[own] - rows.canvas[own], rows.labels[own], 2**one)
+            value = F.cross_entropy(content.logits(change).mT, codes[rows.image[own]], reduction="none").mean(1)
+            entropy = entropy.index_put((own,), value)
             values[f"entropy_{one}"] = value.detach().mean()
     loss = error + entropy
     if unlike is not None:

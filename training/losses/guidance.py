@@ -6,47 +6,27 @@ codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nvg_model import hierarchy
 from nvg_model.model import NVG
-from training.data.generator_batch import Batch, assemble, rows_of
-from training.data.guidance_batch import GuidanceBatch
+from training.data.conversion_batch import GuidanceBatch
+from training.data.generator_batch import Batch, ContentRows, assemble
 from training.losses.own_tokens import with_mistakes
 from training.recipes.base import GuidanceRecipe
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Inputs of the content generator, each with R in front."""
-
-    canvas: Tensor
-    """float [R,L,C], before the stage."""
-    labels: Tensor
-    classes: Tensor
-    stage: Tensor
-    own_stage: Tensor
-    """The same on the CPU, where reading it is free."""
-    noise: Tensor | None
-
-
-def make_rows(images: Batch, teacher: NVG) -> Rows:
+def make_rows(images: Batch, teacher: NVG) -> ContentRows:
     """A row for every image and content stage of a batch."""
     stages = assemble(images, teacher.tokenizer)
     if images.wrong is not None:
         stages = with_mistakes(stages, teacher.tokenizer, images.wrong)
-    device, (own_row, own_stage) = stages.canvases.device, rows_of(images.content_stages)
-    row, stage = own_row.to(device, non_blocking=True), own_stage.to(device, non_blocking=True)
-    before = torch.where(stage[:, None, None] > 0, stages.canvases[row, stage - 1], 0.0)
-    noise = None if images.canvas_noise is None else images.canvas_noise[row]
-    return Rows(before, stages.structure[row, stage], images.classes[row], stage, own_stage, noise)
+    return ContentRows.of(images, stages)
 
 
-def guided(teacher: NVG, rows: Rows, scale: Tensor) -> Tensor:
+def guided(teacher: NVG, rows: ContentRows, scale: Tensor) -> Tensor:
     """The final canvas [R,L,C] that the teacher's two passes predict under scales [R]."""
     null = torch.full_like(rows.classes, teacher.content.num_classes)
     canvas, labels, stage = (torch.cat([one, one]) for one in (rows.canvas, rows.labels, rows.stage))
@@ -84,7 +64,7 @@ class GuidanceObjective(nn.Module):
         values = {"canvas_mse": error.detach(), "divergence": divergence.detach(), "same_token": same}
         return error + divergence, values
 
-    def _tokens(self, rows: Rows, final: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    def _tokens(self, rows: ContentRows, final: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """Divergence of the student's distributions from the teacher's, in nats a token, and the share of the clusters
         whose likeliest token is the same; means over rows."""
         divergences, shares = [], []
