@@ -205,6 +205,28 @@ def test_app_mode_has_painter_and_class_list_and_gives_them_back(page, app_mode,
             assert page.get_by_text("class_name").filter(visible=True).count() == 1
 
 
+@pytest.mark.parametrize("kind", ["plain", "promoted"])
+def test_a_workflow_opened_in_app_mode_shows_its_own_painter_and_class_list(page, app_mode, painting_graph, kind):
+    if front_end(page) < (1, 40):
+        pytest.skip("App mode of front end 1.35 goes on showing the workflow before, the host's own widgets too")
+    workflow = painting_graph if kind == "plain" else subgraph_graph(promoted=True)
+    paint, generate = (PAINT, GENERATE) if kind == "plain" else (HOST, HOST)
+    inputs = [[paint, "painting"], [generate, "class_name"]]
+    workflow["extra"] = {"linearMode": True, "linearData": {"inputs": inputs, "outputs": [5]}}
+    holder = next(one for one in workflow["nodes"] if one["id"] == generate)
+    for name in ("fish", "moon"):  # the same nodes and widgets, as in undo, and in a template opened over another
+        holder["widgets_values"] = [name, 7, "fixed", 1] if kind == "plain" else ["", name]
+        show(page, workflow)
+        assert page.locator(FIELD).filter(visible=True).input_value() == name
+    stroke(page, (0.2, 0.25), (0.8, 0.25))
+    (mask,) = read_painting(value(page, paint, "painting")).masks
+    assert mask[64, 128] == 1 and mask[200, 128] == 0
+    app_mode()
+    page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.setDirty(true, true); }")  # 1.49 has made it 0
+    for element in (FIELD, CANVAS):
+        page.wait_for_selector(f"{element}:visible")
+
+
 def test_classes_follow_the_loader_outside(page):
     show(page, subgraph_graph(promoted=True))
     set_value(page, LOAD, "checkpoint", "tiny.safetensors")
