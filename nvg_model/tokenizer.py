@@ -8,6 +8,7 @@ L = h*w positions, row-major; C latent channels; S stages; N clusters of a stage
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -275,26 +276,35 @@ def _head(channels_in: int, channels_out: int, groups: int) -> nn.Sequential:
     )
 
 
+def _blocks(channels_in: int, width: int, count: int, groups: int) -> nn.Sequential:
+    """Residual blocks, the first of which changes the width."""
+    return nn.Sequential(*(ResidualBlock(width if number else channels_in, width, groups) for number in range(count)))
+
+
+def _levels(
+    channels: int, widths: Sequence[int], count: int, groups: int, resample: type[Downsample] | type[Upsample]
+) -> nn.ModuleList:
+    """`count` blocks of each width, and a change of size between the widths."""
+    levels = nn.ModuleList()
+    for number, width in enumerate(widths, start=1):
+        level = _blocks(channels, width, count, groups)
+        if number < len(widths):
+            level.append(resample(width))
+        levels.append(level)
+        channels = width
+    return levels
+
+
 class Encoder(nn.Module):
     """Images [B,3,H,W] to latents [B,C,h,w]."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        widths = config.encoder_widths
-        groups = config.norm_groups
+        widths, groups = config.encoder_widths, config.norm_groups
         self.stem = _conv(3, config.base_channels)
-        self.levels = nn.ModuleList()
-        channels = config.base_channels
-        for index, width in enumerate(widths):
-            level = nn.Sequential()
-            for _ in range(config.residual_blocks):
-                level.append(ResidualBlock(channels, width, groups))
-                channels = width
-            if index < len(widths) - 1:
-                level.append(Downsample(channels))
-            self.levels.append(level)
-        self.middle = nn.Sequential(*(ResidualBlock(channels, channels, groups) for _ in range(2)))
-        self.head = _head(channels, config.latent_channels, groups)
+        self.levels = _levels(config.base_channels, widths, config.residual_blocks, groups, Downsample)
+        self.middle = _blocks(widths[-1], widths[-1], 2, groups)
+        self.head = _head(widths[-1], config.latent_channels, groups)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.stem(images)
@@ -312,22 +322,12 @@ class Decoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        widths = config.decoder_widths[::-1]
-        groups = config.norm_groups
-        channels = widths[0]
-        self.stem = _conv(config.latent_channels, channels)
-        self.middle = nn.Sequential(*(ResidualBlock(channels, channels, groups) for _ in range(2)))
-        self.levels = nn.ModuleList()  # coarse to fine
-        for index, width in enumerate(widths):
-            level = nn.Sequential()
-            for _ in range(config.residual_blocks + 1):
-                level.append(ResidualBlock(channels, width, groups))
-                channels = width
-            if index < len(widths) - 1:
-                level.append(Upsample(channels))
-            self.levels.append(level)
+        widths, groups = config.decoder_widths[::-1], config.norm_groups  # coarse to fine
+        self.stem = _conv(config.latent_channels, widths[0])
+        self.middle = _blocks(widths[0], widths[0], 2, groups)
+        self.levels = _levels(widths[0], widths, config.residual_blocks + 1, groups, Upsample)
         self.scale = config.output_scale
-        self.head = _head(channels, config.output_channels * self.scale**2, groups)
+        self.head = _head(widths[-1], config.output_channels * self.scale**2, groups)
 
     def forward(self, latent: Tensor) -> Tensor:
         x = self.middle(self.stem(latent))

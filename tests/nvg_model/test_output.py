@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from shared_models import transparent_model
 
 import nvg_model
 from nvg_model import render
@@ -23,14 +24,7 @@ def with_output(**changed: object) -> nvg_model.NVGConfig:
 
 @pytest.fixture(scope="module")
 def transparent(tiny_model: nvg_model.NVG) -> nvg_model.NVG:
-    """The tiny model with another decoder."""
-    config = with_output(output_channels=4, output_scale=2, decoder_channels=(12, 16, 24))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = nvg_model.NVG(config, tiny_model.classes)
-    others = {name: one for name, one in tiny_model.state_dict().items() if not name.startswith("tokenizer.decoder.")}
-    model.load_state_dict(others, strict=False)
-    return model.eval().requires_grad_(False)
+    return transparent_model(tiny_model, tiny_model.classes, (12, 16, 24))
 
 
 def test_a_configuration_without_them_is_written_as_before() -> None:

@@ -1,5 +1,7 @@
 """Small models and batches with random values, for the tests of the trainings."""
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,19 @@ def with_names(tiny_model: NVG) -> NVG:
     named = NVG(tiny_model.config, ("disc", "ring", "square"))
     named.load_state_dict(tiny_model.state_dict())
     return named
+
+
+def transparent_model(tiny_model: NVG, classes: tuple[str, ...], channels: tuple[int, ...] = ()) -> NVG:
+    """The tiny model with a new decoder of these channels: pictures with opacity, twice as large."""
+    config = dataclasses.replace(
+        tiny_model.config.autoencoder, output_channels=4, output_scale=2, decoder_channels=channels
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = NVG(dataclasses.replace(tiny_model.config, autoencoder=config), classes)
+    others = {name: one for name, one in tiny_model.state_dict().items() if not name.startswith("tokenizer.decoder.")}
+    model.load_state_dict(others, strict=False)
+    return model.eval().requires_grad_(False)
 
 
 def random_tokens(content_stages: Tensor, structure_stages: Tensor, generator: torch.Generator) -> Batch:

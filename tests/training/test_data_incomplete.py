@@ -2,11 +2,11 @@
 
 import io
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from shared_archives import pack
 
 from training.data.dataset import open_dataset
 from training.data.sources import list_pictures
@@ -20,16 +20,6 @@ def picture(shade: int = 9) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", SIZE, (shade, 0, 0)).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def pack(path: Path, members: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 def samples(count: int) -> dict[str, bytes]:

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shared_archives import pack
 
 from training.data.dataset import open_dataset
 from training.data.sources import list_pictures
@@ -48,16 +48,6 @@ def write_flat(folder: Path, file: str = "", text: str = "") -> Path:
     if file:
         (folder / file).write_text(text, encoding="utf-8")
     return folder
-
-
-def pack(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 def samples(ending: str, label: Callable[[str, int], str]) -> dict[str, bytes]:

@@ -4,12 +4,12 @@ import hashlib
 import io
 import json
 import subprocess
-import tarfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from shared_archives import pack
 
 from training.data import emoji
 from training.data.emoji_classes import EmojiClass
@@ -62,12 +62,8 @@ def packages(tmp_path, monkeypatch):
         )
         files = {package.picture.format(code=emoji.code_of(r)): picture for r in records}
         files[emoji.CATALOGUE] = json.dumps(records).encode()
-        with tarfile.open(downloads / package.archive, "w:gz", compresslevel=1) as archive:
-            for path, content in files.items():
-                info = tarfile.TarInfo(path)
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-        fakes.append(replace(package, integrity=emoji.integrity(downloads / package.archive)))
+        archive = pack(downloads / package.archive, files, "w:gz", compresslevel=1)
+        fakes.append(replace(package, integrity=emoji.integrity(archive)))
     monkeypatch.setattr(emoji, "PACKAGES", tuple(fakes))
     return downloads
 
@@ -207,11 +203,7 @@ def test_the_dataset_is_complete_and_the_same_every_time(packages, tmp_path):
 def test_older_packages_name_some_files_without_the_variation_selector(tmp_path):
     archive, package = tmp_path / "old.tgz", emoji.PACKAGES[4]
     picture = encoded(Image.new("RGBA", (64, 64), "red"), "png")
-    with tarfile.open(archive, "w:gz") as files:
-        for code in ("2764", "2708-fe0f"):
-            info = tarfile.TarInfo(package.picture.format(code=code))
-            info.size = len(picture)
-            files.addfile(info, io.BytesIO(picture))
+    pack(archive, {package.picture.format(code=code): picture for code in ("2764", "2708-fe0f")}, "w:gz")
     records = [record("heart", "heart", "2764") | {"unified": "2764-FE0F"},
                record("blue_heart", "heart", "2708") | {"unified": "2708-FE0F"}]  # fmt: skip
     assert [one.code for one in emoji.read_pictures(package, archive, records)] == ["2764-fe0f", "2708-fe0f"]
@@ -219,12 +211,8 @@ def test_older_packages_name_some_files_without_the_variation_selector(tmp_path)
 
 def drawn(archive, icons, characters):
     """An archive as the Iconify project's packages are."""
-    with tarfile.open(archive, "w:gz") as files:
-        for path, content in (("package/icons.json", icons), ("package/chars.json", characters)):
-            text = json.dumps(content).encode()
-            info = tarfile.TarInfo(path)
-            info.size = len(text)
-            files.addfile(info, io.BytesIO(text))
+    contents = {"package/icons.json": icons, "package/chars.json": characters}
+    pack(archive, {path: json.dumps(content).encode() for path, content in contents.items()}, "w:gz")
 
 
 def test_vector_drawings_are_rendered_large_and_sharp(tmp_path):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from shared_models import transparent_model
 
 import nvg_model
 from nvg_model.sampling import SamplingSettings
@@ -22,13 +22,7 @@ CLASSES = ("disc", "ring", "square")
 
 @pytest.fixture(scope="module")
 def transparent(tiny_model: nvg_model.NVG) -> nvg_model.NVG:
-    autoencoder = dataclasses.replace(tiny_model.config.autoencoder, output_channels=4, output_scale=2)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = nvg_model.NVG(dataclasses.replace(tiny_model.config, autoencoder=autoencoder), CLASSES)
-    others = {name: one for name, one in tiny_model.state_dict().items() if not name.startswith("tokenizer.decoder.")}
-    model.load_state_dict(others, strict=False)
-    return model.eval().requires_grad_(False)
+    return transparent_model(tiny_model, CLASSES)
 
 
 def with_opacity(model: nvg_model.NVG, opacity: float) -> None:

@@ -115,20 +115,24 @@ def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-class _Killed(Exception):
-    pass
+def _kill(folder: Path, at: int) -> None:
+    """A training that dies when it draws the batch of step `at`."""
+
+    class Killed(Exception):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    broken = _Toy(folder)
+    broken.at = {at: die}
+    with pytest.raises(Killed):
+        broken.train()
 
 
 def test_a_killed_run_resumes_to_equal_weights(tmp_path: Path) -> None:
     whole = _Toy(tmp_path / "whole").train()
-
-    def die() -> None:
-        raise _Killed
-
-    broken = _Toy(tmp_path / "broken")
-    broken.at = {10: die}  # the last save is that of step 8
-    with pytest.raises(_Killed):
-        broken.train()
+    _kill(tmp_path / "broken", at=10)  # the last save is that of step 8
     assert _same(_Toy(tmp_path / "broken").train(), whole)
 
 
@@ -140,14 +144,8 @@ def test_the_log_has_every_step_once_after_a_kill(stops_at: int, tmp_path: Path)
         text = (folder / "log.jsonl").read_text().splitlines()
         return [(line["step"], line["loss"]) for line in map(json.loads, text)]
 
-    def die() -> None:
-        raise _Killed
-
     _Toy(tmp_path / "whole").train()
-    broken = _Toy(tmp_path / "broken")
-    broken.at = {stops_at - 1: die}
-    with pytest.raises(_Killed):
-        broken.train()
+    _kill(tmp_path / "broken", at=stops_at - 1)
     with (tmp_path / "broken" / "log.jsonl").open("a") as file:
         file.write('{"step": 9, "lo')  # cut off
     _Toy(tmp_path / "broken").train()
@@ -164,13 +162,7 @@ def test_no_step_at_all_between_saves_or_lines_is_refused(name: str, tmp_path: P
 
 
 def test_a_resumed_run_has_the_rates_that_it_is_given(tmp_path: Path) -> None:
-    def die() -> None:
-        raise _Killed
-
-    broken = _Toy(tmp_path)
-    broken.at = {10: die}
-    with pytest.raises(_Killed):
-        broken.train()
+    _kill(tmp_path, at=10)
     saved = checkpointing.latest(tmp_path)
     still = _Toy(tmp_path)
     still.optimizer.param_groups[0]["lr"] = 0.0

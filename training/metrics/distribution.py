@@ -29,10 +29,7 @@ def gaussian(features: Tensor, weights: Tensor | None = None) -> Gaussian:
     Args:
         weights: [N], summing to 1, where some pictures count more than others; None: all alike.
     """
-    features = features.double()
-    if weights is None:
-        weights = features.new_full((len(features),), 1 / len(features))
-    weights = weights.double()
+    features, weights = features.double(), _weights_of(features, weights)
     mean = weights @ features
     centred = features - mean
     return Gaussian(mean, centred.T @ (centred * weights[:, None]) / (1 - weights.square().sum()))
@@ -66,12 +63,14 @@ def frechet_of_sets(a: Tensor, b: Tensor, b_weights: Tensor | None = None, a_wei
 
 def _centred(features: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mean [D], and X [N,D] with X^T X the covariance, as `gaussian` has them."""
-    features = features.double()
-    if weights is None:
-        weights = features.new_full((len(features),), 1 / len(features))
-    weights = weights.double()
+    features, weights = features.double(), _weights_of(features, weights)
     mean = weights @ features
     return mean, (features - mean) * (weights / (1 - weights.square().sum())).sqrt()[:, None]
+
+
+def _weights_of(features: Tensor, weights: Tensor | None) -> Tensor:
+    """float64 [N]: those that are given, or all alike."""
+    return features.double().new_full((len(features),), 1 / len(features)) if weights is None else weights.double()
 
 
 def _root(covariance: Tensor) -> Tensor:
@@ -88,9 +87,7 @@ def kernel_distance(a: Tensor, b: Tensor, b_weights: Tensor | None = None, a_wei
     Args:
         a_weights, b_weights: [N] and [M], summing to 1, where some count more than others; None: all alike.
     """
-    a, b = a.double(), b.double()
-    weights_a = a.new_full((len(a),), 1 / len(a)) if a_weights is None else a_weights.double()
-    weights_b = b.new_full((len(b),), 1 / len(b)) if b_weights is None else b_weights.double()
+    a, b, weights_a, weights_b = a.double(), b.double(), _weights_of(a, a_weights), _weights_of(b, b_weights)
     within = _kernel_mean(a, a, weights_a, weights_a) + _kernel_mean(b, b, weights_b, weights_b)
     return within - 2 * _kernel_mean(a, b, weights_a, weights_b)
 
