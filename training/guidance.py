@@ -2,8 +2,8 @@
 input.
 
 The trained network, the teacher, is guided by two passes: null + g (class - null). Its copy, the student, learns the
-result for every scale g from 1 to the largest (guidance distillation, Meng et al. 2023; NVG samples tokens from linear
-scores of the predicted canvas, so that one target serves both). Sampling then takes half the content passes.
+result for every scale g from 1 to the largest (guidance distillation, Meng et al. 2023). Scores of tokens are linear in
+the predicted canvas, so a guided canvas gives guided scores. Sampling then takes half the content passes.
 """
 
 from __future__ import annotations
