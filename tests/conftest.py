@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -13,27 +14,43 @@ import torch
 
 import nvg_model
 
+FRONT_END = re.compile(r"tests/frontend/.*\[(?:classic-|vue-)?([\d.]+)")
 LONGEST = (
-    "frontend/test_frontend.py",
+    "tests/frontend 1.58.1",
     "nvg_model/test_compile.py",
-    "frontend/test_surfaces.py",
     "device/test_run.py",
-    "frontend/test_painter_colours.py",
     "training/test_pipeline.py",
-    "frontend/test_painter.py",
     "training/test_pulse.py",
-    "frontend/test_prompts.py",
     "training/test_whole.py",
+    "device/test_train.py",
+    "training/test_few_step.py",
+    "tests/frontend 1.35.9",
 )
-"""Files that take longest. Several processes take files in this order, so that they end together; every second file is
-of the front end, so that one process opens most of its pages."""
+"""What takes longest. Several processes take files in this order, so that they end together."""
+
+
+def _scope(nodeid: str) -> str:
+    """What one process runs in one piece: a file, or all tests of a version of the front end, which share a page."""
+    found = FRONT_END.match(nodeid)
+    return f"tests/frontend {found[1]}" if found else nodeid.partition("::")[0]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first; the others stay in their order."""
-    tests = Path(__file__).parent
-    place = {str(tests / name): number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(str(item.path), len(LONGEST)))
+    """The longest first, the others in their order; of a front end the tests with classic nodes, then those with Vue."""
+    place = {name if " " in name else f"tests/{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (place.get(_scope(item.nodeid), len(LONGEST)), "[vue-" in item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Who of the processes runs what."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

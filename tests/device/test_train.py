@@ -27,6 +27,7 @@ RECIPE = replace(
     generator=replace(
         EMOJI128.generator, steps={steps}, cached_views=64, content_stage_odds=(), structure_stage_odds=(), **small
     ),
+    guidance=replace(EMOJI128.guidance, steps=2, **small),
     decoder=replace(EMOJI128.decoder, steps=2, cached_views=64, decoder_channels=(16, 32, 32), **small),
 )
 """

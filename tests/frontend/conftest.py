@@ -240,7 +240,7 @@ def front_ends() -> list:
     return [*VERSIONS, *map(Path, folders)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator:
     """Chromium."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install .[frontend]")
@@ -256,7 +256,7 @@ def browser() -> Iterator:
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def checkpoints(tiny, tmp_path_factory) -> Iterator[Path]:
     """The working directory: models/nvg has the tiny checkpoint."""
     folder = tmp_path_factory.mktemp("frontend")
@@ -267,7 +267,7 @@ def checkpoints(tiny, tmp_path_factory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="module", params=front_ends(), ids=str)
+@pytest.fixture(scope="package", params=front_ends(), ids=str)
 def server(request, browser, checkpoints) -> Iterator[Server]:
     """The front end on a loopback port."""
     static = request.param if isinstance(request.param, Path) else front_end(request.param)
@@ -280,9 +280,12 @@ def server(request, browser, checkpoints) -> Iterator[Server]:
     server.server_close()
 
 
-@pytest.fixture(scope="module", params=["classic", "vue"])
+@pytest.fixture(scope="package", params=["classic", "vue"])
 def opened(request, server, browser) -> Iterator:
-    """The page, opened once for all tests, and what it complained about; in classic (LiteGraph) or Vue nodes."""
+    """The page, opened once for the tests of all files (it takes seconds); in classic (LiteGraph) or Vue nodes.
+
+    What it complains about is noted in `complaints`, and in `at_start` until it was there.
+    """
     server.settings["Comfy.VueNodes.Enabled"] = request.param == "vue"
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     page.set_default_timeout(10_000)
@@ -294,6 +297,7 @@ def opened(request, server, browser) -> Iterator:
         "() => window.app?.canvas && window.LiteGraph?.registered_node_types.NVGGenerate", timeout=START_MS
     )
     page.wait_for_load_state("networkidle")
+    page.at_start = list(page.complaints)
     yield page
     page.close()
 

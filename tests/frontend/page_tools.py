@@ -174,7 +174,7 @@ def enter(page, id: int = HOST) -> None:
         }""",
         id,
     )
-    page.wait_for_timeout(300)
+    settle(page)
 
 
 def select(page, id: int) -> None:
@@ -195,14 +195,35 @@ def show(page, workflow: dict) -> None:
             const [major, minor] = window.__COMFYUI_FRONTEND_VERSION__.split(".").map(Number);
             if (major > 1 || minor > 40) for (const node of workflow.nodes) delete node.properties.proxyWidgets;
             await app.loadGraphData(workflow);
+            // It opened a tab; a page with a hundred of them is twice as slow.
+            const tabs = app.extensionManager.workflow;
+            for (const tab of [...tabs.openWorkflows]) if (tab !== tabs.activeWorkflow) await tabs.closeWorkflow(tab);
             app.canvas.ds.scale = 1;
             app.canvas.ds.offset.splice(0, 2, 60, 120);
             app.canvas.setDirty(true, true);
         }""",
         workflow,
     )
-    page.wait_for_timeout(300)  # drawn, and laid out
+    settle(page)
     assert page.locator(".p-toast-detail").all_inner_texts() == []
+
+
+def settle(page) -> None:
+    """Waits until the page has drawn, and our elements have stayed where they are for some frames."""
+    page.evaluate(
+        """async () => {
+            const places = () => [...document.querySelectorAll("[class*=nvg-]")].map((one) => {
+                const { x, y, width, height } = one.getBoundingClientRect();
+                return [x, y, width, height];
+            }).join();
+            for (let before = null, same = 0, frame = 0; same < 5 && frame < 120; frame++) {
+                await new Promise(requestAnimationFrame);
+                const now = places();
+                same = now === before ? same + 1 : 0;
+                before = now;
+            }
+        }"""
+    )
 
 
 def serialized(page) -> dict:

@@ -42,7 +42,7 @@ def masks(page):
 
 def test_extension_loads_without_complaints(opened):
     assert opened.evaluate("() => app.extensions.some((one) => one.name === 'nvg')")
-    assert not opened.complaints
+    assert not opened.at_start
 
 
 def test_there_are_workflows():

@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from page_tools import CANVAS, PAINT, add_map, press, serialized, set_value, show, stroke, value
+from page_tools import CANVAS, PAINT, add_map, press, serialized, set_value, settle, show, stroke, value
 from PIL import Image
 
 import nvg_model
@@ -18,7 +18,7 @@ CHOICE = ".nvg-painter select[aria-label='Picture under']"
 
 def zoom(page, scale: float) -> None:
     page.evaluate("(scale) => { app.canvas.ds.scale = scale; app.canvas.setDirty(true, true); }", scale)
-    page.wait_for_timeout(400)
+    settle(page)
 
 
 def lines(pixels: list[int]) -> int:

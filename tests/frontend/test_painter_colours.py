@@ -1,6 +1,7 @@
 """The painter's colours: their classes, the tools that draw them, what is undone, kept, opened and read again."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from page_tools import (
     prompt,
     serialized,
     set_value,
+    settle,
     show,
     stroke,
     subgraph_graph,
@@ -53,6 +55,13 @@ def drawn(page, canvas: str = CANVAS) -> list[int]:
     return page.evaluate(
         f"() => [...document.querySelector('{canvas}').getContext('2d').getImageData(128, 128, 1, 1).data]"
     )
+
+
+def changed_within(page, seconds: float, before: str) -> None:
+    """Waits until the painting is another one, no longer than that."""
+    until = time.monotonic() + seconds
+    while value(page, PAINT, "painting") == before and time.monotonic() < until:
+        page.wait_for_timeout(50)
 
 
 def status(page) -> str:
@@ -172,11 +181,12 @@ def test_undo_of_the_host(page, painting_graph):
     assert painting(page).colours[0].class_name == "heart"
     page.locator(CANVAS).focus()
     for _ in range(4):  # in Vue nodes of 1.35 the host counts a choice from the list as two steps, seldom as three
-        if value(page, PAINT, "painting") != one:
-            page.keyboard.press("Control+z")
-            page.wait_for_timeout(500)
+        if (before := value(page, PAINT, "painting")) == one:
+            break
+        page.keyboard.press("Control+z")
+        changed_within(page, 1.0, before)
     assert value(page, PAINT, "painting") == one
-    page.wait_for_timeout(300)
+    settle(page)
     assert page.locator(".nvg-entry input").first.input_value() == ""
     give_class(page, 1, "moon")
     assert painting(page).colours[0].class_name == "moon"

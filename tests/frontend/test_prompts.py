@@ -8,24 +8,18 @@ from shared_graphs import graphs
 from nvg_nodes.standalone import graph
 
 pytestmark = pytest.mark.frontend
-START_MS = 60_000
 SINCE = (1, 58)
 """The front end whose rules are ours; older ones differ where nodes in and around subgraphs are muted."""
 GRAPHS = graphs()
 
 
-@pytest.fixture(scope="module")
-def page(server, browser):
-    """A page with the front end; skips those that are older than our rules."""
-    page = browser.new_page()
-    page.goto(server.url, timeout=START_MS)
-    page.wait_for_function("() => window.app?.graph && window.app.canvas", timeout=START_MS)
-    version = page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__")
+@pytest.fixture
+def page(opened):
+    """The page; skips front ends that are older than our rules."""
+    version = opened.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__")
     if tuple(map(int, version.split(".")[:2])) < SINCE:
         pytest.skip(f"front end {version} is older than {SINCE[0]}.{SINCE[1]} (see NVG_FRONTENDS)")
-    page.wait_for_function("() => 'NVGGenerate' in LiteGraph.registered_node_types", timeout=START_MS)
-    yield page
-    page.close()
+    return opened
 
 
 def as_saved(content):
@@ -69,6 +63,7 @@ def essence(prompt):
     }
 
 
+@pytest.mark.parametrize("opened", ["classic"], indirect=True)
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_same_prompt(page, server, name):
     content = as_saved(GRAPHS[name])
