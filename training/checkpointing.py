@@ -16,20 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-)
-from torch.distributed.tensor import DTensor, distribute_tensor
 
-from training.distributed import is_sharded
+from training.distributed import is_sharded, is_sharded_tensor
 from training.errors import TrainingError
 from training.files import remove_partials, replacing
 
 BEST, BEST_NUMBERS = "best.pt", "best.json"
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
@@ -114,7 +106,11 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
 
 def module_state(module: nn.Module) -> dict[str, Any]:
     """Parameters and buffers. Of a sharded module: whole, on the CPU, in the first process only; all must call this."""
-    return get_model_state_dict(module, options=_WHOLE) if is_sharded(module) else module.state_dict()
+    if not is_sharded(module):
+        return module.state_dict()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Any]:
@@ -124,7 +120,10 @@ def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict
     """
     if not is_sharded(module):
         return optimizer.state_dict()
-    named: Any = get_optimizer_state_dict(module, optimizer, options=_WHOLE)
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    named: Any = get_optimizer_state_dict(module, optimizer, options=options)
     groups = named.get("param_groups", ())  # nothing in the other processes
     numbers = {name: number for number, name in enumerate(name for group in groups for name in group["params"])}
     return {
@@ -135,10 +134,12 @@ def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict
 
 def load_module(module: nn.Module, state: dict[str, Any]) -> None:
     """The inverse of `module_state`."""
-    if is_sharded(module):
-        set_model_state_dict(module, state, options=_WHOLE)
-    else:
+    if not is_sharded(module):
         module.load_state_dict(state)
+        return
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+    set_model_state_dict(module, state, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -166,11 +167,13 @@ def _each(change: Callable[[Tensor], Tensor], values: dict[str, Any]) -> dict[st
 
 def whole(value: Tensor) -> Tensor:
     """A tensor, complete and on the CPU if it was sharded; then all processes must call this."""
-    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+    return value.full_tensor().cpu() if is_sharded_tensor(value) else value  # type: ignore[attr-defined]
 
 
 def like(value: Tensor, target: Tensor) -> Tensor:
     """A whole tensor, sharded like `target`."""
-    if isinstance(target, DTensor):
-        return distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
-    return value
+    if not is_sharded_tensor(target):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(target.device), target.device_mesh, target.placements)  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ A step is the same whatever the number of processes: everything random of a step
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -183,7 +184,12 @@ def parts_callable(objective: nn.Module) -> Iterator[None]:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether `shard_parameters` was applied."""
-    from torch.distributed.fsdp import FSDPModule
+    """Whether `shard_parameters` was applied. (That imports FSDP, which takes a second; nothing else does.)"""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
 
-    return isinstance(module, FSDPModule)
+
+def is_sharded_tensor(value: Tensor) -> bool:
+    """Whether a tensor is a sharded module's, of which this process has its part."""
+    tensors = sys.modules.get("torch.distributed.tensor")
+    return tensors is not None and isinstance(value, tensors.DTensor)
