@@ -36,7 +36,7 @@ def _scope(nodeid: str) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first, the others in their order; of a front end the tests with classic nodes, then those with Vue."""
+    """The longest first, the others in their order; of a front end the tests with classic nodes before those in Vue."""
     place = {name if " " in name else f"tests/{name}": number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (place.get(_scope(item.nodeid), len(LONGEST)), "[vue-" in item.nodeid))
 
