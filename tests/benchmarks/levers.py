@@ -115,6 +115,7 @@ def emoji64(args: argparse.Namespace, found: dict[str, Way]) -> None:
     """Prints the table."""
     model = next(iter(found.values())).model
     agreement = agreements(real_images(model, str(args.data), args.pictures), found)
+    found = {name: found[name] for name in args.ways or found}
     seconds, pictures = draw_in_turn(found, args.rounds, args.minutes)
     train = read_split(args.data, "train", model.config.output_size, model.classes)
     extractors = {name: lite(name, torch.device("cpu")) for name in args.features}
@@ -125,10 +126,10 @@ def emoji64(args: argparse.Namespace, found: dict[str, Way]) -> None:
     judged = "".join(f" {name}: Frechet | probe |" for name in judges)
     print(f"| emoji64 | evaluations | seconds a picture | of 4 steps | agreement |{judged}")
     print("|---|---|---|---|---|" + "---|---|" * len(judges))
-    labels = torch.arange(count) % len(model.classes)
+    labels, base = torch.arange(count) % len(model.classes), seconds["4 steps"]
     for name, (_, settings) in found.items():
         line = f"| {name} | {count_evaluations(settings, model.config.splits)} | {seconds[name]:.2f} | "
-        line += f"{seconds[name] / seconds['4 steps']:.2f} | {agreement[name]:.3f} |"
+        line += f"{seconds[name] / base:.2f} | {agreement[name]:.3f} |"
         for features, judge in judges.items():
             numbers = judge.verdict(extractors[features](pictures[name])[0], labels).numbers
             line += f" {numbers['Frechet distance']:.1f} | {numbers['probe']:.1%} |"
@@ -213,6 +214,7 @@ def main() -> None:
     parser.add_argument("--few-step", default="", help="a checkpoint of `python -m training few-step`")
     parser.add_argument("--schedule", default="", help='learned, such as "structure_steps 4 4 2 2 1; guidance_every 2"')
     parser.add_argument("--pictures", type=int, default=34, help="real ones that the agreement is measured on")
+    parser.add_argument("--ways", nargs="+", help="rows to draw, '4 steps' among them; default: all")
     parser.add_argument("--rounds", type=int, default=100, help="a picture of each class and way in each")
     parser.add_argument("--minutes", type=float, default=60, help="no round begins after so many")
     parser.add_argument("--part-rounds", type=int, default=2, help="of d16")
