@@ -93,22 +93,25 @@ def agreements(images: Images, found: dict[str, Way]) -> dict[str, float]:
 
 
 def draw_in_turn(
-    found: dict[str, Way], rounds: int, minutes: float
+    found: dict[str, Way], rounds: int, minutes: float, folder: Path | None
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
-    """Processor seconds a picture, and all pictures uint8 [N,3,H,W], of every way."""
-    classes, end = list(range(len(next(iter(found.values())).model.classes))), time.monotonic() + 60 * minutes
-    spent, pictures = dict.fromkeys(found, 0.0), {name: [] for name in found}
-    done = 0
-    while done < rounds and (done == 0 or time.monotonic() < end):
+    """Processor seconds a picture and all pictures uint8 [N,3,H,W] of every way; `folder` keeps both of each round."""
+    count, end = len(next(iter(found.values())).model.classes), time.monotonic() + 60 * minutes
+    done: list[dict[str, tuple[float, torch.Tensor]]] = []
+    while len(done) < rounds and (not done or time.monotonic() < end):
+        path = folder / f"{len(done)}.pt" if folder else None
+        drawn = torch.load(path) if path and path.is_file() else {}
         for name, (model, settings) in found.items():
-            start = time.process_time()
-            drawn = model.decode(model.generate(classes, 0, settings, first_item=done * len(classes)))
-            spent[name] += time.process_time() - start
-            pictures[name].append(to_pixels(drawn))
-        done += 1
-        print(f"round {done}: " + ", ".join(f"{one / done / len(classes):.3f}" for one in spent.values()), flush=True)
-    count = done * len(classes)
-    return {name: one / count for name, one in spent.items()}, {name: torch.cat(one) for name, one in pictures.items()}
+            if name not in drawn:
+                start = time.process_time()
+                pictures = model.decode(model.generate(range(count), 0, settings, first_item=len(done) * count))
+                drawn[name] = time.process_time() - start, to_pixels(pictures)
+        if path:
+            torch.save(drawn, path)
+        done.append(drawn)
+        print(f"round {len(done)}: " + ", ".join(f"{drawn[name][0] / count:.3f}" for name in found), flush=True)
+    seconds = {name: sum(one[name][0] for one in done) / len(done) / count for name in found}
+    return seconds, {name: torch.cat([one[name][1] for one in done]) for name in found}
 
 
 def emoji64(args: argparse.Namespace, found: dict[str, Way]) -> None:
@@ -116,10 +119,10 @@ def emoji64(args: argparse.Namespace, found: dict[str, Way]) -> None:
     model = next(iter(found.values())).model
     agreement = agreements(real_images(model, str(args.data), args.pictures), found)
     found = {name: found[name] for name in args.ways or found}
-    seconds, pictures = draw_in_turn(found, args.rounds, args.minutes)
+    seconds, pictures = draw_in_turn(found, args.rounds, args.minutes, args.out)
     train = read_split(args.data, "train", model.config.output_size, model.classes)
     extractors = {name: lite(name, torch.device("cpu")) for name in args.features}
-    with torch.inference_mode(False), torch.enable_grad():  # the judge fits a probe
+    with torch.enable_grad():  # the judge fits a probe
         judges = {name: Judge(extract(train.pixels)[0].clone(), train) for name, extract in extractors.items()}
     count = len(next(iter(pictures.values())))
     print(f"\n{count} pictures of each way; agreement on {args.pictures} real pictures\n")
@@ -128,14 +131,12 @@ def emoji64(args: argparse.Namespace, found: dict[str, Way]) -> None:
     print("|---|---|---|---|---|" + "---|---|" * len(judges))
     labels, base = torch.arange(count) % len(model.classes), seconds["4 steps"]
     for name, (_, settings) in found.items():
-        line = f"| {name} | {count_evaluations(settings, model.config.splits)} | {seconds[name]:.2f} | "
+        line = f"| {name} | {count_evaluations(settings, model.config.splits)} | {seconds[name]:.3f} | "
         line += f"{seconds[name] / base:.2f} | {agreement[name]:.3f} |"
         for features, judge in judges.items():
             numbers = judge.verdict(extractors[features](pictures[name])[0], labels).numbers
             line += f" {numbers['Frechet distance']:.1f} | {numbers['probe']:.1%} |"
         print(line, flush=True)
-        if args.out:
-            torch.save(pictures[name], args.out / f"{list(found).index(name)}.pt")
 
 
 def d16_parts(rounds: int) -> tuple[NVG, dict[str, float]]:
@@ -205,7 +206,7 @@ def stretched(settings: SamplingSettings, flows: int) -> SamplingSettings:
     return dataclasses.replace(settings, **changes)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -219,7 +220,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="no round begins after so many")
     parser.add_argument("--part-rounds", type=int, default=2, help="of d16")
     parser.add_argument("--features", nargs="+", default=["lite0", "lite1"])
-    parser.add_argument("--out", type=Path, help="a folder for the pictures, uint8 tensors")
+    parser.add_argument("--out", type=Path, help="a folder that keeps the pictures, from where a run goes on")
     parser.add_argument("--only", choices=("emoji64", "d16"))
     args = parser.parse_args()
     if args.only != "d16":
