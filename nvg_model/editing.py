@@ -21,6 +21,7 @@ from nvg_model.generation import Request, Run
 from nvg_model.quantizer import Quantizer
 from nvg_model.regions import RegionalClasses, RegionalGuidance, full_mask
 from nvg_model.sampling import Guidance, guidance_schedule
+from nvg_model.seamless import View, mixed
 from nvg_model.tokenizer import VisualGranularitySequence
 
 SEAM = 1 / 16
@@ -87,26 +88,24 @@ class EditedRun(Run):
     areas: Areas | None = None
     seamless: bool = False
 
-    def _moved(self, values: Tensor, back: bool = False, axis: int = 1) -> Tensor:
-        """Positions [...,L,...] half a picture to the right and down, so that the edges lie in the middle; or back."""
-        grid = self.quantizer.grid
-        steps = tuple(-(side // 2) if back else side // 2 for side in grid)
-        return values.unflatten(axis, grid).roll(steps, (axis, axis + 1)).flatten(axis, axis + 1)
-
-    def _moved_run(self) -> EditedRun:
-        """The same of moved positions."""
-        regions = self.regions and self.regions.moved(lambda weights: self._moved(weights, axis=2))
-        kept = self.kept and Kept(self.kept.reference, self._moved(self.kept.positions))
-        return dataclasses.replace(self, seamless=False, regions=regions, kept=kept)
+    def _seen_from(self, view: View) -> EditedRun:
+        """The plain run of a view. Only that of the first view counts its evaluations, as there is no step more."""
+        regions = self.regions and self.regions.moved(lambda weights: view.move(weights, axis=2))
+        counted = self.on_evaluation if view.steps == (0, 0) else lambda: None
+        return dataclasses.replace(self, seamless=False, regions=regions, on_evaluation=counted)
 
     def integrate(
         self, canvas: Tensor, labels: Tensor, noise: Tensor, stage: int, grid: Sequence[float] | None = None
     ) -> Tensor:
-        """As in a plain run; for a seamless picture, every second stage sees it shifted."""
-        if not (self.seamless and stage % 2):
+        """As in a plain run; for a seamless picture, the mean of what its views give."""
+        if not self.seamless:
             return super().integrate(canvas, labels, noise, stage, grid)
-        canvas, labels, noise = self._moved(canvas), self._moved(labels), self._moved(noise)
-        return self._moved(self._moved_run().integrate(canvas, labels, noise, stage, grid), back=True)
+        return mixed(
+            self.quantizer.grid,
+            lambda view: self._seen_from(view).integrate(
+                view.move(canvas), view.move(labels), view.move(noise), stage, grid
+            ),
+        )
 
     def guidance(self, scale: float | Tensor, null_class: int) -> Guidance:
         """Of the classes of all regions."""
@@ -115,22 +114,31 @@ class EditedRun(Run):
     def token_logits(self, canvas: Tensor, labels: Tensor, stage: int) -> Tensor:
         """As of a plain run, but with the predicted final canvases mixed by the regions' masks before they are averaged
         over the clusters, and averaged over the new positions only where a cluster has kept ones too."""
-        if self.seamless and stage % 2:
-            return self._moved_run().token_logits(self._moved(canvas), self._moved(labels), stage)
         scale = self._content_scale(stage)
-        guidance, inside = self.content_guidance(scale)
+        guidance, _ = self.content_guidance(scale)
         noise = self._canvas_noise(guidance, canvas, stage)
         self.on_evaluation()
-        rows = guidance.repeat(canvas), guidance.repeat(labels), guidance.classes
-        final = self.content(*rows, torch.full_like(guidance.classes, stage), noise, inside)
-        if isinstance(guidance, RegionalGuidance):
-            final = guidance.blend(final)
+        final = self._final_canvas(canvas, labels, noise, stage)
         change = final - canvas.repeat(guidance.passes, 1, 1)
         weights = None if self.kept is None else self.kept.fresh.repeat(guidance.passes, 1)
         means = hierarchy.cluster_means(change, labels.repeat(guidance.passes, 1), 2**stage, weights)
         if isinstance(scale, Tensor):
             scale = hierarchy.cluster_means(scale[..., None], labels, 2**stage)
         return Guidance(scale, guidance.classes, guidance.passes).combine(self.content.logits(means))
+
+    def _final_canvas(self, canvas: Tensor, labels: Tensor, noise: Tensor | None, stage: int) -> Tensor:
+        """The predicted final canvas of every image and, with guidance, that of the null class: [B or 2B,L,C]."""
+        if self.seamless:
+            return mixed(
+                self.quantizer.grid,
+                lambda view: self._seen_from(view)._final_canvas(
+                    view.move(canvas), view.move(labels), None if noise is None else view.move(noise), stage
+                ),
+            )
+        guidance, inside = self.content_guidance(self._content_scale(stage))
+        rows = guidance.repeat(canvas), guidance.repeat(labels), guidance.classes
+        final = self.content(*rows, torch.full_like(guidance.classes, stage), noise, inside)
+        return guidance.blend(final) if isinstance(guidance, RegionalGuidance) else final
 
     def _content_scale(self, stage: int) -> float | Tensor:
         if self.regions is None:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from nvg_model import Region, SamplingSettings, hierarchy
 from nvg_model.areas import fitted, rounded
+from nvg_model.seamless import mixed
 
 ONE_STEP = SamplingSettings(structure_steps=1)
 
@@ -131,6 +132,33 @@ def test_refiners_go_on_at_the_opposite_edge(tiny_model):
     moved = rolled(image, (1, 1)).flatten(2).mT
     refined, other = (tiny_model.tokenizer.quantizer.refine(one, 2, seamless=True) for one in (placed, moved))
     torch.testing.assert_close(other, rolled(refined.mT.unflatten(2, (4, 4)), (1, 1)).flatten(2).mT)
+
+
+def test_a_picture_moved_by_half_is_drawn_alike(tiny_model):
+    """So what lies across the edges is drawn as what lies in the middle; a plain picture depends on its place."""
+    noise = torch.randn(1, 16, tiny_model.config.splits, generator=torch.Generator().manual_seed(0))
+
+    def moved(values, axis):
+        return values.unflatten(axis, (4, 4)).roll((2, 2), (axis, axis + 1)).flatten(axis, axis + 1)
+
+    def pair(seamless):
+        return (
+            tiny_model.generate("heart", 3, ONE_STEP, structure_noise=one, seamless=seamless)
+            for one in (noise, moved(noise, 1))
+        )
+
+    first, second = pair(seamless=True)
+    assert torch.equal(second.structure, moved(first.structure, 2))
+    assert torch.equal(second.tokens, moved(first.tokens, 2))
+    torch.testing.assert_close(second.canvases, moved(first.canvases, 2))
+    plain, other = pair(seamless=False)
+    assert not torch.allclose(other.canvases, moved(plain.canvases, 2), atol=1e-2)
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (2, 8), (1, 16)])
+def test_views_of_a_seamless_picture_sum_to_one(grid):
+    values = torch.randn(2, 16, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(mixed(grid, lambda view: view.move(values)), values)
 
 
 def test_seamless_pictures_with_everything_else(tiny_model):
