@@ -108,9 +108,8 @@ def module_state(module: nn.Module) -> dict[str, Any]:
     """Parameters and buffers. Of a sharded module: whole, on the CPU, in the first process only; all must call this."""
     if not is_sharded(module):
         return module.state_dict()
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-    return get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    sharded, options = _of_sharded()
+    return sharded.get_model_state_dict(module, options=options)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Any]:
@@ -120,10 +119,8 @@ def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict
     """
     if not is_sharded(module):
         return optimizer.state_dict()
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
-
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    named: Any = get_optimizer_state_dict(module, optimizer, options=options)
+    sharded, options = _of_sharded()
+    named: Any = sharded.get_optimizer_state_dict(module, optimizer, options=options)
     groups = named.get("param_groups", ())  # nothing in the other processes
     numbers = {name: number for number, name in enumerate(name for group in groups for name in group["params"])}
     return {
@@ -137,9 +134,15 @@ def load_module(module: nn.Module, state: dict[str, Any]) -> None:
     if not is_sharded(module):
         module.load_state_dict(state)
         return
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+    sharded, options = _of_sharded()
+    sharded.set_model_state_dict(module, state, options=options)
 
-    set_model_state_dict(module, state, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+def _of_sharded() -> tuple[Any, Any]:
+    """Torch's functions for states of sharded modules, imported where there are some, and options for whole states."""
+    from torch.distributed.checkpoint import state_dict
+
+    return state_dict, state_dict.StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -167,7 +170,7 @@ def _each(change: Callable[[Tensor], Tensor], values: dict[str, Any]) -> dict[st
 
 def whole(value: Tensor) -> Tensor:
     """A tensor, complete and on the CPU if it was sharded; then all processes must call this."""
-    return value.full_tensor().cpu() if is_sharded_tensor(value) else value  # type: ignore[attr-defined]
+    return value.full_tensor().cpu() if is_sharded_tensor(value) else value
 
 
 def like(value: Tensor, target: Tensor) -> Tensor:
@@ -176,4 +179,4 @@ def like(value: Tensor, target: Tensor) -> Tensor:
         return value
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(value.to(target.device), target.device_mesh, target.placements)  # type: ignore[attr-defined]
+    return distribute_tensor(value.to(target.device), target.device_mesh, target.placements)

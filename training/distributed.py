@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from training.errors import TrainingError
 from training.pulse import Pulse
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 TIMEOUT = 600.0
 """Seconds without a sign of life of a process after which the others give up (`training.pulse`)."""
@@ -189,7 +192,7 @@ def is_sharded(module: nn.Module) -> bool:
     return fsdp is not None and isinstance(module, fsdp.FSDPModule)
 
 
-def is_sharded_tensor(value: Tensor) -> bool:
+def is_sharded_tensor(value: Tensor) -> TypeGuard[DTensor]:
     """Whether a tensor is a sharded module's, of which this process has its part."""
     tensors = sys.modules.get("torch.distributed.tensor")
     return tensors is not None and isinstance(value, tensors.DTensor)
