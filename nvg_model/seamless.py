@@ -61,5 +61,6 @@ def mixed(grid: tuple[int, int], of_view: Callable[[View], Tensor]) -> Tensor:
     Args:
         of_view: what networks say of a view, [B,L,...] in the order of its own positions.
     """
-    first, second = ((view.back(of_view(view)), view.weights) for view in views(grid))
-    return first[0] * first[1].to(first[0]) + second[0] * second[1].to(second[0])
+    plain, moved = views(grid)
+    first, second = plain.back(of_view(plain)), moved.back(of_view(moved))
+    return first * plain.weights.to(first) + second * moved.weights.to(second)

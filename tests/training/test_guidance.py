@@ -84,9 +84,7 @@ def test_it_learns(tiny_model):
 
     before = error()
     for step in range(60):
-        batch = draw_guidance(
-            a_batch(8, seed=step), step, Shard(), dataclasses.replace(settings.guidance, batch=8), seed=0
-        )
+        batch = draw_guidance(a_batch(8, seed=step), step, Shard(), eight, seed=0)
         loss, _ = objective(batch, step)
         loss.backward()
         for optimizer in both:

@@ -70,7 +70,9 @@ def _centred(features: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
 
 def _weights_of(features: Tensor, weights: Tensor | None) -> Tensor:
     """float64 [N]: those that are given, or all alike."""
-    return features.double().new_full((len(features),), 1 / len(features)) if weights is None else weights.double()
+    if weights is not None:
+        return weights.double()
+    return torch.full((len(features),), 1 / len(features), dtype=torch.float64, device=features.device)
 
 
 def _root(covariance: Tensor) -> Tensor:
