@@ -17,13 +17,13 @@ import nvg_model
 FRONT_END = re.compile(r"tests/frontend/.*\[(?:classic-|vue-)?([\d.]+)")
 LONGEST = (
     "tests/frontend 1.58.1",
-    "nvg_model/test_compile.py",
-    "device/test_run.py",
-    "training/test_pipeline.py",
-    "training/test_pulse.py",
-    "training/test_whole.py",
-    "device/test_train.py",
-    "training/test_few_step.py",
+    "tests/nvg_model/test_compile.py",
+    "tests/device/test_run.py",
+    "tests/training/test_pipeline.py",
+    "tests/training/test_pulse.py",
+    "tests/training/test_whole.py",
+    "tests/device/test_train.py",
+    "tests/training/test_few_step.py",
     "tests/frontend 1.35.9",
 )
 """What takes longest. Several processes take files in this order, so that they end together."""
@@ -37,14 +37,14 @@ def _scope(nodeid: str) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, the others in their order; of a front end the tests with classic nodes before those in Vue."""
-    place = {name if " " in name else f"tests/{name}": number for number, name in enumerate(LONGEST)}
+    place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (place.get(_scope(item.nodeid), len(LONGEST)), "[vue-" in item.nodeid))
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One process more than cores: one often waits for its browser (0.92 of the time on two cores)."""
-    return (os.cpu_count() or 1) + 1
+@pytest.hookimpl(optionalhook=True, wrapper=True)
+def pytest_xdist_auto_num_workers():
+    """One process more than `-n auto` takes: one often waits for its browser (0.92 of the time on two cores)."""
+    return (yield) + 1
 
 
 @pytest.hookimpl(optionalhook=True)

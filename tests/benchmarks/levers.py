@@ -223,6 +223,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a folder that keeps the pictures, from where a run goes on")
     parser.add_argument("--only", choices=("emoji64", "d16"))
     args = parser.parse_args()
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
     if args.only != "d16":
         emoji64(args, rows(args))
     if args.only != "emoji64":
