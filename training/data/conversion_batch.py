@@ -17,7 +17,7 @@ from training.recipes.base import ConversionRecipe, FewStepRecipe, GuidanceRecip
 
 
 @dataclass(frozen=True)
-class GuidanceBatch:
+class _ConversionBatch:
     """A share of a step's images, with the scales of their rows."""
 
     images: Batch
@@ -31,8 +31,13 @@ class GuidanceBatch:
 
 
 @dataclass(frozen=True)
-class FewStepBatch(GuidanceBatch):
-    """The same, with all other random choices of the step."""
+class GuidanceBatch(_ConversionBatch):
+    """Of the conversion to guidance inside. (No base of the other: each takes fields of its own.)"""
+
+
+@dataclass(frozen=True)
+class FewStepBatch(_ConversionBatch):
+    """Of the conversion to few steps, with all other random choices of the step."""
 
     spans: Tensor
     """float [B,n,2]: t and r <= t of each row, for meanflow and shortcut."""
