@@ -1,6 +1,7 @@
 """The solvers of the structure flow, on fields whose solution is known."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -37,6 +38,7 @@ def test_straight_lines_are_exact(name, steps):
     assert torch.allclose(end, START - slope, atol=1e-12)
 
 
+ORDERS = {"euler": 1, "heun": 2, "multistep": 2}
 FIELDS = {
     "exponential": (lambda z, t: z, math.exp(-1)),
     "in time": (lambda z, t: math.cos(3 * t) * z, math.exp(-math.sin(3) / 3)),
@@ -45,18 +47,20 @@ FIELDS = {
 
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("grid", ["even", "shifted"])
-@pytest.mark.parametrize(("solver", "order"), [(euler, 1), (heun, 2), (multistep, 2)])
-def test_order_of_convergence(solver, order, grid, field):
-    """Twice the steps: half the error at first order, a quarter at second."""
+@pytest.mark.parametrize("name", SOLVERS)
+def test_order_of_convergence(name, grid, field):
+    """Twice the steps: half the error at first order, a quarter at second. A solver that is not listed has at least the
+    first."""
     derivative, factor = FIELDS[field]
 
     def error(steps):
         times = torch.linspace(1, 0, steps + 1).tolist() if grid == "even" else time_grid(steps, 256)
-        end, _ = solve(solver, derivative, START, times)
+        end, _ = solve(SOLVERS[name], derivative, START, times)
         return (end - factor * START).abs().max().item()
 
     assert error(80) < error(40)
-    assert math.log2(error(80) / error(160)) == pytest.approx(order, abs=0.2)
+    order = math.log2(error(80) / error(160))
+    assert order == pytest.approx(ORDERS[name], abs=0.2) if name in ORDERS else order > 0.8
 
 
 @pytest.mark.parametrize("solver", [heun, multistep])
@@ -127,15 +131,14 @@ def test_evaluations_of_any_solver(monkeypatch):
         return euler(velocity, z, times, project)
 
     monkeypatch.setitem(SOLVERS, "warm", warm)
-    found = {name: [evaluations(name, steps) for steps in (1, 5)] for name in SOLVERS}
-    assert found == {"euler": [1, 5], "heun": [2, 10], "multistep": [1, 5], "warm": [2, 6]}
+    expected = {"euler": [1, 5], "heun": [2, 10], "multistep": [1, 5], "warm": [2, 6]}
+    assert {name: [evaluations(name, steps) for steps in (1, 5)] for name in expected} == expected
     assert count_evaluations(SamplingSettings(solver="warm", structure_steps=5), 8) == 9 + 7 * 6
 
 
 def test_help_texts_name_every_solver(monkeypatch):
-    assert summary() == (
-        "euler (the paper's), heun (closer per step, twice the work) or multistep (as much work, closer with few steps)"
-    )
+    assert summary().startswith("euler (the paper's), heun (closer per step, twice the work)")
+    assert re.findall(r"(\w+) \(", summary()) == list(SOLVERS)
 
     def rough(velocity, z, times, project):
         """Quick, and wrong.

@@ -1,5 +1,5 @@
-"""Files that follow from the nodes' schemas: the contract, the English texts, the reference page, and the slots of the
-shipped workflows and blueprints.
+"""Files that follow from the nodes' schemas: the contract, the English texts, the reference page, the solvers on their
+help page, and the slots of the shipped workflows and blueprints.
 
 `make derived` writes them again after a node was added or changed; tests compare. It refuses to write a contract that
 would break saved workflows.
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import workflow_slots
 
+from nvg_model.solvers import SOLVERS
 from nvg_nodes.extension import NODES
 from nvg_nodes.standalone.graph import inputs_of, is_widget
 
@@ -19,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONTRACT = ROOT / "tests" / "nvg_nodes" / "contract.json"
 ENGLISH = ROOT / "locales" / "en" / "nodeDefs.json"
 REFERENCE = ROOT / "docs" / "nodes.md"
+SETTINGS = ROOT / "nvg_nodes" / "web" / "docs" / "NVGSamplingSettings.md"
 FILES = {"checkpoint", "autoencoder", "generator"}
 """Inputs whose lists, and so whose defaults, are the files that happen to be there."""
 
@@ -168,6 +170,14 @@ def _rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in cells]
 
 
+def with_solvers(page: str) -> str:
+    """The help page of the sampling settings with all solvers in the row of `solver`, as its tooltip has them."""
+    solver = next(one for one in schemas()["NVGSamplingSettings"].inputs if one.id == "solver")
+    row = f"| `solver`<br>{solver.io_type}<br>{default_of(solver)} | "
+    named = re.sub(rf"\b({'|'.join(SOLVERS)}) \(", r"`\1` (", solver.tooltip)
+    return "\n".join(f"{row}{named} |" if line.startswith(row) else line for line in page.split("\n"))
+
+
 def contents() -> dict[Path, str]:
     """What the derived files should hold."""
     contract = present()
@@ -177,6 +187,7 @@ def contents() -> dict[Path, str]:
         CONTRACT: json.dumps(contract, indent=1) + "\n",
         ENGLISH: json.dumps(definitions(), ensure_ascii=False, indent=2) + "\n",
         REFERENCE: reference(),
+        SETTINGS: with_solvers(SETTINGS.read_text(encoding="utf-8")),
     }
 
 
