@@ -80,7 +80,7 @@ def tiny_model() -> nvg_model.NVG:
             for part in generator.modules():
                 if isinstance(part, torch.nn.Linear | torch.nn.Embedding):
                     part.weight.data *= 8
-        torch.nn.init.normal_(model.tokenizer.quantizer.codebook)
+        model.tokenizer.quantizer.spread()
     return model.eval().requires_grad_(False)
 
 

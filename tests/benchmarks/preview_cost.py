@@ -47,7 +47,7 @@ def loaded(preset: str) -> nvg_model.NVG:
     model = nvg_model.NVG(nvg_model.preset(preset))
     model.content.initialize()
     model.structure.initialize()
-    torch.nn.init.normal_(model.tokenizer.quantizer.codebook)
+    model.tokenizer.quantizer.spread()
     return model.eval().requires_grad_(False)
 
 

@@ -108,7 +108,7 @@ def generator_step(chosen: Recipe, data: Path) -> tuple[Count, Count]:
     """Of the recipe's generators, on cached tokens."""
     dataset, nvg = chosen.dataset(data, "train"), NVG(chosen.config)
     nvg.tokenizer.requires_grad_(False)
-    torch.nn.init.normal_(nvg.tokenizer.quantizer.codebook)
+    nvg.tokenizer.quantizer.spread()
     objective = GeneratorObjective(nvg, chosen.generator).train()
     source = GeneratorSource(chosen.generator, chosen, chosen.config, dataset, None)
     phase = Phase(objective, optimizers(objective, chosen.generator), lambda _: 1.0)

@@ -141,7 +141,7 @@ def ten_splits():
         model = NVG(config)
         model.content.initialize()
         model.structure.initialize()
-        torch.nn.init.normal_(model.tokenizer.quantizer.codebook)
+        model.tokenizer.quantizer.spread()
     return model.eval().requires_grad_(False)
 
 

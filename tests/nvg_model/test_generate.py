@@ -34,7 +34,7 @@ def test_canvases_follow_from_tokens(tiny_model, whole):
     """Each stage adds h + 0.5 conv(h), h being the codebook vectors of its tokens."""
     quantizer, canvas = tiny_model.tokenizer.quantizer, 0
     for stage in range(STAGES):
-        h = quantizer.codebook[whole.tokens[:, stage]]
+        h = quantizer.lookup(whole.tokens[:, stage])
         refined = quantizer.refiners[stage](h.mT.unflatten(2, (4, 4))).flatten(2).mT
         canvas = canvas + h + 0.5 * refined
         assert torch.allclose(whole.canvases[:, stage], canvas, atol=1e-5)

@@ -49,7 +49,7 @@ def randomised(config, seed=0, scale=6.0):
                 if isinstance(part, torch.nn.Linear):
                     torch.nn.init.normal_(part.bias, std=0.1)
         model.content.canvas_scales.copy_(torch.linspace(1, 2, config.num_stages + 1))
-        torch.nn.init.normal_(model.tokenizer.quantizer.codebook)
+        model.tokenizer.quantizer.spread()
     return model.eval()
 
 

@@ -75,7 +75,7 @@ def small(tmp_path_factory) -> Path:
         model = nvg_model.NVG(config, classes, nvg_model.SamplingSettings(structure_steps=2))
         model.content.initialize()
         model.structure.initialize()
-        torch.nn.init.normal_(model.tokenizer.quantizer.codebook)
+        model.tokenizer.quantizer.spread()
     return nvg_model.save(model, tmp_path_factory.mktemp("small") / "small.safetensors", {"licence": "none"})
 
 

@@ -15,7 +15,7 @@ def fresh(seed: int = 0) -> NVG:
     nvg = NVG(PRESETS["tiny"], ("disc", "ring", "square"))
     nvg.content.initialize()
     nvg.structure.initialize()
-    torch.nn.init.normal_(nvg.tokenizer.quantizer.codebook)
+    nvg.tokenizer.quantizer.spread()
     nvg.tokenizer.requires_grad_(False).eval()
     return nvg
 

@@ -40,7 +40,7 @@ def tokenizer() -> Tokenizer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         tokenizer = Tokenizer(nvg_model.preset("tiny"))
-        torch.nn.init.normal_(tokenizer.quantizer.codebook)
+        tokenizer.quantizer.spread()
     return tokenizer.eval().requires_grad_(False)
 
 

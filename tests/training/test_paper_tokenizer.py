@@ -48,7 +48,7 @@ def tokenizer_step() -> tuple[Tokenizer, Batch, dict[str, Tensor]]:
     """A step of the paper's autoencoder losses, without downloads: tokenizer, batch, logged values."""
     torch.manual_seed(0)
     tokenizer = Tokenizer(PRESETS["tiny"])
-    nn.init.normal_(tokenizer.quantizer.codebook)
+    tokenizer.quantizer.spread()
     (phase,) = training_phases(tokenizer, dataclasses.replace(TOKENIZER, lpips_weight=0.0, discriminator=""), World())
     phase.objective._discriminator = (Halves(),)
     images = torch.rand(4, 3, 16, 16) * 2 - 1

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import nvg_model
@@ -66,7 +65,7 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         nvg = NVG(PRESETS["tiny"], ("disc", "ring", "square"))
         nvg.content.initialize()
         nvg.structure.initialize()
-        nvg.tokenizer.quantizer.codebook.data.fill_(seed + 1.0)
+        next(nvg.tokenizer.quantizer.parameters()).data.fill_(seed + 1.0)
         paths.append(str(nvg_model.save(nvg, tmp_path_factory.mktemp("start") / "start.safetensors")))
     return paths
 
@@ -300,7 +299,7 @@ def test_an_export_keeps_what_the_start_had_and_says_what_ran(sets: dict[str, Pa
     start = NVG(PRESETS["tiny"], ("a", "disc", "x"), sampling)
     start.content.initialize()
     start.structure.initialize()
-    torch.nn.init.normal_(start.tokenizer.quantizer.codebook)
+    start.tokenizer.quantizer.spread()
     rights = {"licence": "CC-BY-4.0", "attribution": "drawn by A"}
     path = nvg_model.save(start, tmp_path / "start.safetensors", {**rights, "commands": ["draw"]})
     options = ("--batch", 4, "--no-bfloat16", "--views", 8, "--start-from", path, "--data", sets["ab"])
