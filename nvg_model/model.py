@@ -318,6 +318,7 @@ class NVG(nn.Module):
         keep_structure: int = 0,
         settings: SamplingSettings | None = None,
         on_evaluation: Callable[[], None] | None = None,
+        keep_content: int = 0,
         **more: Unpack[Layout],
     ) -> Tensor:
         """The same pictures with a part redrawn, [B,3|4,H,W]; the rest is bit-equal.
@@ -328,7 +329,7 @@ class NVG(nn.Module):
             mask: float [H,W] or [B,H,W], any size: above 0 is redrawn, values below 1 blend with the old picture.
                 The new part fades in over `editing.SEAM` of its shorter side, inside the mask.
             classes: one for all, or one per image.
-            keep_structure: keep the structure of this many stages inside the mask as well.
+            keep_structure, keep_content: keep the structure, the content of this many stages inside the mask as well.
             more: other fields of a `Request`, such as an area for the structure, seamless, or a partner.
         Raises:
             NVGError: as `tokenize` and `stages`; a mask of nothing.
@@ -340,8 +341,8 @@ class NVG(nn.Module):
             indices = indices.expand(len(images))
         mask, sequence = pixel_mask(mask, images), self.tokenize(resized(images, self.config))
         drawn = self.generate(
-            indices, seed, settings, sequence=sequence, keep_structure=keep_structure, on_evaluation=on_evaluation,
-            regions=regions, keep=(mask == 0).float(), **more,
+            indices, seed, settings, sequence=sequence, keep_structure=keep_structure, keep_content=keep_content,
+            on_evaluation=on_evaluation, regions=regions, keep=(mask == 0).float(), **more,
         )  # fmt: skip
         decode = self.decode_rgba if images.shape[1] == 4 else self.decode
         new = decode(drawn, seamless=more.get("seamless", False))

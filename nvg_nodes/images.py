@@ -87,7 +87,9 @@ def from_model(images: Tensor) -> Tensor:
     return render.to_pixels(images.cpu()).permute(0, 2, 3, 1).contiguous() / 255
 
 
-def decode(nvg: NVG, sequence: VisualGranularitySequence, stage: int | None = None) -> tuple[Tensor, Tensor]:
+def decode(
+    nvg: NVG, sequence: VisualGranularitySequence, stage: int | None = None, seamless: bool = False
+) -> tuple[Tensor, Tensor]:
     """The model's images of a sequence after a stage (the last one by default), and the MASK of what is drawn.
 
     The mask is 1 on the subject and 0 where the picture is transparent; 1 everywhere where the model has no opacity.
@@ -96,7 +98,7 @@ def decode(nvg: NVG, sequence: VisualGranularitySequence, stage: int | None = No
     parts = []
     for start in range(0, len(sequence), AT_ONCE):
         host.current().check_cancelled()
-        parts.append(nvg.decode_with_opacity(sequence.items(slice(start, start + AT_ONCE)), stage))
+        parts.append(nvg.decode_with_opacity(sequence.items(slice(start, start + AT_ONCE)), stage, seamless))
     pictures, masks = zip(*parts, strict=True)
     return torch.cat(pictures).cpu(), torch.cat(masks).cpu()
 

@@ -12,7 +12,17 @@ from nvg_model import NVGError, VisualGranularitySequence, interpolation
 from nvg_nodes import host, images
 from nvg_nodes.api import io, schema, words
 from nvg_nodes.nodes_generate import batch_of_classes, draw, picture_output, picture_outputs
-from nvg_nodes.sockets import MAIN, SEEDS, NVGSequence, NVGStructure, Options, class_input, model_input, settings_input
+from nvg_nodes.sockets import (
+    MAIN,
+    SEEDS,
+    NVGSequence,
+    NVGStructure,
+    Options,
+    class_input,
+    model_input,
+    seamless_input,
+    settings_input,
+)
 from nvg_nodes.types import Model, Settings, Structure, check_sequence, joined
 
 
@@ -49,6 +59,7 @@ class NVGInterpolate(io.ComfyNode):
                 ),
                 *_end_inputs(),
                 *_drawing_inputs(),
+                seamless_input("For pictures that tile: decode, or draw, frames that go on at their opposite edges."),
             ],
             outputs=picture_outputs(),
         )
@@ -67,14 +78,15 @@ class NVGInterpolate(io.ComfyNode):
         class_name: str = "heart",
         seed: int = 0,
         settings: Settings | None = None,
+        seamless: bool = False,
     ) -> io.NodeOutput:
         """Frames of every pair, one pair after the other."""
         layouts = first_structure, second_structure
         if first is not None and second is not None and layouts == (None, None):
-            drawn = _between_sequences(model, first, second, frames, content, there_and_back)
+            drawn = _between_sequences(model, first, second, frames, content, there_and_back, seamless)
         elif first_structure is not None and second_structure is not None and first is None and second is None:
             labels = _between_structures(model, first_structure, second_structure, frames, there_and_back)
-            options = Options(settings=settings, shared_noise=True)
+            options = Options(settings=settings, shared_noise=True, seamless=seamless)
             classes = batch_of_classes(model, class_name, 1, options)
             if len(classes) != 1:
                 raise NVGError(f"class_name names {len(classes)} classes; the frames between two structures have one")
@@ -134,6 +146,7 @@ def _between_sequences(
     frames: int,
     content: str,
     there_and_back: bool,
+    seamless: bool,
 ) -> tuple[VisualGranularitySequence, Tensor, Tensor]:
     """The frames, the model's images of them, and the MASK of what is opaque."""
     for sequence in (first, second):
@@ -148,7 +161,7 @@ def _between_sequences(
         parts.append(found.items(_order(frames, there_and_back)).to("cpu"))
     whole = joined(parts)
     bar()
-    pictures, mask = images.decode(nvg, whole)
+    pictures, mask = images.decode(nvg, whole, seamless=seamless)
     bar.show(lambda: images.contact_sheet(pictures))
     return whole, pictures, mask
 

@@ -31,6 +31,7 @@ from nvg_nodes.sockets import (
     partner_inputs,
     regions_input,
     request_inputs,
+    seamless_input,
     settings_input,
     variation_inputs,
 )
@@ -117,7 +118,9 @@ class NVGInpaint(io.ComfyNode):
                     "batch makes a batch.",
                 ),
                 *_place_inputs(),
-                _keep_structure_input(),
+                _keep_input(
+                    "keep_structure", "Keep the structure of so many stages inside the mask too, so that outlines stay."
+                ),
                 NVGStructure.Input(
                     "structure", optional=True, tooltip="A layout for the new part; what is kept stays as it is."
                 ),
@@ -126,6 +129,8 @@ class NVGInpaint(io.ComfyNode):
                 first_item_input(),
                 *variation_inputs(),
                 *partner_inputs(),
+                _keep_input("keep_content", "Keep the content of so many stages inside the mask too: its colours."),
+                seamless_input("Let what is drawn go on at the opposite edges, for pictures that tile."),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The pictures, in the size that came in."),
@@ -182,9 +187,8 @@ def _place_inputs() -> list[io.Input]:
     ]
 
 
-def _keep_structure_input() -> io.Input:
-    what = "Keep the structure of so many stages inside the mask too, so that outlines stay. 0 keeps none."
-    return advanced(optional_whole("keep_structure", 32, what))
+def _keep_input(name: str, what: str) -> io.Input:
+    return advanced(optional_whole(name, 32, f"{what} 0 keeps none."))
 
 
 def _placed(image: Tensor, mask: Tensor | None, scale: float, right: int, down: int) -> tuple[Tensor, Tensor]:

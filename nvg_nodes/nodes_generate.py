@@ -27,6 +27,7 @@ from nvg_nodes.sockets import (
     partner_inputs,
     regions_input,
     request_inputs,
+    seamless_input,
     settings_input,
     shared_noise_input,
     variation_inputs,
@@ -99,7 +100,7 @@ def draw(
         if not state.is_whole:
             bar.show(lambda state=state: images.preview(nvg, state))  # type: ignore[misc]
     result = state.to("cpu")
-    pictures, mask = images.decode(nvg, result)
+    pictures, mask = images.decode(nvg, result, seamless=options.seamless)
     bar.show(lambda: images.contact_sheet(pictures))  # the last preview stays on the node: the result
     return result, pictures, mask
 
@@ -135,6 +136,7 @@ class NVGGenerate(io.ComfyNode):
                 *variation_inputs(),
                 shared_noise_input(),
                 *partner_inputs(),
+                seamless_input("Draw pictures that tile: they go on at their opposite edges. It takes twice the time."),
             ],
             outputs=picture_outputs(),
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 from nvg_model import NVGError, VisualGranularitySequence, sheets
 from nvg_nodes import host, images, layout
 from nvg_nodes.api import io, schema, words
-from nvg_nodes.sockets import MAIN, NVGSequence, model_input, opacity_output
+from nvg_nodes.sockets import MAIN, NVGSequence, model_input, opacity_output, seamless_input
 from nvg_nodes.types import Model, check_sequence
 
 
@@ -44,6 +44,7 @@ class NVGCutOut(io.ComfyNode):
                     optional=True,
                     tooltip="Instead of pictures, or with them: from NVG Generate, NVG Inpaint or NVG Interpolate.",
                 ),
+                seamless_input("For sequences that were drawn seamless: the pictures go on at their opposite edges."),
             ],
             outputs=[
                 io.Image.Output(
@@ -55,7 +56,11 @@ class NVGCutOut(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Model, image: Tensor | None = None, sequence: VisualGranularitySequence | None = None
+        cls,
+        model: Model,
+        image: Tensor | None = None,
+        sequence: VisualGranularitySequence | None = None,
+        seamless: bool = False,
     ) -> io.NodeOutput:
         """A few pictures at a time."""
         if sequence is not None:
@@ -67,14 +72,16 @@ class NVGCutOut(io.ComfyNode):
         if len(set(numbers)) > 1:
             raise NVGError("image has {} pictures and sequence {}; connect one of them".format(*numbers))
         whole = None if pictures is None else layout.framed(pictures, model.config.image_size, "pad", None)
-        made = _cut_out(model, whole, sequence, numbers[0])
+        made = _cut_out(model, whole, sequence, numbers[0], seamless)
         if pictures is not None:
             made = layout.middle(made, pictures.shape[2:])
         made = made.movedim(1, -1)
         return io.NodeOutput(made, made[..., 3])
 
 
-def _cut_out(model: Model, pictures: Tensor | None, sequence: VisualGranularitySequence | None, items: int) -> Tensor:
+def _cut_out(
+    model: Model, pictures: Tensor | None, sequence: VisualGranularitySequence | None, items: int, seamless: bool
+) -> Tensor:
     """IMAGE values [B,4,H,W], of a sequence or of pictures [B,C,H,W]."""
     nvg = model.ready(min(items, images.AT_ONCE))
     starts = range(0, items, images.AT_ONCE)
@@ -84,7 +91,7 @@ def _cut_out(model: Model, pictures: Tensor | None, sequence: VisualGranularityS
         some = slice(start, start + images.AT_ONCE)
         given = None if sequence is None else sequence.items(some)
         shown = None if pictures is None else pictures[some] * 2 - 1
-        made.append(images.from_model(nvg.cut_out(given, shown)))
+        made.append(images.from_model(nvg.cut_out(given, shown, seamless)))
     return torch.cat(made).movedim(-1, 1)
 
 

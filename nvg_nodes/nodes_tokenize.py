@@ -16,6 +16,7 @@ from nvg_nodes.sockets import (
     model_input,
     opacity_output,
     picture_inputs,
+    seamless_input,
     structure_output,
     subject_input,
 )
@@ -79,19 +80,22 @@ class NVGDecode(io.ComfyNode):
                     "first image, then all of the second, and so on.",
                 ),
                 io.Int.Input("stage", default=0, min=0, max=31, tooltip="Which one, if one is shown; 0 is the first."),
+                seamless_input("For sequences that were drawn seamless: the pictures go on at their opposite edges."),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The pictures, on white."), opacity_output()],
         )
 
     @classmethod
-    def execute(cls, model: Model, sequence: VisualGranularitySequence, show: str, stage: int) -> io.NodeOutput:
+    def execute(
+        cls, model: Model, sequence: VisualGranularitySequence, show: str, stage: int, seamless: bool = False
+    ) -> io.NodeOutput:
         """One picture per image, or per image and stage."""
         check_sequence(model, sequence)
         nvg = model.ready(min(len(sequence), images.AT_ONCE))
         if show != ALL:
-            pictures, mask = images.decode(nvg, sequence, stage if show == ONE else None)
+            pictures, mask = images.decode(nvg, sequence, stage if show == ONE else None, seamless)
             return io.NodeOutput(images.from_model(pictures), mask)
-        stages = [images.decode(nvg, sequence, one) for one in range(sequence.num_stages)]
+        stages = [images.decode(nvg, sequence, one, seamless) for one in range(sequence.num_stages)]
         every, masks = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*stages, strict=True))
         return io.NodeOutput(images.from_model(every), masks)
 

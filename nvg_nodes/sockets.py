@@ -174,6 +174,11 @@ def partner_inputs() -> list[io.Input]:
     ]
 
 
+def seamless_input(what: str) -> io.Input:
+    """Pictures that tile."""
+    return advanced(io.Boolean.Input("seamless", optional=True, default=False, tooltip=what))
+
+
 @dataclass(frozen=True, eq=False)
 class Options:
     """The optional inputs of the nodes that draw, by the names that they have there. None: not connected."""
@@ -190,6 +195,7 @@ class Options:
     shared_noise: bool = False
     partner: Model | None = None
     partner_from: int = 0
+    seamless: bool = False
 
     @property
     def kept(self) -> VisualGranularitySequence | None:

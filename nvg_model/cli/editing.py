@@ -93,6 +93,9 @@ def add_inpaint_options(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="keep its first N stages of structure in the mask too",
     )
+    command.add_argument(
+        "--keep-content", type=int, default=0, metavar="N", help="keep its first N stages of content in the mask too"
+    )
     command.add_argument("--compare", action="store_true", help="show the picture beside the result")
 
 
@@ -127,7 +130,7 @@ def inpainted(
         raise NVGError(f"{args.image} has no transparency; say with --mask or --place what is to be drawn")
     regions, keep = read_regions(args), args.keep_structure
     more = layout(args) | variation(args) | {"first_item": args.first_item} | partner(args)
-    new = model.inpaint(images, mask, classes, args.seed, regions, keep, settings, advance, **more)
+    new = model.inpaint(images, mask, classes, args.seed, regions, keep, settings, advance, args.keep_content, **more)
     return images, new
 
 

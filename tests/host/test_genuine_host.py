@@ -278,7 +278,19 @@ def test_saved_picture_brings_its_graph_along(host, prompt):
 # ------------------------------------------------------------------------------------------------- cancel, memory
 
 
-def test_cancel_takes_one_evaluation_and_the_next_run_works(host, prompt, big):
+def inpainted(host, prompt: dict) -> dict:
+    """The prompt with a part of a black picture drawn, instead of a whole one."""
+    sources = {"5": ("EmptyImage", {}), "6": ("SolidMask", {"value": 0.0}), "7": ("SolidMask", {"width": 200})}
+    sources["8"] = "MaskComposite", {"destination": ["6", 0], "source": ["7", 0], "operation": "add"}
+    given = prompt[GENERATE]["inputs"] | {"image": ["5", 0], "mask": ["8", 0]}
+    nodes = sources | {GENERATE: ("NVGInpaint", given)}
+    return prompt | {
+        id: {"class_type": kind, "inputs": defaults(host, kind) | inputs} for id, (kind, inputs) in nodes.items()
+    }
+
+
+@pytest.mark.parametrize("kind", ["NVGGenerate", "NVGInpaint"])
+def test_cancel_takes_one_evaluation_and_the_next_run_works(host, prompt, big, kind):
     wanted = host.pixels(host.succeed(prompt(seed=3)))
     asked: list[float] = []
     steps: list[float] = []
@@ -291,8 +303,9 @@ def test_cancel_takes_one_evaluation_and_the_next_run_works(host, prompt, big):
                 host.post("/interrupt", {})
                 asked.append(time.monotonic())
 
-    run = host.run(prompt(big, batch_size=8), on_event=cancel)
-    assert run.end == "execution_interrupted"
+    asked_for = prompt(big, batch_size=8)
+    run = host.run(asked_for if kind == "NVGGenerate" else inpainted(host, asked_for), on_event=cancel)
+    assert run.end == "execution_interrupted" and asked
     evaluation = max(after - before for before, after in itertools.pairwise(steps))
     assert run.events[-1]["at"] - asked[0] < 1.5 * evaluation + 0.2
     host.free()

@@ -7,6 +7,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from shared_sequences import FAST
 
+import nvg_model
 from nvg_model.cli import main
 
 
@@ -21,6 +22,18 @@ def nvg(tiny, tmp_path, monkeypatch, capsys):
         return status, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def emoji() -> nvg_model.NVG:
+    """The checkpoint that comes with us. Tests must not change it."""
+    return nvg_model.load("emoji64")
+
+
+@pytest.fixture(scope="session", params=["tiny", "emoji64"])
+def either(request) -> nvg_model.NVG:
+    """The tiny model, then emoji64: what editing promises holds on both."""
+    return request.getfixturevalue("tiny_model" if request.param == "tiny" else "emoji")
 
 
 @pytest.fixture(scope="module")

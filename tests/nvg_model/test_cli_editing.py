@@ -113,6 +113,15 @@ def test_inpainting_along_an_area_and_seamless_equals_the_library(nvg, tiny_mode
     assert not torch.equal(new, plain) and torch.equal(new[..., free == 0], plain[..., free == 0])
 
 
+def test_inpainting_keeps_stages_inside_the_mask(nvg, tiny_model, files):
+    assert nvg("inpaint cut.png --class heart --keep-structure 3 --keep-content 2 --seed 2 --out new.png TINY")[0] == 0
+    images = read_pixels(files / "cut.png", (16, 16), "crop")
+    free, kept = (images[0, 3] < 0).float(), {"keep_structure": 3, "keep_content": 2}
+    new = tiny_model.inpaint(images, free, "heart", 2, settings=SETTINGS, **kept)
+    assert np.array_equal(array(files / "new.png"), np.array(render.to_pil(new)[0]))
+    assert not torch.equal(new, tiny_model.inpaint(images, free, "heart", 2, settings=SETTINGS, keep_structure=3))
+
+
 @pytest.mark.parametrize("command", ["interpolate --class bird --frames 2", "generate --filmstrip", "generate"])
 def test_every_drawing_command_is_seamless(nvg, files, command):
     pictures = []

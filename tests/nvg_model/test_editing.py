@@ -1,4 +1,4 @@
-"""Regions and kept pixels: equalities and invariances, on the tiny model and on emoji64."""
+"""Regions and kept pixels: equalities and invariances, on the tiny model and on emoji64 (`either`)."""
 
 import dataclasses
 from collections import Counter
@@ -6,16 +6,13 @@ from collections import Counter
 import pytest
 import torch
 
-import nvg_model
 from nvg_model import Region, SamplingSettings, hierarchy
-from nvg_model.editing import COARSE, Kept, kept_positions, paste, place, seam_weights
-from nvg_model.generation import Request
+from nvg_model.editing import COARSE, Kept, kept_positions, paste, place, resized, seam_weights
+from nvg_model.generation import Request, count_evaluations
+from nvg_model.networks import known_channels
 from nvg_model.regions import grid_mask, regional
 
-
-@pytest.fixture(scope="module")
-def emoji():
-    return nvg_model.load("emoji64")
+ONE_STEP = SamplingSettings(structure_steps=1)
 
 
 def half(size, side="left"):
@@ -33,57 +30,80 @@ def size_of(nvg):
     return nvg.config.image_size[0]
 
 
-def test_one_region_of_everything_is_a_plain_call(tiny_model):
-    full = torch.ones(size_of(tiny_model), size_of(tiny_model))
-    plain = tiny_model.generate(["heart", "bird"], seed=3)
-    regions = [Region(full, "bird")]
-    assert same(
-        tiny_model.generate(["bird", "bird"], seed=3), tiny_model.generate(["heart", "boat"], 3, regions=regions)
-    )
-    assert not same(plain, tiny_model.generate(["heart", "heart"], seed=3, regions=regions))
+def test_one_region_of_everything_is_a_plain_call(either):
+    full = torch.ones(size_of(either), size_of(either))
+    plain = either.generate(["bird", "bird"], 3, ONE_STEP)
+    assert same(plain, either.generate(["heart", "boat"], 3, ONE_STEP, regions=[Region(full, "bird")]))
+    assert same(plain, either.generate(["heart", "boat"], 3, ONE_STEP, regions=[Region(torch.ones(5, 5), "bird")]))
+    assert not same(plain, either.generate(["heart", "boat"], 3, ONE_STEP))
 
 
-def test_the_same_on_emoji64(emoji):
-    settings = SamplingSettings(structure_steps=1)
-    plain = emoji.generate("heart", seed=3, settings=settings)
-    assert same(plain, emoji.generate("boat", 3, settings, regions=[Region(torch.ones(5, 5), "heart")]))
-
-
-def test_a_region_of_nothing_changes_and_costs_nothing(tiny_model):
-    size, rows = size_of(tiny_model), []
-    handle = tiny_model.content.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
-    plain = tiny_model.generate("heart", seed=3)
+def test_a_region_of_nothing_changes_and_costs_nothing(either):
+    size, rows = size_of(either), []
+    handles = [
+        network.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+        for network in (either.content, either.structure)
+    ]
+    plain = either.generate("heart", 3, ONE_STEP)
     before, rows[:] = list(rows), []
-    assert same(plain, tiny_model.generate("heart", seed=3, regions=[Region(torch.zeros(size, size), "bird")]))
-    handle.remove()
-    assert rows == before
+    assert same(plain, either.generate("heart", 3, ONE_STEP, regions=[Region(torch.zeros(size, size), "bird")]))
+    for handle in handles:
+        handle.remove()
+    assert rows == before and len(rows) > either.config.splits
 
 
-def test_the_order_of_regions_does_not_matter(tiny_model):
-    size = size_of(tiny_model)
+def test_the_order_of_regions_does_not_matter(either):
+    size = size_of(either)
     first, second = Region(half(size) * 0.5, "bird"), Region(half(size, "right"), "boat", guidance=2.0)
-    results = [tiny_model.generate(["heart"], 3, regions=order) for order in ([first, second], [second, first])]
+    results = [either.generate(["heart"], 3, ONE_STEP, regions=order) for order in ([first, second], [second, first])]
     assert same(*results)
 
 
-def test_an_item_is_the_same_alone(tiny_model):
+def test_an_item_is_the_same_alone(either):
     masks = torch.stack([half(8), half(8, "right"), torch.ones(8, 8)])
-    both = tiny_model.generate(["heart", "bird", "boat"], seed=3, regions=[Region(masks, "boat")])
-    alone = tiny_model.generate(["bird"], seed=3, first_item=1, regions=[Region(masks[1], "boat")])
+    both = either.generate(["heart", "bird", "boat"], 3, ONE_STEP, regions=[Region(masks, "boat")])
+    alone = either.generate(["bird"], 3, ONE_STEP, first_item=1, regions=[Region(masks[1], "boat")])
     assert torch.equal(both.tokens[1:2], alone.tokens)
     torch.testing.assert_close(both.canvases[1:2], alone.canvases, atol=1e-4, rtol=1e-4)
 
 
+def test_a_kept_item_is_the_same_alone(either):
+    size = either.config.output_size[0]
+    images = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    masks = torch.stack([half(size), half(size, "right"), half(size).mT])
+    both = either.inpaint(images, masks, ["heart", "bird", "boat"], 3, settings=ONE_STEP)
+    alone = either.inpaint(images[1:2], masks[1], "bird", 3, settings=ONE_STEP, first_item=1)
+    torch.testing.assert_close(both[1:2], alone, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("edit", ["regions", "keep", "area", "seamless"])
+def test_evaluations_are_those_of_a_plain_call(either, edit):
+    """All classes and both views are rows of one evaluation, so the count of the progress is the same."""
+    mask, counted = half(8), []
+    more = {
+        "regions": {"regions": [Region(mask * 0.5, "bird"), Region(mask * 0.5, "boat")]},
+        "keep": {"sequence": either.generate("boat", 1, ONE_STEP), "keep": mask},
+        "area": {"area": mask, "area_rule": "free"},
+        "seamless": {"seamless": True},
+    }[edit]
+    either.generate("heart", 3, ONE_STEP, on_evaluation=lambda: counted.append(1), **more)
+    assert len(counted) == count_evaluations(ONE_STEP, either.config.splits)
+
+
+def mixing(nvg, settings):
+    """A soft region of birds among hearts: the run, its share [1,L,1], and a state after stage 2 to go on from."""
+    size = size_of(nvg)
+    mask = torch.linspace(0, 1, size).expand(size, size)
+    run = nvg.run(Request(["heart"], 3, settings, regions=[Region(mask, "bird", guidance=settings.content_guidance)]))
+    state = nvg.generate("boat", 9, ONE_STEP)
+    share = grid_mask(mask, 1, nvg.config.grid, "mask")[..., None]
+    return run, share, state.canvases[:, 1], state.structure[:, 2]
+
+
 def test_predictions_are_mixed_by_the_masks(tiny_model):
     """Against the formula, written with one network call a class."""
-    nvg, stage, size = tiny_model, 2, size_of(tiny_model)
-    mask = torch.linspace(0, 1, size).expand(size, size)
-    settings = SamplingSettings(content_guidance=(1, 3))
-    request = Request(["heart"], 3, settings, regions=[Region(mask, "bird")])
-    run = nvg.run(request)
-    state = nvg.generate("boat", seed=9)
-    labels, canvas = state.structure[:, stage], state.canvases[:, stage - 1]
-    share = grid_mask(mask, 1, nvg.config.grid, "mask")[..., None]
+    nvg, stage = tiny_model, 2
+    run, share, canvas, labels = mixing(nvg, SamplingSettings(content_guidance=(1, 3)))
     final = {name: nvg.content.predict(canvas, labels, nvg.class_indices(name), stage)[0] for name in ("heart", "bird")}
     null = nvg.content.predict(canvas, labels, None, stage)[1]
     mixed = share * final["bird"] + (1 - share) * final["heart"]
@@ -92,12 +112,30 @@ def test_predictions_are_mixed_by_the_masks(tiny_model):
     torch.testing.assert_close(run.token_logits(canvas, labels, stage), null + scale * (own - null))
 
 
-def test_a_region_has_guidance_of_its_own(tiny_model):
+def test_velocities_are_mixed_by_the_masks(either):
+    """One step of Euler, against the formula with one network call a class."""
+    nvg, stage = either, 2
+    settings = SamplingSettings(structure_guidance=(1, 3), structure_steps=1)
+    run, share, canvas, labels = mixing(nvg, settings)
+    splits = nvg.config.splits
+    noise = torch.randn(1, nvg.config.positions, splits, generator=torch.Generator().manual_seed(0))
+    if nvg.structure.partial:
+        noise[..., :stage] = known_channels(labels, stage, splits)[..., :stage]
+    heart, bird, null = (
+        nvg.structure.velocity(noise, 1.0, canvas, labels, name and nvg.class_indices(name), stage)
+        for name in ("heart", "bird", None)
+    )
+    velocity = null + (1 + 2 * stage / splits) * (share * bird + (1 - share) * heart - null)
+    wanted = (noise - velocity)[..., stage]
+    torch.testing.assert_close(run.integrate(canvas, labels, noise, stage)[..., stage], wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_a_region_has_guidance_of_its_own(either):
     mask = half(8)
-    settings = SamplingSettings(content_guidance=(3, 3))
-    plain = tiny_model.generate("heart", 3, settings)
-    assert same(plain, tiny_model.generate("heart", 3, settings, regions=[Region(mask, "heart", guidance=3)]))
-    assert not same(plain, tiny_model.generate("heart", 3, settings, regions=[Region(mask, "heart", guidance=0)]))
+    settings = SamplingSettings(content_guidance=(3, 3), structure_steps=1)
+    plain = either.generate("heart", 3, settings)
+    assert same(plain, either.generate("heart", 3, settings, regions=[Region(mask, "heart", guidance=3)]))
+    assert not same(plain, either.generate("heart", 3, settings, regions=[Region(mask, "heart", guidance=0)]))
 
 
 @pytest.mark.parametrize(
@@ -144,25 +182,23 @@ def random_mask(generator, size):
 def test_kept_pixels_never_change_and_structures_stay_balanced(tiny_model):
     """200 random masks on random pictures."""
     generator, size = torch.Generator().manual_seed(0), size_of(tiny_model)
-    settings = SamplingSettings(structure_steps=1)
     for batch in range(20):
         images = torch.rand(10, 3 + batch % 2, size, size, generator=generator) * 2 - 1
         masks = torch.stack([random_mask(generator, size) for _ in images])
-        new = tiny_model.inpaint(images, masks, "bird", seed=batch, settings=settings)
+        new = tiny_model.inpaint(images, masks, "bird", seed=batch, settings=ONE_STEP)
         kept = (masks == 0)[:, None].expand_as(images)
         assert torch.equal(new[kept], images[kept])
 
 
-def test_structures_with_kept_positions(tiny_model):
+def test_structures_with_kept_positions(either):
     """They are hierarchies, and kept positions have the reference's side wherever it fits."""
-    generator, size = torch.Generator().manual_seed(1), size_of(tiny_model)
+    generator, size = torch.Generator().manual_seed(1), size_of(either)
     images = torch.rand(20, 3, size, size, generator=generator) * 2 - 1
     masks = torch.stack([random_mask(generator, size) for _ in images])
-    reference = tiny_model.tokenize(images)
-    settings = SamplingSettings(structure_steps=1)
-    new = tiny_model.generate(["bird"] * 20, 5, settings, sequence=reference, keep=(masks == 0).float())
-    hierarchy.check(new.structure, tiny_model.config.positions)
-    kept = kept_positions(masks, tiny_model.config.grid)
+    reference = either.tokenize(images)
+    new = either.generate(["bird"] * 20, 5, ONE_STEP, sequence=reference, keep=(masks == 0).float())
+    hierarchy.check(new.structure, either.config.positions)
+    kept = kept_positions(masks, either.config.grid)
     first, wanted = new.structure[:, 1], reference.structure[:, 1]
     assert torch.equal(first[kept], wanted[kept])  # the reference's halves leave room for all of them
     stays = kept[:, None, :, None]
@@ -239,24 +275,39 @@ def test_wrong_masks(tiny_model, refuses, given, message):
         tiny_model.inpaint(torch.zeros(1, 3, size, size), classes="bird", **given)
 
 
-def test_keep_needs_a_sequence_and_something_to_draw(tiny_model, refuses):
-    size = size_of(tiny_model)
-    reference = tiny_model.tokenize(torch.zeros(1, 3, size, size))
+def test_keep_needs_a_sequence_and_something_to_draw(either, refuses):
+    size = size_of(either)
+    reference = either.tokenize(torch.zeros(1, 3, size, size))
     with refuses("keep needs the whole sequence"):
-        tiny_model.generate("bird", keep=torch.ones(size, size))
+        either.generate("bird", keep=torch.ones(size, size))
     with refuses("keep needs the whole sequence"):
-        tiny_model.generate("bird", sequence=reference.first_stages(2), keep=torch.ones(size, size))
+        either.generate("bird", sequence=reference.first_stages(2), keep=torch.ones(size, size))
     with refuses("keep covers everything"):
-        tiny_model.generate("bird", sequence=reference, keep=torch.ones(size, size))
-    plain = tiny_model.generate("bird", seed=2)
-    assert same(plain, tiny_model.generate("bird", seed=2, sequence=reference, keep=torch.zeros(size, size)))
+        either.generate("bird", sequence=reference, keep=torch.ones(size, size))
+    plain = either.generate("bird", 2, ONE_STEP)
+    assert same(plain, either.generate("bird", 2, ONE_STEP, sequence=reference, keep=torch.zeros(size, size)))
 
 
-def test_the_whole_picture_may_be_drawn_anew(tiny_model):
-    size = size_of(tiny_model)
+def test_stages_kept_inside_the_mask(either):
+    """Image to image: structure and content of the first stages stay there too."""
+    size = either.config.output_size[0]
+    images = either.decode(either.generate("boat", 1, ONE_STEP))
+    reference, mask = either.tokenize(resized(images, either.config)), half(size)
+    kept = {"keep_structure": 3, "keep_content": 2}
+    drawn = either.generate("bird", 2, ONE_STEP, sequence=reference, keep=1 - mask, **kept)
+    assert torch.equal(drawn.structure[:, :3], reference.structure[:, :3])
+    assert torch.equal(drawn.tokens[:, :2], reference.tokens[:, :2])
+    assert not torch.equal(drawn.tokens[:, 3:], reference.tokens[:, 3:])
+    new = either.inpaint(images, mask, "bird", 2, settings=ONE_STEP, **kept)
+    assert torch.equal(new, paste(either.decode(drawn), images, mask[None]))
+
+
+def test_the_whole_picture_may_be_drawn_anew(either):
+    size = either.config.output_size[0]
     images = torch.zeros(1, 3, size, size)
-    plain = tiny_model.decode(tiny_model.generate("bird", seed=2))
-    assert torch.equal(tiny_model.inpaint(images, torch.ones(size, size), "bird", seed=2), plain)
+    plain = either.decode(either.generate("bird", 2, ONE_STEP))
+    new = either.inpaint(images, torch.ones(size, size), "bird", 2, settings=ONE_STEP)
+    assert torch.equal(new, plain)
 
 
 def test_the_seam_lies_inside_the_new_part():
@@ -281,12 +332,12 @@ def test_placing_a_picture_for_outpainting(refuses):
         place(images, scale=0)
 
 
-def test_larger_pictures_stay_as_they_are_outside(tiny_model, refuses):
-    size = 3 * size_of(tiny_model)
+def test_larger_pictures_stay_as_they_are_outside(either, refuses):
+    size = 3 * size_of(either)
     images = torch.rand(1, 4, size, size) * 2 - 1
     mask = half(size)
-    new = tiny_model.inpaint(images, mask, "bird")
+    new = either.inpaint(images, mask, "bird", settings=ONE_STEP)
     assert torch.equal(new[..., size // 2 :], images[..., size // 2 :])
     assert not torch.equal(new[..., : size // 2], images[..., : size // 2])
     with refuses("crop or pad them to these proportions"):
-        tiny_model.inpaint(images[..., :-1], mask, "bird")
+        either.inpaint(images[..., :-1], mask, "bird")

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from every_edit import every_edit
+from every_edit import QUICK, every_edit
 
 import nvg_model
 from nvg_model import NVG, Region, SamplingSettings, hierarchy, memory
@@ -71,13 +71,6 @@ def test_wrong_masks_of_what_is_kept(tiny_model, refuses, keep, message):
         tiny_model.generate("heart", sequence=tiny_model.generate("bird", 1, ONE_STEP), keep=keep)
 
 
-def test_keeping_nothing_is_a_plain_call(tiny_model):
-    reference = tiny_model.generate("bird", 1, ONE_STEP)
-    plain = tiny_model.generate("heart", 3, ONE_STEP)
-    kept = tiny_model.generate("heart", 3, ONE_STEP, sequence=reference, keep=torch.zeros(8, 8))
-    assert torch.equal(plain.canvases, kept.canvases)
-
-
 def test_wrong_inpainting(tiny_model, refuses):
     with refuses("the mask is 0 everywhere, so there is nothing to draw anew"):
         tiny_model.inpaint(torch.zeros(1, 3, 16, 16), torch.zeros(16, 16), "heart")
@@ -98,35 +91,44 @@ def random_masks(count, size, generator):
     return torch.stack(masks)
 
 
-def test_200_random_masks_keep_pixels_canvases_and_balance(tiny_model):
-    generator = torch.Generator().manual_seed(19)
-    images = torch.rand(200, 3, 16, 16, generator=generator) * 2 - 1
-    masks = random_masks(200, 16, generator)
-    for start in range(0, 200, 50):
-        image, mask = images[start : start + 50], masks[start : start + 50]
-        new = tiny_model.inpaint(image, mask, "bird", seed=start, settings=ONE_STEP)
+CASES = {"tiny": 200, "emoji64": 24}
+"""Random masks. 200 hold on emoji64 as well, and take four minutes."""
+
+
+@pytest.fixture
+def cases(request):
+    return CASES[request.node.callspec.params["either"]]
+
+
+def test_random_masks_keep_pixels_canvases_and_balance(either, cases, monkeypatch):
+    generator, size, drawn = torch.Generator().manual_seed(19), either.config.image_size[0], []
+    decode = NVG.decode
+    monkeypatch.setattr(NVG, "decode", lambda *given, **more: drawn.append(given[1]) or decode(*given, **more))
+    images = torch.rand(cases, 3, size, size, generator=generator) * 2 - 1
+    masks = random_masks(cases, size, generator)
+    for start in range(0, cases, 8):
+        image, mask = images[start : start + 8], masks[start : start + 8]
+        new = either.inpaint(image, mask, "bird", seed=start, settings=QUICK)
         kept = (mask == 0)[:, None].expand_as(image)
         assert torch.equal(new[kept], image[kept]) and not torch.equal(new, image)
 
-        reference, positions = tiny_model.tokenize(image), kept_positions(mask, (4, 4))
-        keep = torch.nn.functional.interpolate(positions.view(-1, 1, 4, 4).float(), (16, 16))[:, 0]
-        classes, size = ["heart"] * len(image), hierarchy.num_splits(16) + 1
-        drawn = tiny_model.generate(classes, start, ONE_STEP, sequence=reference, keep=keep)
-        hierarchy.check(drawn.structure, 16)
-        assert drawn.structure.shape[1] == size
-        where = positions[:, None, :, None].expand_as(drawn.canvases)
-        assert torch.equal(drawn.canvases[where], reference.canvases[where])
+        found, reference = drawn.pop(), either.tokenize(image)
+        hierarchy.check(found.structure, either.config.positions)
+        assert found.is_whole and not torch.equal(found.tokens, reference.tokens)
+        positions = kept_positions(mask, either.config.grid)
+        where = positions[:, None, :, None].expand_as(found.canvases)
+        assert bool(where.any()) and torch.equal(found.canvases[where], reference.canvases[where])
 
 
-def test_200_random_areas_and_regions_keep_the_balance(tiny_model):
-    generator = torch.Generator().manual_seed(19)
-    masks = random_masks(200, 16, generator)
-    for start in range(0, 200, 50):
-        mask = masks[start : start + 50]
+def test_random_areas_and_regions_keep_the_balance(either, cases):
+    masks = random_masks(cases, 16, torch.Generator().manual_seed(19))
+    for start in range(0, cases, 8):
+        mask = masks[start : start + 8]
         options = {"regions": [Region(mask, "bird"), Region((1 - mask) * 0.5, "boat")], "area": mask}
-        rule = ("nested", "free")[start // 50 % 2]
-        drawn = tiny_model.generate(["heart"] * 50, start, ONE_STEP, area_rule=rule, **options)
-        hierarchy.check(drawn.structure, 16)
+        rule = ("nested", "free")[start // 8 % 2]
+        drawn = either.generate(["heart"] * 8, start, QUICK, area_rule=rule, **options)
+        hierarchy.check(drawn.structure, either.config.positions)
+        assert drawn.is_whole
 
 
 @pytest.fixture(scope="module")

@@ -5,28 +5,30 @@ import math
 import pytest
 import torch
 
-from nvg_model import hierarchy
+from nvg_model import SamplingSettings, hierarchy
 from nvg_model.interpolation import structures_between
 from nvg_model.sampling import Noise, Use, gumbel_noise, gumbel_to_normal, normal_to_gumbel, stream
 
+ONE_STEP = SamplingSettings(structure_steps=1)
+
 
 @pytest.fixture(scope="module")
-def ends(tiny_model):
-    return tiny_model.generate("heart", seed=1), tiny_model.generate("boat", seed=2)
+def ends(either):
+    return either.generate("heart", 1, ONE_STEP), either.generate("boat", 2, ONE_STEP)
 
 
 @pytest.mark.parametrize("content", ["blend", "nearer", "stages"])
-def test_the_ends_are_exact_and_every_frame_is_a_hierarchy(tiny_model, ends, content):
-    between = tiny_model.interpolate(*ends, frames=5, content=content)
-    hierarchy.check(between.structure, tiny_model.config.positions)
+def test_the_ends_are_exact_and_every_frame_is_a_hierarchy(either, ends, content):
+    between = either.interpolate(*ends, frames=5, content=content)
+    hierarchy.check(between.structure, either.config.positions)
     for frame, end in ((0, ends[0]), (4, ends[1])):
         for name in ("structure", "tokens", "canvases"):
             assert torch.equal(getattr(between, name)[frame : frame + 1], getattr(end, name)), (frame, name)
-    assert between.canvases.shape[0] == 5 and torch.isfinite(tiny_model.decode(between)).all()
+    assert between.canvases.shape[0] == 5 and torch.isfinite(either.decode(between)).all()
 
 
-def test_a_sequence_on_the_way_to_itself_does_not_change(tiny_model, ends):
-    between = tiny_model.interpolate(ends[0], ends[0], frames=4)
+def test_a_sequence_on_the_way_to_itself_does_not_change(either, ends):
+    between = either.interpolate(ends[0], ends[0], frames=4)
     assert torch.equal(between.tokens, ends[0].tokens.expand(4, -1, -1))
     torch.testing.assert_close(between.canvases, ends[0].canvases.expand(4, -1, -1, -1))
 
@@ -50,28 +52,28 @@ def test_outlines_move(tiny_model):
         ({"content": "slow"}, "content is 'slow'; it can be blend, nearer, stages"),
     ],
 )
-def test_wrong_in_betweens(tiny_model, ends, refuses, change, message):
+def test_wrong_in_betweens(either, ends, refuses, change, message):
     with refuses(message):
-        tiny_model.interpolate(*ends, **({"frames": 3} | change))
+        either.interpolate(*ends, **({"frames": 3} | change))
 
 
-def test_ends_that_do_not_fit(tiny_model, ends, refuses):
+def test_ends_that_do_not_fit(either, ends, refuses):
     with refuses("the sequences do not fit"):
-        tiny_model.interpolate(ends[0], ends[1].first_stages(2), 3)
+        either.interpolate(ends[0], ends[1].first_stages(2), 3)
     with refuses("have 1 and 2 items"):
-        tiny_model.interpolate(ends[0], tiny_model.generate(["heart", "boat"]), 3)
+        either.interpolate(ends[0], either.generate(["heart", "boat"]), 3)
 
 
-def test_variations_lead_from_one_seed_to_the_other(tiny_model):
+def test_variations_lead_from_one_seed_to_the_other(either):
     def draw(**noise):
-        return tiny_model.generate(["heart", "boat"], seed=1, **noise)
+        return either.generate(["heart", "boat"], 1, ONE_STEP, **noise)
 
-    plain, other = draw(), tiny_model.generate(["heart", "boat"], seed=9)
+    plain, other = draw(), either.generate(["heart", "boat"], 9, ONE_STEP)
     assert torch.equal(draw(variation_seed=9).tokens, plain.tokens)
     assert torch.equal(draw(variation_seed=9, variation=1).tokens, other.tokens)
     changed = [(draw(variation_seed=9, variation=share).tokens != plain.tokens).float().mean() for share in (0.05, 0.5)]
     assert 0 <= changed[0] < changed[1]
-    alone = tiny_model.generate("boat", seed=1, first_item=1, variation_seed=9, variation=0.5)
+    alone = either.generate("boat", 1, ONE_STEP, first_item=1, variation_seed=9, variation=0.5)
     assert torch.equal(draw(variation_seed=9, variation=0.5).tokens[1:], alone.tokens)
 
 
@@ -88,10 +90,10 @@ def test_gumbel_noise_comes_back_from_normal():
     assert (normal_to_gumbel(gumbel_to_normal(noise)) - noise).abs().max() < 1e-5
 
 
-def test_shared_noise_gives_every_image_that_of_the_first(tiny_model):
-    shared = tiny_model.generate(["heart"] * 3, seed=4, shared_noise=True)
+def test_shared_noise_gives_every_image_that_of_the_first(either):
+    shared = either.generate(["heart"] * 3, 4, ONE_STEP, shared_noise=True)
     assert torch.equal(shared.tokens, shared.tokens[:1].expand(3, -1, -1))
-    assert torch.equal(shared.tokens[:1], tiny_model.generate("heart", seed=4).tokens)
+    assert torch.equal(shared.tokens[:1], either.generate("heart", 4, ONE_STEP).tokens)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan"), "half"])

@@ -49,3 +49,15 @@ def test_between_layouts_one_noise_draws_every_frame(run, model, tiny_model):
         assert torch.equal(structure.labels[place, :2], shape.labels[0])
         alone = tiny_model.generate("heart", seed=6, structure=shape.labels)
         assert torch.equal(sequence.tokens[place], alone.tokens[0])
+
+
+def test_seamless_frames(run, model, tiny_model, ends):
+    between = {"model": model, "first": ends[0], "second": ends[1], "frames": 3}
+    image, sequence, *_ = run("NVGInterpolate", seamless=True, **between)
+    assert torch.equal(image, images.from_model(tiny_model.decode(sequence, seamless=True)))
+    assert not torch.equal(image, run("NVGInterpolate", **between)[0])
+    shapes = [run("NVGStructureShape", model=model, x=x)[0] for x in (0.3, 0.7)]
+    layouts = {"model": model, "first_structure": shapes[0], "second_structure": shapes[1], "frames": 3, "seed": 6}
+    drawn = run("NVGInterpolate", seamless=True, **layouts)[1]
+    alone = tiny_model.generate("heart", seed=6, structure=shapes[1].labels, seamless=True)
+    assert torch.equal(drawn.tokens[-1], alone.tokens[0])

@@ -171,3 +171,37 @@ def test_a_partner_draws_the_late_stages_of_the_new_part(run, model, tiny_model)
     plain = run("NVGInpaint", **given)[2]
     assert torch.equal(drawn.tokens[:, :2], plain.tokens[:, :2])
     assert not torch.equal(drawn.tokens, plain.tokens)
+
+
+def test_content_inside_the_mask_is_kept(run, model, tiny_model):
+    image = random_image(1, 16, 16, 3)
+    given = {"model": model, "class_name": "bird", "image": image, "mask": corner()}
+    drawn = run("NVGInpaint", keep_content=4, **given)[2]
+    reference = tiny_model.tokenize(image.permute(0, 3, 1, 2) * 2 - 1)
+    for stage in range(4):
+        assert torch.equal(drawn.cluster_tokens(stage), reference.cluster_tokens(stage))
+    assert not torch.equal(drawn.tokens, run("NVGInpaint", **given)[2].tokens)
+
+
+# ---------------------------------------------------------------------------------------------------------- seamless
+
+
+def test_seamless_pictures_are_those_of_the_model(run, model, tiny_model):
+    image, sequence, *_ = run("NVGGenerate", model=model, class_name="heart", seed=3, seamless=True)
+    wanted = tiny_model.generate("heart", seed=3, seamless=True)
+    assert torch.equal(sequence.canvases, wanted.canvases)
+    tiles = images.from_model(tiny_model.decode(wanted, seamless=True))
+    assert torch.equal(image, tiles)
+    assert torch.equal(run("NVGDecode", model=model, sequence=sequence, seamless=True)[0], tiles)
+    assert not torch.equal(run("NVGDecode", model=model, sequence=sequence)[0], tiles)
+    cut = images.from_model(tiny_model.cut_out(wanted, seamless=True))
+    assert torch.equal(run("NVGCutOut", model=model, sequence=sequence, seamless=True)[0], cut)
+
+
+def test_seamless_inpainting_is_that_of_the_model(run, model, tiny_model):
+    image = random_image(1, 16, 16, 3)
+    given = {"model": model, "class_name": "bird", "seed": 5, "image": image, "mask": corner()}
+    result, *_ = run("NVGInpaint", seamless=True, **given)
+    wanted = tiny_model.inpaint(image.permute(0, 3, 1, 2) * 2 - 1, corner(), "bird", seed=5, seamless=True)
+    assert torch.allclose(result, (wanted.permute(0, 2, 3, 1) + 1) / 2, atol=0.6 / 255)
+    assert not torch.equal(result, run("NVGInpaint", **given)[0])
