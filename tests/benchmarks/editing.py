@@ -8,6 +8,7 @@ seams      Mean difference of neighbouring pixels across a seam, over that of al
            meets its own opposite edge. (Along the border of what was drawn anew: inpainting.py.)
 frames     Mean difference of successive frames of an in-between, over that of pictures which have nothing to do with
            each other.
+moving     The same of frames in which an area or a region moves from left to right.
 cutouts    Intersection over union of the opacity with the true one of the held-out pictures.
 time       Processor time of a picture, over that of a plain call.
 """
@@ -18,6 +19,7 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +28,9 @@ from torch import Tensor
 
 import nvg_model.cutout
 from nvg_model import NVG, Region, SamplingSettings
+from nvg_model.areas import fitted
 from nvg_model.cutout import cut_out
+from nvg_model.interpolation import structures_between
 from nvg_model.render import enlarge, grid, to_pil
 from nvg_model.tokenizer import on_white
 from training.metrics.lite import Probe, lite
@@ -140,6 +144,37 @@ def frames(model: NVG, settings: SamplingSettings) -> None:
         print(f"frames   {content:<10} mean step {means[0]:.2f}, largest {means[1]:.2f}", flush=True)
 
 
+def disc(centre: float, side: int = 64) -> Tensor:
+    """A mask [side,side] of a quarter of the picture; the centre as a share of the width."""
+    place = (torch.arange(side) + 0.5) / side
+    return (((place[:, None] - 0.5) ** 2 + (place - centre) ** 2) < 0.28**2).float()
+
+
+def moving(model: NVG, settings: SamplingSettings) -> None:
+    """Of nine frames in which an area or a region moves, over the difference of nine pictures of the class: all frames
+    with the noise of the first, and each with its own."""
+    found: dict[tuple[str, bool], list[float]] = {}
+    ends = [fitted(disc(x), 1, model.config.grid).structure()[0] for x in (0.3, 0.7)]
+    layouts = structures_between(*ends, torch.linspace(0, 1, 9), model.config.grid)
+    masks = torch.stack([disc(float(x)) for x in torch.linspace(0.3, 0.7, 9)])
+
+    def step(name: str, seed: int, **more: Any) -> float:
+        images = model.decode(model.generate([name] * 9, seed, settings, **more))
+        return float(images.diff(dim=0).abs().mean())
+
+    for name in ("heart", "flower", "bird", "boat"):
+        for seed in range(3):
+            apart = step(name, seed)
+            for shared in (True, False):
+                area = step(name, seed, structure=layouts, shared_noise=shared)
+                region = step("smiley", seed, regions=[Region(masks, name)], shared_noise=shared)
+                for what, value in (("area", area), ("region", region)):
+                    found.setdefault((what, shared), []).append(value / apart)
+    for (what, shared), values in found.items():
+        noise = "one noise" if shared else "its own noise"
+        print(f"moving   {what + ' moves, ' + noise:<30} mean step {sum(values) / len(values):.2f}", flush=True)
+
+
 def cutouts(model: NVG, pictures: Tensor) -> None:
     """Of pictures [B,4,H,W], put on white."""
     images, true = on_white(pictures), (pictures[:, 3] + 1) / 2
@@ -191,7 +226,7 @@ def main() -> None:
     parser.add_argument("data", help="pictures with opacity, as training reads them: DATA/held-out/CLASS/*.png")
     parser.add_argument("--model", default="emoji64")
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--only", nargs="+", default=["time", "cutouts", "frames", "seams", "regions"])
+    parser.add_argument("--only", nargs="+", default=["time", "cutouts", "frames", "moving", "seams", "regions"])
     parser.add_argument("--sheets", help="a folder for pictures")
     args = parser.parse_args()
     model = nvg_model.load(args.model)
@@ -203,6 +238,7 @@ def main() -> None:
         "time": lambda: times(model, settings),
         "cutouts": lambda: cutouts(model, held_out),
         "frames": lambda: frames(model, settings),
+        "moving": lambda: moving(model, settings),
         "seams": lambda: seams(model, on_white(held_out)[::3], settings, args.sheets),
         "regions": lambda: regions(model, args.data, settings, args.seeds, args.sheets),
     }

@@ -275,6 +275,22 @@ def test_saved_picture_brings_its_graph_along(host, prompt):
     assert same(host.pixels(host.succeed(json.loads(text["prompt"]))), host.pixels(run))
 
 
+def test_frames_become_an_animation_and_a_video(host, prompt, python):
+    """By the nodes of the host."""
+    nodes = prompt(batch_size=3)
+    for id, kind, inputs in (
+        (SAVE, "SaveAnimatedWEBP", {"images": [GENERATE, 0], "filename_prefix": "moving", "method": "default"}),
+        ("5", "CreateVideo", {"images": [GENERATE, 0], "fps": 8.0}),
+        ("6", "SaveVideo", {"video": ["5", 0], "format": "auto", "codec": "auto", "format.codec": "auto"}),
+    ):
+        nodes[id] = {"class_type": kind, "inputs": defaults(host, kind) | inputs}
+    animation, video = host.files(host.succeed(nodes))
+    assert Image.open(io.BytesIO(animation)).n_frames == 3
+    count = "import av, io, sys; print(len([*av.open(io.BytesIO(sys.stdin.buffer.read())).decode(video=0)]))"
+    counted = subprocess.run([python, "-c", count], input=video, capture_output=True, check=True)
+    assert int(counted.stdout) == 3
+
+
 # ------------------------------------------------------------------------------------------------- cancel, memory
 
 

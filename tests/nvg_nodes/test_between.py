@@ -61,3 +61,18 @@ def test_seamless_frames(run, model, tiny_model, ends):
     drawn = run("NVGInterpolate", seamless=True, **layouts)[1]
     alone = tiny_model.generate("heart", seed=6, structure=shapes[1].labels, seamless=True)
     assert torch.equal(drawn.tokens[-1], alone.tokens[0])
+
+
+def test_frames_along_a_batch_of_masks(run, model):
+    """A band that moves: in every frame the same region is inside, and the noise is that of the first."""
+    columns = torch.arange(16).expand(3, 16, 16)
+    masks = (columns >= torch.tensor([0, 4, 8])[:, None, None]) & (columns < torch.tensor([8, 12, 16])[:, None, None])
+    structure, _ = run("NVGStructureFromMask", model=model, mask=masks.float(), masks="one per picture")
+    inside = structure.labels[:, 1].view(3, 4, 4) == 1
+    assert [sorted({*frame.nonzero()[:, 1].tolist()}) for frame in inside] == [[0, 1], [1, 2], [2, 3]]
+    given = {"model": model, "class_name": "heart", "seed": 3}
+    frames = run("NVGGenerate", structure=structure, shared_noise=True, **given)[1]
+    assert torch.equal(frames.structure[:, :2], structure.labels[:, :2])
+    for frame in range(3):
+        (one, _) = run("NVGStructureFromMask", model=model, mask=masks[frame : frame + 1].float())
+        assert torch.equal(frames.tokens[frame], run("NVGGenerate", structure=one, **given)[1].tokens[0])
