@@ -108,15 +108,7 @@ class NVGInpaint(io.ComfyNode):
             ),
             inputs=[
                 *request_inputs(),
-                io.Image.Input(
-                    "image", tooltip="One or more pictures of any size with 1, 3 or 4 channels. They keep their size."
-                ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="What is drawn anew: all that is above 0. Values below 1 blend with the old picture. A "
-                    "batch makes a batch.",
-                ),
+                *_picture_inputs(),
                 *_place_inputs(),
                 _keep_input(
                     "keep_structure", "Keep the structure of so many stages inside the mask too, so that outlines stay."
@@ -164,6 +156,21 @@ class NVGInpaint(io.ComfyNode):
         sequence, pictures, opacity = draw(model, classes, seed, options, sequence=kept, keep=keep)
         new = _of_size(torch.cat([pictures, opacity[:, None] * 2 - 1], 1), whole, old)
         return io.NodeOutput(editing.paste(new, old.movedim(-1, 1), free).movedim(1, -1), free, sequence)
+
+
+def _picture_inputs() -> list[io.Input]:
+    """What is there, and what of it may change."""
+    return [
+        io.Image.Input(
+            "image", tooltip="One or more pictures of any size with 1, 3 or 4 channels. They keep their size."
+        ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="What is drawn anew: all that is above 0. Values below 1 blend with the old picture. A batch makes "
+            "a batch.",
+        ),
+    ]
 
 
 def _place_inputs() -> list[io.Input]:
