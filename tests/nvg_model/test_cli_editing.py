@@ -114,9 +114,9 @@ def test_inpainting_along_an_area_and_seamless_equals_the_library(nvg, tiny_mode
 
 
 def test_inpainting_keeps_stages_inside_the_mask(nvg, tiny_model, files):
-    assert nvg("inpaint cut.png --class heart --keep-structure 3 --keep-content 2 --seed 2 --out new.png TINY")[0] == 0
+    assert nvg("inpaint cut.png --class heart --keep-structure 3 --keep-content 4 --seed 2 --out new.png TINY")[0] == 0
     images = read_pixels(files / "cut.png", (16, 16), "crop")
-    free, kept = (images[0, 3] < 0).float(), {"keep_structure": 3, "keep_content": 2}
+    free, kept = (images[0, 3] < 0).float(), {"keep_structure": 3, "keep_content": 4}
     new = tiny_model.inpaint(images, free, "heart", 2, settings=SETTINGS, **kept)
     assert np.array_equal(array(files / "new.png"), np.array(render.to_pil(new)[0]))
     assert not torch.equal(new, tiny_model.inpaint(images, free, "heart", 2, settings=SETTINGS, keep_structure=3))
