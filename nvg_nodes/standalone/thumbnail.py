@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -19,14 +20,18 @@ SIDE = 384
 """Pixels along each side."""
 MOST_BYTES = 40_000
 _GAP = 6
-_FRAMES = 8
-"""Frames of an animation that are shown."""
+_FRAMES = 12
+"""The most frames of an animation."""
+_SECONDS = 2.75
+"""How long it takes."""
 _QUALITIES = range(92, 20, -6)
-"""Of the JPEG, tried from the best on until the file is small enough."""
+"""Of the file, tried from the best on until it is small enough."""
 
 
 def make(workflow: Workflow, shown: Mapping[str, Tensor]) -> bytes:
-    """A JPEG of at most MOST_BYTES: every picture that was saved, some frames of animations, the last of every preview.
+    """A file of at most MOST_BYTES: every picture that was saved and the last of every preview, or an animation.
+
+    Pictures make a JPEG, animations a WebP: ComfyUI asks for `.jpg` files only, but browsers look into a picture.
 
     Args:
         shown: IMAGE by the id of the node that showed it, as in `Runner.shown`.
@@ -36,7 +41,8 @@ def make(workflow: Workflow, shown: Mapping[str, Tensor]) -> bytes:
         kind = workflow.prompt[id]["class_type"]
         if kind == "SaveAnimatedWEBP":
             pictures = pictures[:: math.ceil(len(pictures) / _FRAMES)]
-        elif kind != "SaveImage":
+            return _webp([_sheet([frame]) for frame in images.to_pil(images.checked_image(pictures))])
+        if kind != "SaveImage":
             pictures = pictures[-1:]
         tiles += images.to_pil(images.checked_image(pictures))
     return _jpeg(_sheet(tiles))
@@ -59,10 +65,19 @@ def _sheet(tiles: Sequence[Image.Image]) -> Image.Image:
 
 
 def _jpeg(picture: Image.Image) -> bytes:
-    """The best JPEG that is small enough; the smallest where none is."""
+    return _smallest(picture, "JPEG", optimize=True)
+
+
+def _webp(frames: Sequence[Image.Image]) -> bytes:
+    duration = round(1000 * _SECONDS / len(frames))
+    return _smallest(frames[0], "WEBP", save_all=True, append_images=frames[1:], duration=duration, loop=0)
+
+
+def _smallest(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    """The best file that is small enough; the smallest where none is."""
     for quality in _QUALITIES:
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality, optimize=True)
+        picture.save(file, kind, quality=quality, **options)
         if file.tell() <= MOST_BYTES:
             break
     return file.getvalue()

@@ -251,7 +251,9 @@ def test_has_a_thumbnail(path):
     file = path.with_suffix(".jpg")
     assert file.stat().st_size <= thumbnail.MOST_BYTES
     with Image.open(file) as picture:
-        assert picture.format == "JPEG" and picture.size == (thumbnail.SIDE, thumbnail.SIDE)
+        moves = any(node["type"] == "SaveAnimatedWEBP" for node in content_of(path)["nodes"])
+        assert picture.format == ("WEBP" if moves else "JPEG") and picture.size == (thumbnail.SIDE, thumbnail.SIDE)
+        assert not moves or picture.n_frames > 8
         assert np.asarray(picture).std() > 5, "it is blank"
 
 
@@ -282,13 +284,16 @@ def test_a_thumbnail_shows_what_was_saved_and_the_end_of_every_preview():
     assert np.abs(np.array(seen) - colours[1:].numpy()).max() < 0.05
 
 
-def test_a_thumbnail_shows_frames_of_an_animation():
+def test_a_thumbnail_of_an_animation_moves():
     frames = torch.linspace(0, 1, 20)[:, None, None, None].expand(-1, 8, 8, 3)
-    prompt = {"1": {"class_type": "SaveAnimatedWEBP", "inputs": {}}}
-    sheet = np.asarray(Image.open(io.BytesIO(thumbnail.make(graph.Workflow(prompt, None), {"1": frames}))).convert("L"))
-    third = thumbnail.SIDE // 3
-    seen = [float(sheet[y * third + third // 2, x * third + third // 2]) / 255 for y in range(3) for x in range(3)]
-    assert np.abs(np.array(seen[:7]) - np.arange(0, 20, 3) / 19).max() < 0.03
+    prompt = {"1": {"class_type": "SaveAnimatedWEBP", "inputs": {}}, "2": {"class_type": "PreviewImage", "inputs": {}}}
+    shown = {"2": frames[:1], "1": frames}
+    with Image.open(io.BytesIO(thumbnail.make(graph.Workflow(prompt, None), shown))) as animation:
+        seen = []
+        for number in range(animation.n_frames):
+            animation.seek(number)
+            seen.append(float(np.asarray(animation.convert("L"))[thumbnail.SIDE // 2, thumbnail.SIDE // 2]) / 255)
+    assert len(seen) == 10 and np.abs(np.array(seen) - np.arange(0, 20, 2) / 19).max() < 0.03
 
 
 def test_a_thumbnail_stays_small():
