@@ -1,13 +1,13 @@
 """The whole pipeline by its commands, as a user runs it: two processes, killed and resumed on the way.
 
-A process takes seconds to start, so the runs are shared, and commands that need none of their own run in this one.
+A process takes seconds to start, so the runs are shared, commands that need none of their own run in this one, and one
+of the pairs is started by torchrun, the others as it does (shared_trainings.py).
 """
 
 import json
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -15,21 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from shared_trainings import train, trainings
 
 import nvg_model
 from training import checkpointing
 from training.__main__ import main
 
-ALONE = [sys.executable, "-m", "training"]
-PAIR = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
-        "--rdzv-endpoint", "localhost:0", "-m", "training"]  # fmt: skip
-
-
-def run(command: list[str]) -> None:
-    """A command in processes of its own, one thread each."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
+            "--rdzv-endpoint", "localhost:0", "-m", "training"]  # fmt: skip
 
 
 def command(*arguments: object, status: int = 0) -> None:
@@ -50,7 +43,7 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     options = ["smoke", "--data", str(data), "--folder", str(folder), "--steps", "20", "--log-every", "1"]
     command("tokenizer", *options)
-    run([*ALONE, "generator", *options])  # in a process as that which is killed, for equal bits
+    train(["generator", *options], folder / "output")  # in a process as that which is killed, for equal bits
     return folder
 
 
@@ -59,12 +52,16 @@ def pair(data: Path, alone: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """The same by two processes, which share every batch; the generators on the same tokenizer."""
     folder = tmp_path_factory.mktemp("pair")
     options = ["smoke", "--data", str(data), "--folder", str(folder), "--steps", "20", "--log-every", "1"]
-    run([*PAIR, "tokenizer", *options])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*TORCHRUN, "tokenizer", *options], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
     shutil.copy(alone / "tokenizer" / "tokenizer.pt", folder / "tokenizer")
     command("cache", "smoke", "--data", data, "--folder", folder)
     cache = folder / "generator" / "cache.safetensors"
     made = cache.stat().st_mtime_ns
-    run([*PAIR, "generator", *options, "--save-every", "16"])
+    train(["generator", *options, "--save-every", "16"], folder / "output", count=2)
     assert cache.stat().st_mtime_ns == made, "the training did not take the cache that was made ahead"
     return folder
 
@@ -109,17 +106,15 @@ def test_the_checkpoint_is_evaluated(checkpoints: dict[str, Path], data: Path, t
 
 def test_a_run_killed_at_any_moment_goes_on_to_equal_weights(data: Path, alone: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer").symlink_to(alone / "tokenizer")
-    arguments = [*ALONE, "generator", "smoke", "--data", str(data), "--folder", str(tmp_path), "--steps", "20",
-               "--save-every", "3", "--log-every", "1"]  # fmt: skip
-    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 200
-    while not list((tmp_path / "generator").glob("state-*.pt")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    arguments = ["generator", "smoke", "--data", data, "--folder", tmp_path, "--steps", 20,
+                 "--save-every", 3, "--log-every", 1]  # fmt: skip
+    with trainings(arguments, tmp_path / "killed"):
+        deadline = time.monotonic() + 200
+        while not list((tmp_path / "generator").glob("state-*.pt")) and time.monotonic() < deadline:
+            time.sleep(0.05)
     killed_at = checkpointing.latest(tmp_path / "generator")
     assert killed_at is not None and killed_at["step"] < 20
-    run(arguments)
+    train(arguments, tmp_path / "resumed")
     resumed = torch.load(tmp_path / "generator" / "generator.pt", weights_only=True)
     straight = torch.load(alone / "generator" / "generator.pt", weights_only=True)
     assert resumed.keys() == straight.keys()
@@ -150,7 +145,7 @@ def sharded(data: Path, alone: Path, tmp_path_factory: pytest.TempPathFactory) -
     rest = ["generator", "smoke", "--data", str(data), "--log-every", "1", "--optimizer", "adamw", "--steps", "6"]
     command(*rest, "--folder", one.parent, "--save-every", 3)
     shutil.copy(one / "state-00000003.pt", two)
-    run([*PAIR, *rest, "--folder", str(two.parent), "--sample-every", "5", "--parallel", "fsdp"])
+    train([*rest, "--folder", two.parent, "--sample-every", 5, "--parallel", "fsdp"], two.parent / "output", count=2)
     return one, two
 
 

@@ -1,4 +1,4 @@
-"""Processes that train together end, with one sentence, when one is frozen or dead. Real ones, under torchrun."""
+"""Processes that train together end, with one sentence, when one is frozen, or dead (under torchrun)."""
 
 import os
 import signal
@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from shared_trainings import trainings
 
 from training import checkpointing
 
@@ -49,19 +50,28 @@ def until(what: str, condition: object) -> None:
         time.sleep(0.1)
 
 
+def arguments(data: Path, folder: Path) -> list[str]:
+    """Of an endless training with frequent saves."""
+    return ["tokenizer", "smoke", "--data", str(data), "--folder", str(folder), "--steps", "1000000",
+            "--save-every", "5", "--timeout", str(TIMEOUT)]  # fmt: skip
+
+
+def until_saved(folder: Path) -> None:
+    until("a save", lambda: checkpointing.newest(folder / "tokenizer") is not None)
+
+
 @contextmanager
-def training_pair(data: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[int, int]]]:
-    """Two processes in the midst of an endless training, their output in `folder`/output."""
+def under_torchrun(data: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[int, int]]]:
+    """torchrun and its two processes in the midst of a training, their output in `folder`/output."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
                "--rdzv-endpoint", "localhost:0", "--log-dir", str(folder / "output"), "--redirects", "3",
-               "-m", "training", "tokenizer", "smoke", "--data", str(data), "--folder", str(folder),
-               "--steps", "1000000", "--save-every", "5", "--timeout", str(TIMEOUT)]  # fmt: skip
+               "-m", "training", *arguments(data, folder)]  # fmt: skip
     process = subprocess.Popen(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     ranks: dict[int, int] = {}
     try:
-        until("a save", lambda: checkpointing.newest(folder / "tokenizer") is not None)
+        until_saved(folder)
         ranks = workers(process.pid)
         assert sorted(ranks) == [0, 1]
         yield process, ranks
@@ -70,11 +80,6 @@ def training_pair(data: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[b
             if not gone(one):
                 os.kill(one, signal.SIGKILL)
         process.wait()
-
-
-def said(folder: Path, rank: int) -> str:
-    (path,) = (folder / "output").glob(f"*/attempt_0/{rank}/stderr.log")
-    return path.read_text()
 
 
 def require_one_sentence(text: str, start: str) -> None:
@@ -87,24 +92,27 @@ def require_one_sentence(text: str, start: str) -> None:
 def test_a_frozen_process_ends_the_others(data: Path, tmp_path: Path) -> None:
     """The first of two, and the second of two others, which start while the first pair waits."""
     with ExitStack() as stack:
-        others, still = [], []
+        pairs = []
         for frozen in (0, 1):
-            _, ranks = stack.enter_context(training_pair(data, tmp_path / str(frozen)))
-            os.kill(ranks[frozen], signal.SIGSTOP)
-            others.append(ranks[1 - frozen])
-            still.append(ranks[frozen])
-        for frozen, other in enumerate(others):
-            until("the end of the other process", lambda other=other: gone(other))
+            folder = tmp_path / str(frozen)
+            pairs.append(stack.enter_context(trainings(arguments(data, folder), folder / "output", count=2)))
+            until_saved(folder)
+            os.kill(pairs[frozen][frozen].pid or 0, signal.SIGSTOP)
+        for frozen, pair in enumerate(pairs):
+            other = 1 - frozen
+            pair[other].join(DEADLINE)
+            assert pair[other].exitcode, "it ends, and not well"
             silent = f"error: process {frozen} of 2 has given no sign of life for {TIMEOUT} s (it is frozen or dead), "
-            require_one_sentence(said(tmp_path / str(frozen), 1 - frozen), f"{silent}so this")
-            assert not gone(still[frozen])
+            require_one_sentence((tmp_path / str(frozen) / "output" / f"{other}.err").read_text(), f"{silent}so this")
+            assert pair[frozen].is_alive()
     for frozen in (0, 1):
         assert checkpointing.latest(tmp_path / str(frozen) / "tokenizer") is not None
 
 
 def test_a_killed_process_ends_the_others(data: Path, tmp_path: Path) -> None:
-    with training_pair(data, tmp_path) as (process, ranks):
+    with under_torchrun(data, tmp_path) as (process, ranks):
         os.kill(ranks[1], signal.SIGKILL)
         assert process.wait(DEADLINE) != 0
-        require_one_sentence(said(tmp_path, 0), "error: another process of this training has ended or does not answer")
+        (said,) = (tmp_path / "output").glob("*/attempt_0/0/stderr.log")
+        require_one_sentence(said.read_text(), "error: another process of this training has ended or does not answer")
     assert checkpointing.latest(tmp_path / "tokenizer") is not None

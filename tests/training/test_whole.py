@@ -1,14 +1,12 @@
 """`python -m training all`: stopped by its time limit, gone on with, finished; what a request to stop does where."""
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from shared_trainings import train as training_processes
 from torch import nn
 
 import nvg_model
@@ -35,8 +33,6 @@ RECIPE = replace(
 )
 """
 LONG, SHORT = 1_000_000, 2
-PAIR = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
-        "--rdzv-endpoint", "localhost:0", "-m", "training"]  # fmt: skip
 
 
 @pytest.fixture
@@ -89,11 +85,8 @@ def test_it_stops_in_time_and_goes_on_to_a_checkpoint(
 @pytest.mark.slow
 def test_two_processes_stop_together_and_go_on(data: Path, larger: Path, tmp_path: Path) -> None:
     for steps, more, said in ((LONG, ("--minutes", "0.05"), "is over: stopped"), (SHORT, (), "MiB; generators")):
-        command = [*PAIR, *arguments(tmp_path, data, larger, steps, *more)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count(said) == 1, done.stdout
+        output = training_processes(arguments(tmp_path, data, larger, steps, *more), tmp_path / str(steps), count=2)
+        assert output.count(said) == 1, output
     assert nvg_model.load(str(tmp_path / "whole.safetensors")).config.autoencoder.output_channels == 4
 
 
