@@ -9,6 +9,7 @@ import argparse
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -59,8 +60,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="d12", choices=nvg_model.PRESETS)
     parser.add_argument("--guided", action="store_true", help="with the guidance of the paper")
+    parser.add_argument(
+        "--side", type=int, help="pixels along each side, instead of the preset's: 512 is K = 10 of d12"
+    )
     args = parser.parse_args()
-    model = random_model(nvg_model.preset(args.preset))
+    config = nvg_model.preset(args.preset)
+    model = random_model(replace(config, image_size=(args.side, args.side)) if args.side else config)
     settings = GUIDED if args.guided else QUICK
     print(f"{args.preset}, K = {model.config.splits}, one step of the structure flow, guided: {args.guided}")
     every_edit(model, lambda name, seconds: print(f"{name:<26}{seconds:>8.1f} s", flush=True), settings)
