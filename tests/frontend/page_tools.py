@@ -256,7 +256,7 @@ def along(page, points: list[tuple[float, float]], canvas: str = CANVAS) -> None
     page.mouse.move(*at[0])
     page.mouse.down()
     for point in at[1:]:
-        page.mouse.move(*point, steps=6)
+        page.mouse.move(*point, steps=3)
     page.mouse.up()
 
 
