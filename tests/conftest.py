@@ -1,4 +1,9 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share.
+
+torch and nvg_model are imported by the fixtures: the process that starts the others and reads no tests does without.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import os
@@ -8,11 +13,12 @@ import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-import nvg_model
+if TYPE_CHECKING:
+    import nvg_model
 
 FRONT_END = re.compile(r"tests/frontend/.*\[(?:classic-|vue-)?([\d.]+)")
 LONGEST = (
@@ -72,6 +78,10 @@ def golden() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model() -> nvg_model.NVG:
     """A tiny model with random weights, large enough that classes and canvases matter. Tests must not change it."""
+    import torch
+
+    import nvg_model
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nvg_model.NVG(nvg_model.preset("tiny"), classes=("heart", "bird", "boat"))
@@ -87,12 +97,15 @@ def tiny_model() -> nvg_model.NVG:
 @pytest.fixture(scope="session")
 def tiny(tiny_model, tmp_path_factory) -> Path:
     """The tiny model as a checkpoint in our format."""
+    import nvg_model
+
     return nvg_model.save(tiny_model, tmp_path_factory.mktemp("tiny") / "tiny.safetensors", {"licence": "none"})
 
 
 @pytest.fixture(scope="session")
 def refuses() -> Callable[[str], AbstractContextManager[None]]:
     """`with refuses("regex"):` expects an NVGError whose message is one line and matches."""
+    import nvg_model
 
     @contextlib.contextmanager
     def expect(match: str, error: type[nvg_model.NVGError] = nvg_model.NVGError):
