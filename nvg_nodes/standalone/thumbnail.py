@@ -69,8 +69,10 @@ def _jpeg(picture: Image.Image) -> bytes:
 
 
 def _webp(frames: Sequence[Image.Image]) -> bytes:
+    """Every frame, or every second, fourth ... where they make too large a file."""
     duration = round(1000 * _SECONDS / len(frames))
-    return _smallest(frames[0], "WEBP", save_all=True, append_images=frames[1:], duration=duration, loop=0)
+    file = _smallest(frames[0], "WEBP", save_all=True, append_images=frames[1:], duration=duration, loop=0)
+    return file if len(file) <= MOST_BYTES or len(frames) < 3 else _webp(frames[::2])
 
 
 def _smallest(picture: Image.Image, kind: str, **options: Any) -> bytes:

@@ -296,9 +296,10 @@ def test_a_thumbnail_of_an_animation_moves():
     assert len(seen) == 10 and np.abs(np.array(seen) - np.arange(0, 20, 2) / 19).max() < 0.03
 
 
-def test_a_thumbnail_stays_small():
-    noise = torch.rand(1, 384, 384, 3, generator=torch.Generator().manual_seed(0))
-    prompt = {"1": {"class_type": "SaveImage", "inputs": {}}}
+@pytest.mark.parametrize(("kind", "frames", "side"), [("SaveImage", 1, 384), ("SaveAnimatedWEBP", 12, 16)])
+def test_a_thumbnail_stays_small(kind, frames, side):
+    noise = torch.rand(frames, side, side, 3, generator=torch.Generator().manual_seed(0))
+    prompt = {"1": {"class_type": kind, "inputs": {}}}
     assert len(thumbnail.make(graph.Workflow(prompt, None), {"1": noise})) <= thumbnail.MOST_BYTES
 
 
