@@ -1,12 +1,11 @@
 """Adversarial losses by hand, LeCam, and both discriminators."""
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from shared_forks import finish, forked
 from shared_images import pictures, small_vit
 from torch import nn
 
@@ -66,11 +65,11 @@ def test_lecam_after_two_updates() -> None:
 
 
 LECAM_PROCESS = """
-import sys, torch, torch.distributed as dist
+import os, torch, torch.distributed as dist
 from training.distributed import World
 from training.losses.adversarial import LeCam
-rank = int(sys.argv[1])
-dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)
+rank = int(os.environ["RANK"])
+dist.init_process_group("gloo")
 lecam = LeCam(decay=0.5, world=World(rank, 2))
 lecam.update(torch.tensor([1.0, 4.0])[rank:rank + 1], torch.tensor([-2.0, 1.0])[rank:rank + 1])
 assert abs(lecam.real_mean.item() - 1.25) < 1e-6 and abs(lecam.fake_mean.item() + 0.25) < 1e-6, lecam.state_dict()
@@ -80,14 +79,8 @@ dist.destroy_process_group()
 
 @pytest.mark.slow
 def test_lecam_averages_over_processes(tmp_path: Path) -> None:
-    store = (tmp_path / "store").as_uri()
-    processes = [
-        subprocess.Popen([sys.executable, "-c", LECAM_PROCESS, str(rank), store], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=100)
-        assert process.returncode == 0, errors
+    with forked(LECAM_PROCESS, (), tmp_path, count=2) as processes:
+        finish(processes, tmp_path)
 
 
 # Discriminators

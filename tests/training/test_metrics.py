@@ -1,8 +1,6 @@
 """The metrics, each against a closed form, a brute-force count, or a case whose answer is known."""
 
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from shared_forks import finish, forked
 
 import nvg_model
 from nvg_model.render import to_pixels
@@ -335,20 +334,14 @@ def test_a_killed_run_goes_on(tiny: Path, tiny_model: nvg_model.NVG, samples: np
         "write_samples(nvg_model.load(checkpoint), Path(folder), settings, World(int(rank), 2))"
     )
 
-    def process(rank: int) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.Popen([sys.executable, "-c", script, str(tiny), str(tmp_path), str(rank)], env=environment)
-
-    killed = process(0)
-    while not list(tmp_path.glob("samples-*.npy")):
-        assert killed.poll() is None
-        time.sleep(0.01)
-    killed.kill()
-    killed.wait()
+    with forked(script, (tiny, tmp_path, 0), tmp_path / "first") as (killed,):
+        while not list(tmp_path.glob("samples-*.npy")):
+            assert killed.is_alive()
+            time.sleep(0.01)
     assert not (tmp_path / "samples.npz").exists()
-    second = process(1)
-    path = write_samples(tiny_model, tmp_path, SampleSettings(11, seed=4, batch=3, sampling=FEW), World(0, 2))
-    assert second.wait(timeout=120) == 0
+    with forked(script, (tiny, tmp_path, 1), tmp_path / "second") as second:
+        path = write_samples(tiny_model, tmp_path, SampleSettings(11, seed=4, batch=3, sampling=FEW), World(0, 2))
+        finish(second, tmp_path / "second")
     assert path is not None and np.array_equal(whole(path), samples)
 
 

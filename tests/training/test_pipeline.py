@@ -1,7 +1,7 @@
 """The whole pipeline by its commands, as a user runs it: two processes, killed and resumed on the way.
 
 A process takes seconds to start, so the runs are shared, commands that need none of their own run in this one, and one
-of the pairs is started by torchrun, the others as it does (shared_trainings.py).
+of the pairs is started by torchrun, the others as it does (shared_forks.py).
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from shared_trainings import train, trainings
+from shared_forks import train, trainings
 
 import nvg_model
 from training import checkpointing

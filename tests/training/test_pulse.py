@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from shared_trainings import trainings
+from shared_forks import trainings
 
 from training import checkpointing
 

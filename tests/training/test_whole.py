@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from shared_trainings import train as training_processes
+from shared_forks import train as training_processes
 from torch import nn
 
 import nvg_model
