@@ -239,9 +239,10 @@ def generate(values):
 @pytest.mark.parametrize("control", [("fixed",), (None,), ("increment-wrap",), ("somebody's own word",), ()])
 @pytest.mark.parametrize("surplus", [[], ["a status text"], [None, {"of": "a newer version"}], [None]])
 def test_surplus_and_null_values(prompt, control, surplus):
-    inputs = prompt(generate(["heart", 7, *control, 1, 0, 0, 0, 5, 0.5, True, 3, *surplus]))["3"]["inputs"]
+    inputs = prompt(generate(["heart", 7, *control, 1, 0, 0, 0, 5, 0.5, True, 3, True, *surplus]))["3"]["inputs"]
     expected = {"class_name": "heart", "seed": 7, "batch_size": 1, "keep_structure": 0, "keep_content": 0}
     expected |= {"first_item": 0, "variation_seed": 5, "variation": 0.5, "shared_noise": True, "partner_from": 3}
+    expected |= {"seamless": True}
     assert inputs == expected
 
 
