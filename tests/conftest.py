@@ -26,13 +26,20 @@ LONGEST = (
     "tests/nvg_model/test_compile.py",
     "tests/device/test_run.py",
     "tests/training/test_pipeline.py",
-    "tests/training/test_pulse.py",
-    "tests/training/test_whole.py",
-    "tests/device/test_train.py",
-    "tests/training/test_few_step.py",
     "tests/frontend 1.35.9",
+    "tests/training/test_few_step.py",
+    "tests/training/test_training.py",
+    "tests/training/test_run_folder.py",
+    "tests/training/test_pulse.py",
+    "tests/training/test_recipes.py",
+    "tests/training/test_whole.py",
+    "tests/training/test_generator.py",
+    "tests/device/test_train.py",
+    "tests/training/test_guidance.py",
+    "tests/training/test_fine_tuning.py",
+    "tests/training/test_evaluate.py",
 )
-"""What takes longest. Several processes take files in this order, so that they end together."""
+"""What takes longest, of the rest what comes late. Processes take files in this order, so that they end together."""
 
 
 def _scope(nodeid: str) -> str:
