@@ -45,12 +45,14 @@ pictures: $(VENV)/.installed-test
 derived: $(VENV)/.installed
 	@$(BIN)/python tests/shared/derived.py
 
+# Byte code is written even where the environment says otherwise: else three processes rewrite every test, each time.
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 \
+	  $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 wheel: $(VENV)/.installed-test
 	$(PIP) build
