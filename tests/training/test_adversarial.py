@@ -1,4 +1,4 @@
-"""Adversarial losses by hand, LeCam, and both discriminators."""
+"""Adversarial losses by hand, LeCam, and all discriminators."""
 
 import math
 from pathlib import Path
@@ -9,6 +9,7 @@ from shared_forks import finish, forked
 from shared_images import pictures, small_vit
 from torch import nn
 
+from training.efficientnet_lite import load_lite
 from training.errors import TrainingError
 from training.losses.adversarial import (
     LeCam,
@@ -18,7 +19,7 @@ from training.losses.adversarial import (
     non_saturating_generator,
 )
 from training.losses.dino import DinoFeatures
-from training.losses.discriminators import DinoDiscriminator, PatchDiscriminator
+from training.losses.discriminators import DinoDiscriminator, LiteDiscriminator, PatchDiscriminator
 
 # The adversarial game
 
@@ -91,11 +92,14 @@ def patch_discriminator() -> PatchDiscriminator:
     return PatchDiscriminator(width=8, layers=2)
 
 
-@pytest.fixture(params=["patch", "dino", "dinov2"])
+@pytest.fixture(params=["patch", "lite", "dino", "dinov2"])
 def discriminator(request: pytest.FixtureRequest) -> nn.Module:
     """Every kind, small."""
     if request.param == "patch":
         return patch_discriminator()
+    if request.param == "lite":
+        torch.manual_seed(0)
+        return LiteDiscriminator(load_lite("lite0"), depths=(2, 4), width=16, size=32)
     return DinoDiscriminator(DinoFeatures(small_vit(request.param), (0, 1, 3), grid=(4, 4)))
 
 
@@ -171,6 +175,14 @@ def test_dino_heads_are_spectrally_normalised(vit: nn.Module) -> None:
     for part in discriminator.heads.modules():
         if isinstance(part, nn.Conv1d):
             assert torch.linalg.matrix_norm(part.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.1)
+
+
+def test_every_depth_of_lite_counts_about_alike() -> None:
+    """8 x 8 logits where 32, 16 and 8 rows are left of 128, 4 x 4 after the last block; only heads are trained."""
+    discriminator = LiteDiscriminator(load_lite("lite0"))
+    assert discriminator(pictures(1, 3, 64, 64)).shape == (1, 3 * 8 * 8 + 4 * 4)
+    trained = {name.split(".")[0] for name, one in discriminator.named_parameters() if one.requires_grad}
+    assert trained == {"heads"}
 
 
 @pytest.mark.parametrize(("layers", "side", "grid"), [(3, 64, 6), (3, 24, 1), (2, 64, 14), (2, 12, 1)])

@@ -20,7 +20,7 @@ from training.losses.adversarial import (
     non_saturating_generator,
 )
 from training.losses.diffaug import augment
-from training.losses.discriminators import PatchDiscriminator, dino_discriminator
+from training.losses.discriminators import PatchDiscriminator, dino_discriminator, lite_discriminator
 from training.losses.lpips import LPIPS, load_lpips
 from training.losses.reconstruction import picture_losses, psnr
 from training.losses.separation import (
@@ -136,6 +136,8 @@ def make_discriminator(settings: TokenizerRecipe) -> nn.Module | None:
     """The recipe's, or None. Raises TrainingError where its weights cannot be had."""
     if settings.discriminator == "patch":
         return PatchDiscriminator(settings.discriminator_width, layers=settings.discriminator_layers)
+    if settings.discriminator == "lite":
+        return lite_discriminator()
     return dino_discriminator(settings.discriminator_encoder) if settings.discriminator == "dino" else None
 
 

@@ -1,6 +1,6 @@
-"""Discriminators: heads on frozen DINO features as in the paper, and a PatchGAN that needs no downloaded weights.
+"""Discriminators: heads on frozen features of DINO as in the paper or of EfficientNet-Lite, and a PatchGAN.
 
-Both give logits [B,n], one for each patch: images [B,3,H,W] in [-1,1] -> how real it looks. `places` [B,3] in [0,1) are
+All give logits [B,n], one for each patch: images [B,3,H,W] in [-1,1] -> how real it looks. `places` [B,3] in [0,1) are
 random numbers of the DINO discriminator, for where it looks. Both use GroupNorm and no
 statistics of the batch: the logits of an image do not depend on the images beside it, so a batch of one, several
 processes and accumulation all compute the same.
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from training.efficientnet_lite import EfficientNetLite, load_lite, resized
 from training.errors import TrainingError
 from training.losses.dino import DinoFeatures
 from training.losses.dino_weights import DINO_SMALL, load_vit
@@ -55,9 +56,9 @@ class DinoDiscriminator(nn.Module):
         if min(room) <= 0:
             return whole
         seen = []
-        for image, resized, (choice, down, right) in zip(images, whole, places.tolist(), strict=True):
+        for image, small, (choice, down, right) in zip(images, whole, places.tolist(), strict=True):
             top, left = int(down * (room[0] + 1)), int(right * (room[1] + 1))
-            seen.append(image[:, top : top + size[0], left : left + size[1]] if choice < 0.5 else resized)
+            seen.append(image[:, top : top + size[0], left : left + size[1]] if choice < 0.5 else small)
         return torch.stack(seen)
 
 
@@ -91,6 +92,52 @@ def dino_discriminator(name: str = DINO_SMALL.name) -> DinoDiscriminator:
     """
     vit = load_vit(name, DINO_SMALL)
     return DinoDiscriminator(DinoFeatures(vit, depths=(0, 3, 6, 9, 12), readout=True, area=True))
+
+
+class LiteDiscriminator(nn.Module):
+    """A small convolutional head on each of several depths of a frozen EfficientNet-Lite, after the projected
+    discriminator of Sauer et al. (2021), whose random mixing between depths is left out.
+
+    Args:
+        network: with weights (`load_lite`); only the heads are trained.
+        depths: blocks after which there is a head.
+        width: channels inside the heads.
+        size: height and width that images are resized to.
+    """
+
+    def __init__(
+        self,
+        network: EfficientNetLite,
+        depths: tuple[int, ...] = (2, 4, 10, 15),
+        width: int = 64,
+        size: int = 128,
+    ) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.depths, self.size = depths, size
+        with torch.no_grad():
+            found = network.after_blocks(torch.zeros(1, 3, size, size), depths)
+        self.heads = nn.ModuleList(_lite_head(one.shape[1], width, one.shape[2]) for one in found)
+
+    def forward(self, images: Tensor, places: Tensor | None = None) -> Tensor:
+        """Logits [B, patches of all depths]; `places` changes nothing."""
+        images = resized(images.float(), self.size).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, enabled=False):  # convolutions of single channels are slow in bfloat16
+            features = self.network.after_blocks(images, self.depths)
+            logits = [head(one).flatten(1) for head, one in zip(self.heads, features, strict=True)]
+        return torch.cat(logits, dim=1)
+
+
+def _lite_head(channels: int, width: int, side: int, logits: int = 8) -> nn.Sequential:
+    """[B,C,side,side] -> [B,1,h,w] with at most `logits` rows and columns, so that every depth counts about alike."""
+
+    def layer(before: int, kernel: int, stride: int) -> nn.Sequential:
+        convolution = nn.Conv2d(before, width, kernel, stride, padding=(kernel - 1) // 2)
+        return nn.Sequential(spectral_norm(convolution), nn.GroupNorm(_groups(width), width), nn.LeakyReLU(0.2))
+
+    halvings = max(0, math.ceil(math.log2(side / logits)))
+    layers = [layer(channels, 1, 1), *(layer(width, 4, 2) for _ in range(halvings))]
+    return nn.Sequential(*layers, spectral_norm(nn.Conv2d(width, 1, 3, padding=1)))
 
 
 class PatchDiscriminator(nn.Module):
@@ -134,6 +181,11 @@ class PatchDiscriminator(nn.Module):
                 f"these have {height}x{width}: give it fewer layers (--discriminator-layers)"
             )
         return self.blocks(images).flatten(1)
+
+
+def lite_discriminator() -> LiteDiscriminator:
+    """On EfficientNet-Lite0. Raises TrainingError where its package is not installed."""
+    return LiteDiscriminator(load_lite("lite0"))
 
 
 def _groups(channels: int) -> int:

@@ -87,8 +87,9 @@ class TokenizerRecipe(Running):
     cycle_weight: float = 0.0
     """Weight of the cycle loss: the output, encoded again, should be the canvas that it was decoded from. With it a
     picture that was made with a structure has that structure when it is tokenized."""
-    discriminator: Literal["", "patch", "dino"] = ""
-    """Adversarial loss: none, a PatchGAN that needs no downloaded weights, or heads on frozen DINO features."""
+    discriminator: Literal["", "patch", "lite", "dino"] = ""
+    """Adversarial loss: none, a PatchGAN that needs no weights, or heads on frozen features of EfficientNet-Lite0 (of
+    the extra `judge`) or of DINO."""
     discriminator_encoder: str = DINO_SMALL.name
     """The DINO discriminator's transformer: a hub id, a folder, or a file of torch.hub."""
     adversarial_weight: float = 0.1
