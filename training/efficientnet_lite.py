@@ -126,6 +126,13 @@ class EfficientNetLite(nn.Module):
                 found.append(x)
         return found
 
+    def precise_features(self, images: Tensor, depths: tuple[int, ...], size: int) -> list[Tensor]:
+        """`after_blocks` of images [B,3,H,W] resized to squares of `size` pixels, in float32 whatever autocast says:
+        convolutions of single channels are slow in bfloat16."""
+        images = resized(images.float(), size).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.after_blocks(images, depths)
+
 
 def normalised(images: Tensor) -> Tensor:
     """Images in [-1,1] as the network was trained: 8-bit values less 127, over 128."""

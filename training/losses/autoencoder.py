@@ -15,12 +15,13 @@ from nvg_model.hierarchy import cluster
 from nvg_model.quantizer import quantizer_loss, straight_through
 from nvg_model.tokenizer import Tokenizer
 from training.data.tokenizer_batch import Batch
+from training.efficientnet_lite import load_lite
 from training.losses.adversarial import (
     frozen,
     non_saturating_generator,
 )
 from training.losses.diffaug import augment
-from training.losses.discriminators import PatchDiscriminator, dino_discriminator, lite_discriminator
+from training.losses.discriminators import LiteDiscriminator, PatchDiscriminator, dino_discriminator
 from training.losses.lpips import LPIPS, load_lpips
 from training.losses.reconstruction import picture_losses, psnr
 from training.losses.separation import (
@@ -137,7 +138,7 @@ def make_discriminator(settings: TokenizerRecipe) -> nn.Module | None:
     if settings.discriminator == "patch":
         return PatchDiscriminator(settings.discriminator_width, layers=settings.discriminator_layers)
     if settings.discriminator == "lite":
-        return lite_discriminator()
+        return LiteDiscriminator(load_lite("lite0"))
     return dino_discriminator(settings.discriminator_encoder) if settings.discriminator == "dino" else None
 
 

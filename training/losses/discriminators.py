@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from training.efficientnet_lite import EfficientNetLite, load_lite, resized
+from training.efficientnet_lite import EfficientNetLite
 from training.errors import TrainingError
 from training.losses.dino import DinoFeatures
 from training.losses.dino_weights import DINO_SMALL, load_vit
@@ -78,7 +78,12 @@ class _DinoHead(nn.Module):
 
 
 def _row_convolution(width: int, kernel: int) -> nn.Sequential:
-    convolution = nn.Conv1d(width, width, kernel, padding=kernel // 2, padding_mode="circular")
+    return _normalised(nn.Conv1d(width, width, kernel, padding=kernel // 2, padding_mode="circular"))
+
+
+def _normalised(convolution: nn.Conv1d | nn.Conv2d) -> nn.Sequential:
+    """The convolution, normalised by its spectrum, GroupNorm and a leaky ReLU."""
+    width = convolution.out_channels
     return nn.Sequential(spectral_norm(convolution), nn.GroupNorm(_groups(width), width), nn.LeakyReLU(0.2))
 
 
@@ -121,9 +126,8 @@ class LiteDiscriminator(nn.Module):
 
     def forward(self, images: Tensor, places: Tensor | None = None) -> Tensor:
         """Logits [B, patches of all depths]; `places` changes nothing."""
-        images = resized(images.float(), self.size).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, enabled=False):  # convolutions of single channels are slow in bfloat16
-            features = self.network.after_blocks(images, self.depths)
+        features = self.network.precise_features(images, self.depths, self.size)
+        with torch.autocast(images.device.type, enabled=False):  # spectral norms are estimated in float32
             logits = [head(one).flatten(1) for head, one in zip(self.heads, features, strict=True)]
         return torch.cat(logits, dim=1)
 
@@ -132,8 +136,7 @@ def _lite_head(channels: int, width: int, side: int, logits: int = 8) -> nn.Sequ
     """[B,C,side,side] -> [B,1,h,w] with at most `logits` rows and columns, so that every depth counts about alike."""
 
     def layer(before: int, kernel: int, stride: int) -> nn.Sequential:
-        convolution = nn.Conv2d(before, width, kernel, stride, padding=(kernel - 1) // 2)
-        return nn.Sequential(spectral_norm(convolution), nn.GroupNorm(_groups(width), width), nn.LeakyReLU(0.2))
+        return _normalised(nn.Conv2d(before, width, kernel, stride, padding=(kernel - 1) // 2))
 
     halvings = max(0, math.ceil(math.log2(side / logits)))
     layers = [layer(channels, 1, 1), *(layer(width, 4, 2) for _ in range(halvings))]
@@ -181,11 +184,6 @@ class PatchDiscriminator(nn.Module):
                 f"these have {height}x{width}: give it fewer layers (--discriminator-layers)"
             )
         return self.blocks(images).flatten(1)
-
-
-def lite_discriminator() -> LiteDiscriminator:
-    """On EfficientNet-Lite0. Raises TrainingError where its package is not installed."""
-    return LiteDiscriminator(load_lite("lite0"))
 
 
 def _groups(channels: int) -> int:

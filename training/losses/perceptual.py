@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.efficientnet_lite import EfficientNetLite, LiteName, load_lite, resized
+from training.efficientnet_lite import EfficientNetLite, LiteName, load_lite
 from training.losses.reconstruction import check_pair, feature_differences
 
 DEPTHS = (0, 2, 4, 8)
@@ -45,9 +45,7 @@ class LitePerceptual(nn.Module):
 
     def _directions(self, images: Tensor) -> list[Tensor]:
         """The compared features, of unit length at every position, float32 [B,C,h,w] each."""
-        images = resized(images.float(), self.size).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, enabled=False):  # convolutions of single channels are slow in bfloat16
-            found = self.network.after_blocks(images, self.depths)
+        found = self.network.precise_features(images, self.depths, self.size)
         return [F.normalize(one, dim=1, eps=1e-6) for one in found]
 
 
