@@ -55,7 +55,7 @@ class HalfProbe:
     """What the left and the right halves of pictures are taken for."""
 
     def __init__(self, train: Labelled) -> None:
-        self.extract = lite("lite0", torch.device("cpu"))
+        self.extract = lite("lite1", torch.device("cpu"))
         order = torch.arange(len(train))
         ranks = torch.stack([(train.labels[: i + 1] == label).sum() for i, label in enumerate(train.labels)])
         train = train.at(order[ranks <= MOST])
